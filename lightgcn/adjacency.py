@@ -1,0 +1,307 @@
+"""The normalised adjacency of the user-item graph, as a sparse operator.
+
+With P = [[0, R], [Rᵀ, 0]] the symmetric pattern over users then items and D its degrees, A = D⁻ᵃ P D⁻ᵇ:
+
+    mean       a = 1,   b = 0     each node receives the mean of its neighbours
+    symmetric  a = b = 1/2        the LightGCN paper's normalisation
+
+P is its own transpose, so Aᵀ = D⁻ᵇ P D⁻ᵃ: one integer pattern and two scale vectors serve both directions. Only
+weighted edges carry values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightgcn.interactions import Interactions
+
+Normalization = Literal["mean", "symmetric"]
+Degrees = npt.NDArray[np.float64]
+_EXPONENTS = {"mean": (1.0, 0.0), "symmetric": (0.5, 0.5)}
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """A square sparse matrix by rows: where its entries are and, where they are not all 1, what they are.
+
+    Attributes:
+        row_ends: (N + 1,) int32 or int64; row r holds entries ``row_ends[r]:row_ends[r + 1]``.
+        columns: (nnz,) of the same dtype.
+        values: (nnz,) floating, or None for ones.
+    """
+
+    row_ends: Tensor
+    columns: Tensor
+    values: Tensor | None = None
+
+    def to_sparse_csr(self, dtype: torch.dtype) -> Tensor:
+        """Return the matrix as a (N, N) ``torch.sparse_csr`` tensor."""
+        size = (len(self.row_ends) - 1,) * 2
+        values = self.values
+        if values is None:
+            values = torch.ones(len(self.columns), device=self.columns.device)
+        return torch.sparse_csr_tensor(self.row_ends, self.columns, values.to(dtype), size, check_invariants=False)
+
+    def matmul(self, x: Tensor) -> Tensor:
+        """Multiply: (N, d) floating gives (N, d) of the same dtype; not differentiable."""
+        # On a CPU the gather-sum kernel of `embedding_bag` needs no values and beats the CSR product; it is
+        # slow in float64, which serves for references only.
+        if x.device.type == "cpu" and x.dtype != torch.float64:
+            weights = None if self.values is None else self.values.to(x.dtype)
+            return F.embedding_bag(
+                self.columns, x, self.row_ends, mode="sum", per_sample_weights=weights, include_last_offset=True
+            )
+        return self.to_sparse_csr(x.dtype) @ x
+
+    def to(self, device: torch.device | str) -> Pattern:
+        values = None if self.values is None else self.values.to(device)
+        return Pattern(self.row_ends.to(device), self.columns.to(device), values)
+
+
+@dataclass(frozen=True, eq=False)
+class Adjacency:
+    """A normalised sparse adjacency: ``adjacency @ x`` and ``adjacency.T @ x``, differentiable in ``x``.
+
+    Built by `normalized_adjacency` from interactions, or by `Adjacency.from_sparse` from a ``torch.sparse`` tensor.
+    Node order: user u is node u, item i is node ``num_users + i``. An isolated node has an empty row: its product is
+    zero.
+
+    Attributes:
+        pattern: the entries of P (or of A, where it came as a tensor).
+        transposed: the same for Pᵀ; the same object where P is symmetric.
+        row_scale: (N,) floating: D⁻ᵃ, or None for ones.
+        column_scale: (N,) floating: D⁻ᵇ, or None for ones.
+        num_users: number of user nodes.
+        num_items: number of item nodes.
+        dtype: of the values, as a tensor's.
+    """
+
+    pattern: Pattern
+    transposed: Pattern
+    row_scale: Tensor | None
+    column_scale: Tensor | None
+    num_users: int
+    num_items: int
+    dtype: torch.dtype = torch.float32
+
+    @classmethod
+    def from_sparse(cls, matrix: Tensor, num_users: int, num_items: int) -> Adjacency:
+        """Wrap a (N, N) ``torch.sparse`` tensor (COO, CSR or CSC), normalised as its owner sees fit.
+
+        Raises:
+            ValueError: if the tensor is dense, or not (N, N) with N = ``num_users + num_items``.
+        """
+        if matrix.layout == torch.strided:
+            raise ValueError("expected a torch.sparse tensor, got a dense one")
+        nodes = num_users + num_items
+        if matrix.shape != (nodes, nodes):
+            raise ValueError(
+                f"the adjacency must be ({nodes}, {nodes}) for {num_users} users and {num_items} items, "
+                f"got {tuple(matrix.shape)}"
+            )
+        coo = matrix.detach().to_sparse_coo().coalesce()
+        pattern, transposed = _pattern_from_coo(coo), _pattern_from_coo(coo.t().coalesce())
+        return cls(pattern, transposed, None, None, num_users, num_items, matrix.dtype)
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of users plus items."""
+        return self.num_users + self.num_items
+
+    @property
+    def device(self) -> torch.device:
+        """Where the entries live."""
+        return self.pattern.columns.device
+
+    @property
+    def T(self) -> Adjacency:
+        """The transpose; it shares all storage."""
+        return replace(
+            self,
+            pattern=self.transposed,
+            transposed=self.pattern,
+            row_scale=self.column_scale,
+            column_scale=self.row_scale,
+        )
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        """Multiply: (N, d) floating of any dtype gives (N, d) of that dtype; differentiable in ``x``."""
+        if x.ndim != 2 or x.shape[0] != self.num_nodes:
+            raise ValueError(f"expected ({self.num_nodes}, d), got {tuple(x.shape)}")
+        product: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
+        return product
+
+    def product_(self, x: Tensor) -> Tensor:
+        """Return ``self @ x`` in a new tensor, with ``x`` as scratch space: its content is lost. Not differentiable."""
+        if self.column_scale is not None:
+            x.mul_(self.column_scale.to(x.dtype).unsqueeze(1))
+        y = self.pattern.matmul(x)
+        if self.row_scale is not None:
+            y.mul_(self.row_scale.to(x.dtype).unsqueeze(1))
+        return y
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Adjacency:
+        """Return it on another device, in another floating dtype, or both; itself, where nothing changes."""
+        device = self.device if device is None else torch.device(device)
+        dtype = self.dtype if dtype is None else dtype
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype must be floating, got {dtype}")
+        if device == self.device and dtype == self.dtype:
+            return self
+        pattern = self.pattern.to(device)
+        transposed = pattern if self.transposed is self.pattern else self.transposed.to(device)
+        # Scales stay as they were made, in float64: a dtype change and back loses nothing.
+        row = None if self.row_scale is None else self.row_scale.to(device)
+        column = None if self.column_scale is None else self.column_scale.to(device)
+        return Adjacency(pattern, transposed, row, column, self.num_users, self.num_items, dtype)
+
+    def to_sparse_csr(self) -> Tensor:
+        """Return A as a (N, N) ``torch.sparse_csr`` tensor of ``dtype``."""
+        ends, columns = self.pattern.row_ends, self.pattern.columns
+        rows = torch.repeat_interleave(ends.diff().long())
+        values = torch.ones(len(columns), dtype=torch.float64, device=self.device)
+        for factor, nodes in ((self.row_scale, rows), (self.column_scale, columns)):
+            if factor is not None:
+                values *= factor[nodes]
+        if self.pattern.values is not None:
+            values *= self.pattern.values
+        return Pattern(ends, columns, values).to_sparse_csr(self.dtype)
+
+    def to_sparse_coo(self) -> Tensor:
+        """Return A as a coalesced (N, N) ``torch.sparse_coo`` tensor of ``dtype``."""
+        coo: Tensor = self.to_sparse_csr().to_sparse_coo()
+        return coo.coalesce()
+
+    def to_dense(self) -> Tensor:
+        """Return A as a dense (N, N) tensor of ``dtype``: for small graphs."""
+        return self.to_sparse_coo().to_dense()
+
+    def __repr__(self) -> str:
+        return (
+            f"Adjacency({self.num_users} users + {self.num_items} items, {len(self.pattern.columns)} entries, "
+            f"{self.dtype}, {self.device})"
+        )
+
+
+class _Product(torch.autograd.Function):
+    """A x, with the gradient Aᵀ g."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, adjacency: Adjacency) -> Tensor:
+        ctx.adjacency = adjacency
+        return adjacency.product_(x.detach().clone(memory_format=torch.contiguous_format))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.adjacency.T @ grads[0], None
+
+
+def normalized_adjacency(
+    interactions: Interactions,
+    normalization: Normalization | tuple[float, float] = "symmetric",
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Adjacency:
+    """Build A = D⁻ᵃ P D⁻ᵇ for a user-item graph, on the graph's device.
+
+    With weighted edges P holds the weights and D the sums of weights (He et al., SIGIR 2020, eq. 3, for the
+    unweighted case).
+
+    Args:
+        interactions: the graph that messages flow along.
+        normalization: "mean" (a=1, b=0), "symmetric" (a=b=1/2), or the exponents (a, b).
+        dtype: floating dtype of the values.
+
+    Raises:
+        ValueError: if ``normalization`` is not one of these.
+    """
+    a, b = exponents(normalization)
+    pattern, degrees = _symmetric_pattern(interactions)
+    row, column = (_scale(degrees, exponent) for exponent in (a, b))
+    adjacency = Adjacency(pattern, pattern, row, column, interactions.num_users, interactions.num_items, dtype)
+    return adjacency.to(interactions.device)
+
+
+def exponents(normalization: Normalization | tuple[float, float]) -> tuple[float, float]:
+    """Return (a, b) of D⁻ᵃ P D⁻ᵇ for a normalisation given by name or as exponents.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if isinstance(normalization, str):
+        if normalization not in _EXPONENTS:
+            raise ValueError(f"normalization must be one of {', '.join(_EXPONENTS)}, got {normalization!r}")
+        return _EXPONENTS[normalization]
+    a, b = normalization
+    return float(a), float(b)
+
+
+def as_adjacency(graph: Adjacency | Tensor, num_users: int, num_items: int) -> Adjacency:
+    """Return an adjacency from what another code base holds.
+
+    Args:
+        graph: an `Adjacency`; a (N, N) ``torch.sparse`` tensor, taken as normalised already; or a (2, E) integer
+            ``edge_index`` of users and items, each counted from zero, which is normalised symmetrically. The last two
+            are converted on every call: convert once, outside the training loop.
+        num_users: expected number of users.
+        num_items: expected number of items.
+
+    Raises:
+        ValueError: if the graph is over another number of nodes, or is a dense tensor of another shape.
+    """
+    if isinstance(graph, Tensor):
+        if graph.layout != torch.strided:
+            return Adjacency.from_sparse(graph, num_users, num_items)
+        return normalized_adjacency(Interactions.from_edge_index(graph, num_users, num_items))
+    if not isinstance(graph, Adjacency):
+        raise ValueError(
+            f"expected an Adjacency, a torch.sparse tensor or a (2, E) edge_index, got {type(graph).__name__}; "
+            "build one with lightgcn.normalized_adjacency(interactions)"
+        )
+    if (graph.num_users, graph.num_items) != (num_users, num_items):
+        raise ValueError(f"expected an adjacency over {num_users} users and {num_items} items, got {graph}")
+    return graph
+
+
+def _scale(degrees: Degrees, exponent: float) -> Tensor | None:
+    """Return (N,) float64 degrees to the power of -exponent, 0 for an isolated node; None for exponent 0."""
+    if not exponent:
+        return None
+    scale = np.zeros_like(degrees)
+    np.power(degrees, -exponent, out=scale, where=degrees > 0)
+    return torch.from_numpy(scale)
+
+
+def _symmetric_pattern(interactions: Interactions) -> tuple[Pattern, Degrees]:
+    """Return P, on the CPU, and its (weighted) degrees in float64."""
+    block = interactions.to_scipy()  # (U, I) by users; its transpose by items is one counting sort away
+    back = block.T.tocsr()
+    nnz = interactions.num_edges
+    index_dtype = np.int32 if max(2 * nnz, interactions.num_nodes) < 2**31 else np.int64
+    row_ends = np.concatenate([block.indptr, back.indptr[1:].astype(np.int64) + nnz]).astype(index_dtype)
+    columns = np.empty(2 * nnz, index_dtype)
+    np.add(block.indices, interactions.num_users, out=columns[:nnz], casting="unsafe")
+    columns[nnz:] = back.indices
+    values = None
+    degrees = np.diff(row_ends).astype(np.float64)
+    if interactions.weights is not None:
+        values = torch.from_numpy(np.concatenate([block.data, back.data]))
+        sums = [matrix.astype(np.float64).sum(axis=1) for matrix in (block, back)]
+        degrees = np.concatenate(sums)
+    return Pattern(torch.from_numpy(row_ends), torch.from_numpy(columns), values), degrees
+
+
+def _pattern_from_coo(coo: Tensor) -> Pattern:
+    nodes = coo.shape[0]
+    rows, columns = coo.indices()
+    index_dtype = torch.int32 if max(len(rows), nodes) < 2**31 else torch.int64
+    ends = torch.zeros(nodes + 1, dtype=torch.int64, device=coo.device)
+    torch.cumsum(torch.bincount(rows, minlength=nodes), 0, out=ends[1:])
+    return Pattern(ends.to(index_dtype), columns.to(index_dtype), coo.values())

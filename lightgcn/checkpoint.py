@@ -1,0 +1,167 @@
+"""Files that are whole or absent: tensors and JSON in one safetensors file, renamed into place, never pickle.
+
+Every file of the library that holds tensors has a `kind` and a `version` in its header, so that the wrong file is
+refused by name. A long list of strings travels as the UTF-8 bytes of a JSON array (`pack_strings`).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+from torch import Tensor
+
+from lightgcn.model import LightGCN
+
+VERSION = 1
+
+
+def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` with a temporary path in the same folder and rename the result to ``path``.
+
+    Whatever interrupts it, ``path`` holds the old file or the new one. The folder is made where it is missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    data = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+    write_atomic(path, lambda temporary: temporary.write_bytes(data))
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: naming the file, if it is no JSON.
+        FileNotFoundError: if it is not there.
+    """
+    try:
+        return orjson.loads(Path(path).read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); the file may be truncated") from error
+
+
+def save_tensors(
+    path: str | Path, kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write named tensors and JSON metadata to one safetensors file, atomically.
+
+    Args:
+        path: the file to write.
+        kind: what the file holds ("recommender", "dataset", …); `load_tensors` asks for it.
+        tensors: name to tensor, of any device and dtype.
+        metadata: anything JSON can hold.
+    """
+    from safetensors.torch import save_file
+
+    flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    header = {
+        "lightgcn": orjson.dumps({"kind": kind, "version": VERSION}).decode(),
+        "metadata": orjson.dumps(dict(metadata or {}), option=orjson.OPT_SERIALIZE_NUMPY).decode(),
+    }
+    write_atomic(path, lambda temporary: save_file(flat, temporary, metadata=header))
+
+
+def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote: (tensors on the CPU, metadata).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is corrupt, is not one of this library's, or holds another kind or a newer version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        stamp = orjson.loads(header["lightgcn"])
+        found, version = stamp["kind"], stamp["version"]
+        metadata = orjson.loads(header["metadata"])
+    except (SafetensorError, orjson.JSONDecodeError, KeyError, TypeError, OSError) as error:
+        raise ValueError(
+            f"{path}: not a readable lightgcn file ({type(error).__name__}: {error}); it is corrupt, truncated, "
+            "or was written by another program"
+        ) from error
+    if found != kind:
+        raise ValueError(f"{path}: holds a {found}, expected a {kind}")
+    if version > VERSION:
+        raise ValueError(f"{path}: format version {version} is newer than this program's ({VERSION})")
+    return tensors, metadata
+
+
+def save_model(path: str | Path, model: LightGCN) -> None:
+    """Write a model's weights and shape to one file, atomically."""
+    alpha = model.alpha
+    metadata = {
+        "num_users": model.num_users,
+        "num_items": model.num_items,
+        "embedding_dim": model.embedding_dim,
+        "num_layers": model.num_layers,
+        "alpha": "learnable" if isinstance(alpha, Tensor) else list(alpha),
+    }
+    save_tensors(path, "model", model.state_dict(), metadata)
+
+
+def load_model(path: str | Path) -> LightGCN:
+    """Read what `save_model` wrote, on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is corrupt, or its weights do not have the shape that it states.
+    """
+    tensors, metadata = load_tensors(path, "model")
+    try:
+        model = LightGCN(**metadata)
+        model.load_state_dict(tensors)
+    except (TypeError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: weights and stated shape do not fit ({reason})") from error
+    return model
+
+
+def pack_strings(values: Any) -> Tensor:
+    """Return a sequence of strings or integers as a (bytes,) uint8 tensor: the UTF-8 of a JSON array."""
+    data = orjson.dumps(values.tolist() if isinstance(values, np.ndarray) else list(values))
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def unpack_strings(packed: Tensor) -> list[Any]:
+    """Return the list that `pack_strings` packed.
+
+    Raises:
+        ValueError: if the bytes are not a JSON array.
+    """
+    values = orjson.loads(packed.numpy().tobytes())
+    if not isinstance(values, list):
+        raise ValueError(f"expected a JSON array, found a {type(values).__name__}")
+    return values
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,159 @@
+"""Evaluate link prediction and ranking on a link set, with one type of result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightgcn.adjacency import Adjacency
+from lightgcn.interactions import Interactions
+from lightgcn.losses import bce_loss
+from lightgcn.metrics import RANKING_METRICS, hits_of, roc_auc
+from lightgcn.model import LightGCN
+from lightgcn.retrieval import check_k, top_k
+from lightgcn.splitting import LinkSet
+
+DEFAULT_METRICS = ("recall", "ndcg", "precision", "hit_rate", "mrr", "map")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics by name, and how much they were measured on.
+
+    Attributes:
+        metrics: "roc_auc" and "loss" of the links; "recall@20", "ndcg@20", … means over the users.
+        num_links: positives and negatives behind the link metrics.
+        num_users: users with at least one relevant item, behind the ranking metrics.
+    """
+
+    metrics: dict[str, float]
+    num_links: int = 0
+    num_users: int = 0
+
+    def __getitem__(self, name: str) -> float:
+        if name not in self.metrics:
+            raise KeyError(f"no metric {name!r}; there are {', '.join(self.metrics)}")
+        return self.metrics[name]
+
+    def __str__(self) -> str:
+        values = "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        return f"{values}  ({self.num_users} users, {self.num_links} links)"
+
+
+@torch.no_grad()
+def evaluate(
+    model: LightGCN,
+    graph: Adjacency | Tensor,
+    links: LinkSet,
+    *,
+    ks: Sequence[int] = (20,),
+    metrics: Sequence[str] = DEFAULT_METRICS,
+) -> Evaluation:
+    """Evaluate a model on a link set: ROC-AUC and loss of its links, and a ranking of all items for each user.
+
+    In the ranking a user's message edges are masked, and the positives of the set are what is relevant.
+
+    Args:
+        model: the model.
+        graph: what messages flow along: ``normalized_adjacency(links.message, …)``.
+        links: what to predict; link metrics are left out where it has no negatives.
+        ks: list lengths; empty for link metrics alone.
+        metrics: names out of `lightgcn.metrics.RANKING_METRICS`.
+
+    Raises:
+        ValueError: if a k or a metric's name is wrong, there is nothing to predict, or an embedding is not finite.
+    """
+    z = model.propagate(graph)
+    check_finite(z)
+    users, items = z[: model.num_users], z[model.num_users :]
+    result = Evaluation({})
+    if links.negatives.shape[1]:
+        result = evaluate_links(users, items, links)
+    if ks:
+        ranking = evaluate_ranking(users, items, links.positives, seen=links.message, ks=ks, metrics=metrics)
+        result = Evaluation(result.metrics | ranking.metrics, result.num_links, ranking.num_users)
+    if not result.metrics:
+        raise ValueError("nothing to evaluate: the links have no negatives and no k was given")
+    return result
+
+
+@torch.no_grad()
+def evaluate_links(user_embeddings: Tensor, item_embeddings: Tensor, links: LinkSet) -> Evaluation:
+    """Return ROC-AUC and binary cross-entropy ("loss") of a link set under dot-product scores.
+
+    Args:
+        user_embeddings: (num_users, d) final embeddings.
+        item_embeddings: (num_items, d) final embeddings.
+        links: with negatives.
+
+    Raises:
+        ValueError: if the set has no positives or no negatives, or the embeddings are not of its nodes.
+    """
+    _check_nodes(user_embeddings, item_embeddings, links.positives)
+    left, right = links.edges
+    if links.negative_pairs == "all":
+        nodes = torch.cat([user_embeddings, item_embeddings])
+        logits = (nodes[left] * nodes[right]).sum(1)
+    else:
+        logits = (user_embeddings[left] * item_embeddings[right]).sum(1)
+    values = {"roc_auc": roc_auc(logits, links.labels), "loss": float(bce_loss(logits, links.labels))}
+    return Evaluation(values, num_links=len(logits))
+
+
+@torch.no_grad()
+def evaluate_ranking(
+    user_embeddings: Tensor,
+    item_embeddings: Tensor,
+    relevant: Interactions,
+    *,
+    seen: Interactions | None = None,
+    ks: Sequence[int] = (20,),
+    metrics: Sequence[str] = DEFAULT_METRICS,
+) -> Evaluation:
+    """Rank all items for each user with relevant ones and average the metrics over these users.
+
+    Args:
+        user_embeddings: (num_users, d) final embeddings.
+        item_embeddings: (num_items, d) final embeddings.
+        relevant: the edges to find.
+        seen: edges whose items are masked for their user.
+        ks: list lengths, each at most the number of items.
+        metrics: names out of `lightgcn.metrics.RANKING_METRICS`.
+
+    Raises:
+        ValueError: if no user has a relevant item, a k or a metric's name is wrong, or the embeddings are not of the
+            nodes of ``relevant``.
+    """
+    _check_nodes(user_embeddings, item_embeddings, relevant)
+    unknown = [name for name in metrics if name not in RANKING_METRICS]
+    if unknown:
+        raise ValueError(f"unknown metric {unknown[0]!r}; there are {', '.join(RANKING_METRICS)}")
+    for k in ks:
+        check_k(k, relevant.num_items)
+    users = relevant.user_degrees.nonzero().flatten()
+    if not len(users) or not ks:
+        raise ValueError(f"nothing to evaluate: {len(users)} users have relevant items, ks is {tuple(ks)}")
+    ranked = top_k(user_embeddings, item_embeddings, max(ks), seen=seen, users=users)
+    hits = hits_of(ranked.items, relevant, users)
+    num_relevant = relevant.user_degrees[users]
+    values = {
+        f"{name}@{k}": float(RANKING_METRICS[name](hits[:, :k], num_relevant).mean()) for k in ks for name in metrics
+    }
+    return Evaluation(values, num_users=len(users))
+
+
+def _check_nodes(users: Tensor, items: Tensor, graph: Interactions) -> None:
+    if (len(users), len(items)) != (graph.num_users, graph.num_items):
+        raise ValueError(f"the embeddings are of {len(users)} users and {len(items)} items, to predict is {graph}")
+
+
+def check_finite(embeddings: Tensor) -> None:
+    """Raise a ValueError if an embedding is NaN or infinite."""
+    wrong = int((~embeddings.isfinite()).any(1).sum())
+    if wrong:
+        raise ValueError(
+            f"{wrong} of {len(embeddings)} embeddings are not finite: training diverged; lower the learning rate"
+        )

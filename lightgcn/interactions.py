@@ -1,0 +1,416 @@
+"""User-item interactions: the one data type that carries the graph through the library.
+
+An `Interactions` holds each (user, item) pair once, sorted by user and then item, so that the users' lists
+are slices (`indptr`), membership is a binary search (`keys`), and equal graphs are equal tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Ids = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Interactions:
+    """Validated, deduplicated user-item edges with both node counts.
+
+    Arguments in any order and with repeats are accepted: pairs are sorted, a repeated pair is kept once, and
+    the weights of a repeated pair are added up.
+
+    Args:
+        users: (E,) integer tensor, each in ``[0, num_users)``.
+        items: (E,) integer tensor, each in ``[0, num_items)``.
+        num_users: number of user nodes, isolated ones included.
+        num_items: number of item nodes, isolated ones included.
+        weights: optional (E,) floating tensor, finite and positive.
+        user_ids: optional (num_users,) distinct integers or strings: what the data's owner calls each user.
+        item_ids: optional (num_items,) the same for items.
+
+    Raises:
+        ValueError: for a wrong shape or dtype, an index out of range, a weight that is not finite and positive,
+            or ids that repeat or are not as many as the nodes.
+    """
+
+    users: Tensor
+    items: Tensor
+    num_users: int
+    num_items: int
+    weights: Tensor | None = None
+    user_ids: Ids | None = None
+    item_ids: Ids | None = None
+
+    def __post_init__(self) -> None:
+        num_users = _count("num_users", self.num_users)
+        num_items = _count("num_items", self.num_items)
+        if num_users * num_items >= 2**63:
+            raise ValueError(f"{num_users} users x {num_items} items: pair keys would overflow 64 bits")
+        users = _indices("users", self.users, num_users, "num_users")
+        items = _indices("items", self.items, num_items, "num_items")
+        if len(users) != len(items):
+            raise ValueError(f"users and items must be as many, got {len(users)} and {len(items)}")
+        weights = _weights(self.weights, len(users))
+        users, items, weights = _canonical(users, items, num_items, weights)
+        values = {
+            "users": users,
+            "items": items,
+            "num_users": num_users,
+            "num_items": num_items,
+            "weights": weights,
+            "user_ids": _ids("user_ids", self.user_ids, num_users),
+            "item_ids": _ids("item_ids", self.item_ids, num_items),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    # -- constructors --------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_edge_index(
+        cls,
+        edge_index: Tensor,
+        num_users: int | None = None,
+        num_items: int | None = None,
+        *,
+        weights: Tensor | None = None,
+        user_ids: Sequence[Any] | Ids | None = None,
+        item_ids: Sequence[Any] | Ids | None = None,
+    ) -> Interactions:
+        """Build from a (2, E) integer tensor: user indices in the first row, item indices in the second.
+
+        Both rows count from zero (an item is not offset by the number of users, as it is in a homogeneous graph of
+        other libraries). A count left out is the largest index plus one.
+
+        Raises:
+            ValueError: as the class does, and for a tensor that is not (2, E).
+        """
+        edge_index = torch.as_tensor(edge_index)
+        if edge_index.ndim != 2 or edge_index.shape[0] != 2:
+            raise ValueError(f"edge_index must have shape (2, E), got {tuple(edge_index.shape)}")
+        users, items = edge_index[0], edge_index[1]
+        if num_users is None:
+            num_users = int(users.max()) + 1 if users.numel() else 0
+        if num_items is None:
+            num_items = int(items.max()) + 1 if items.numel() else 0
+        return cls(users, items, num_users, num_items, weights, _array(user_ids), _array(item_ids))
+
+    @classmethod
+    def from_scipy(cls, matrix: Any, *, weighted: bool = False, **ids: Any) -> Interactions:
+        """Build from a SciPy sparse (num_users, num_items) matrix; stored zeros are no edges.
+
+        Args:
+            matrix: any SciPy sparse matrix or array.
+            weighted: keep the values as weights; otherwise each stored non-zero is an edge of weight one.
+            ids: ``user_ids`` and ``item_ids``, as for the class.
+        """
+        coo = matrix.tocoo()
+        kept = coo.data != 0
+        rows, columns, data = coo.row[kept], coo.col[kept], coo.data[kept]
+        weights = torch.from_numpy(np.asarray(data, dtype=np.float32)) if weighted else None
+        edge_index = torch.from_numpy(np.stack([rows, columns]).astype(np.int64))
+        return cls.from_edge_index(edge_index, *matrix.shape, weights=weights, **ids)
+
+    @classmethod
+    def from_frame(cls, frame: Any, user: str = "user", item: str = "item", weight: str | None = None) -> Interactions:
+        """Build from a data frame: any object whose columns come by name (pandas, polars, pyarrow, a dict of arrays).
+
+        The distinct values of the two columns, sorted, become ``user_ids`` and ``item_ids``. A repeated row is one edge
+        (its weights add up).
+
+        Raises:
+            ValueError: for a missing column (the columns there are get named), or a missing value (row and column).
+        """
+        user_codes, user_ids = _factorize(frame, user)
+        item_codes, item_ids = _factorize(frame, item)
+        weights = None
+        if weight is not None:
+            weights = torch.from_numpy(np.asarray(_column(frame, weight), dtype=np.float32).copy())
+        edge_index = torch.from_numpy(np.stack([user_codes, item_codes]))
+        return cls.from_edge_index(
+            edge_index,
+            len(user_ids),
+            len(item_ids),
+            weights=weights,
+            user_ids=user_ids,
+            item_ids=item_ids,
+        )
+
+    # -- views ---------------------------------------------------------------------------------------------
+
+    @property
+    def num_edges(self) -> int:
+        """Number of distinct user-item pairs."""
+        return len(self.users)
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of users plus items; item ``i`` is node ``num_users + i``."""
+        return self.num_users + self.num_items
+
+    @property
+    def device(self) -> torch.device:
+        """Where the edges live."""
+        return self.users.device
+
+    @cached_property
+    def edge_index(self) -> Tensor:
+        """(2, E) int64: users, items; sorted by user, then item."""
+        return torch.stack([self.users, self.items])
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """(E,) int64 pair keys ``user * num_items + item``, strictly increasing."""
+        return self.users * self.num_items + self.items
+
+    @cached_property
+    def indptr(self) -> Tensor:
+        """(num_users + 1,) int64: the items of user ``u`` are ``items[indptr[u]:indptr[u + 1]]``."""
+        indptr = torch.zeros(self.num_users + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(self.user_degrees, 0, out=indptr[1:])
+        return indptr
+
+    @cached_property
+    def user_degrees(self) -> Tensor:
+        """(num_users,) int64 number of items of each user."""
+        return torch.bincount(self.users, minlength=self.num_users)
+
+    @cached_property
+    def item_degrees(self) -> Tensor:
+        """(num_items,) int64 number of users of each item: its popularity."""
+        return torch.bincount(self.items, minlength=self.num_items)
+
+    def items_of(self, user: int) -> Tensor:
+        """Return the (n,) int64 items of one user, increasing.
+
+        Raises:
+            ValueError: if there is no such user.
+        """
+        if not 0 <= user < self.num_users:
+            raise ValueError(f"user must be in [0, {self.num_users}), got {user}")
+        return self.items[self.indptr[user] : self.indptr[user + 1]]
+
+    def contains(self, users: Tensor, items: Tensor) -> Tensor:
+        """Tell which pairs are edges: (B,) users and (B,) items, in range, give (B,) bool."""
+        wanted = users * self.num_items + items
+        if self.num_edges == 0:
+            return torch.zeros_like(wanted, dtype=torch.bool)
+        place = torch.searchsorted(self.keys, wanted).clamp_(max=self.num_edges - 1)
+        return self.keys[place] == wanted
+
+    def to_scipy(self) -> Any:
+        """Return a (num_users, num_items) SciPy CSR array of float32: the weights, or ones."""
+        from scipy.sparse import csr_array
+
+        values = np.ones(self.num_edges, np.float32) if self.weights is None else self.weights.cpu().numpy()
+        triple = (values, self.items.cpu().numpy(), self.indptr.cpu().numpy())
+        return csr_array(triple, shape=(self.num_users, self.num_items))
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 hex digest of counts, edges and weights: equal graphs, equal digest, on any device."""
+        digest = hashlib.sha256(f"{self.num_users} {self.num_items}".encode())
+        digest.update(self.keys.cpu().numpy().tobytes())
+        if self.weights is not None:
+            digest.update(self.weights.double().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    # -- new graphs from this one --------------------------------------------------------------------------
+
+    def select(self, edges: Tensor) -> Interactions:
+        """Keep some edges and all nodes: ``edges`` is an (E,) bool mask or distinct (n,) int64 edge positions."""
+        if edges.dtype != torch.bool:
+            edges = edges.sort().values
+        weights = None if self.weights is None else self.weights[edges]
+        return self._with_edges(self.users[edges], self.items[edges], weights)
+
+    def reindex(self, users: Tensor, items: Tensor) -> Interactions:
+        """Keep the given nodes and the edges between them, renumbered in the order given; ids come along.
+
+        Args:
+            users: (n,) int64 distinct user indices to keep.
+            items: (m,) int64 distinct item indices to keep.
+
+        Raises:
+            ValueError: for an index out of range or given twice.
+        """
+        new_user = _renumber("users", users, self.num_users, self.device)
+        new_item = _renumber("items", items, self.num_items, self.device)
+        u, i = new_user[self.users], new_item[self.items]
+        kept = (u >= 0) & (i >= 0)
+        return Interactions(
+            u[kept],
+            i[kept],
+            len(users),
+            len(items),
+            None if self.weights is None else self.weights[kept],
+            None if self.user_ids is None else self.user_ids[users.cpu().numpy()],
+            None if self.item_ids is None else self.item_ids[items.cpu().numpy()],
+        )
+
+    def union(self, other: Interactions) -> Interactions:
+        """Return the edges of both graphs over the same nodes.
+
+        Raises:
+            ValueError: if the counts differ, or one graph is weighted and the other is not.
+        """
+        if (self.num_users, self.num_items) != (other.num_users, other.num_items):
+            raise ValueError(f"cannot unite graphs over different nodes: {self} and {other}")
+        if (self.weights is None) != (other.weights is None):
+            raise ValueError("cannot unite a weighted with an unweighted graph")
+        weights = None
+        if self.weights is not None and other.weights is not None:
+            weights = torch.cat([self.weights, other.weights])
+        users, items = torch.cat([self.users, other.users]), torch.cat([self.items, other.items])
+        return self._with_edges(*_canonical(users, items, self.num_items, weights))
+
+    def to(self, device: torch.device | str) -> Interactions:
+        """Return the same graph on another device (itself, where it is there already)."""
+        moved = self.users.to(device)
+        if moved is self.users:
+            return self
+        weights = None if self.weights is None else self.weights.to(device)
+        return self._with_edges(moved, self.items.to(device), weights)
+
+    def _with_edges(self, users: Tensor, items: Tensor, weights: Tensor | None) -> Interactions:
+        """Return this graph's nodes with other edges, which are canonical already and are not checked again."""
+        new = object.__new__(Interactions)
+        names = ("num_users", "num_items", "user_ids", "item_ids")
+        fields = {name: getattr(self, name) for name in names}
+        for name, value in (fields | {"users": users, "items": items, "weights": weights}).items():
+            object.__setattr__(new, name, value)
+        return new
+
+    def with_ids(self, user_ids: Ids | None, item_ids: Ids | None) -> Interactions:
+        """Return the same graph under other ids."""
+        return replace(self, user_ids=user_ids, item_ids=item_ids)
+
+    def __len__(self) -> int:
+        return self.num_edges
+
+    def __repr__(self) -> str:
+        weighted = ", weighted" if self.weights is not None else ""
+        return f"Interactions({self.num_users} users, {self.num_items} items, {self.num_edges} edges{weighted})"
+
+
+def _count(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise ValueError(f"{name} must be a non-negative integer, got {value!r}")
+    return int(value)
+
+
+def _indices(name: str, given: Any, count: int, count_name: str) -> Tensor:
+    values = torch.as_tensor(given)
+    if values.ndim != 1:
+        raise ValueError(f"{name} must have shape (E,), got {tuple(values.shape)}")
+    no_integer = values.dtype == torch.bool or values.is_floating_point() or values.is_complex()
+    if no_integer and values.numel():
+        raise ValueError(f"{name} must be integers, got {values.dtype}")
+    values = values.to(torch.int64)
+    wrong = ((values < 0) | (values >= count)).nonzero().flatten()
+    if wrong.numel():
+        at = int(wrong[0])
+        raise ValueError(
+            f"{name}[{at}] is {int(values[at])}, outside [0, {count_name}={count}); "
+            f"{len(wrong)} of {len(values)} values are. Users and items count from zero, each on their own."
+        )
+    return values
+
+
+def _weights(given: Any, num_edges: int) -> Tensor | None:
+    if given is None:
+        return None
+    weights = torch.as_tensor(given)
+    if not weights.is_floating_point():
+        weights = weights.to(torch.float32)
+    if weights.shape != (num_edges,):
+        raise ValueError(f"weights must have shape ({num_edges},), got {tuple(weights.shape)}")
+    wrong = (~(weights.isfinite() & (weights > 0))).nonzero().flatten()
+    if wrong.numel():
+        at = int(wrong[0])
+        raise ValueError(f"weights[{at}] is {float(weights[at])}; a weight must be finite and positive")
+    return weights
+
+
+def _canonical(
+    users: Tensor, items: Tensor, num_items: int, weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Sort pairs by user, then item, and merge repeats."""
+    keys = users * num_items + items
+    if bool((keys[1:] > keys[:-1]).all()):
+        return users, items, weights
+    if weights is None:
+        keys = torch.unique(keys)
+    else:
+        keys, place = torch.unique(keys, return_inverse=True)
+        weights = weights.new_zeros(len(keys)).index_add_(0, place, weights)
+    return keys // num_items, keys % num_items, weights
+
+
+def _ids(name: str, values: Ids | None, count: int) -> Ids | None:
+    if values is None:
+        return None
+    ids = _array(values)
+    assert ids is not None
+    if ids.ndim != 1 or len(ids) != count:
+        raise ValueError(f"{name} must be {count} values, one per node, got shape {ids.shape}")
+    if ids.dtype.kind not in "iu" and not all(isinstance(value, str) for value in ids):
+        wrong = next(value for value in ids if not isinstance(value, str))
+        raise ValueError(f"{name} must be all integers or all strings, got {wrong!r}")
+    if len(set(ids.tolist())) != count:
+        counts = Counter(ids.tolist())
+        repeated = next(value for value in counts if counts[value] > 1)
+        raise ValueError(f"{name} must be distinct, {repeated!r} is there more than once")
+    return ids
+
+
+def _array(values: Sequence[Any] | Ids | None) -> Ids | None:
+    """Return ids as an int64 array or as an object array of strings, whatever sequence they came in."""
+    if values is None:
+        return None
+    array = np.asarray(values)
+    if array.dtype.kind in "iu":
+        return array.astype(np.int64, copy=False)
+    return np.asarray(values, dtype=object)
+
+
+def _renumber(name: str, kept: Tensor, count: int, device: torch.device) -> Tensor:
+    kept = _indices(name, kept, count, f"num_{name}").to(device)
+    new = torch.full((count,), -1, dtype=torch.int64, device=device)
+    new[kept] = torch.arange(len(kept), device=device)
+    if int((new >= 0).sum()) != len(kept):
+        raise ValueError(f"{name} to keep must be distinct")
+    return new
+
+
+def _column(frame: Any, name: str) -> Any:
+    columns = list(frame.keys()) if isinstance(frame, Mapping) else None
+    if columns is None:
+        columns = list(getattr(frame, "column_names", getattr(frame, "columns", [])))
+    if name not in columns:
+        raise ValueError(f"no column {name!r}; the columns are {', '.join(map(repr, columns))}")
+    return frame[name]
+
+
+def _factorize(frame: Any, name: str) -> tuple[npt.NDArray[np.int64], Ids]:
+    """Return each row's index among the column's sorted distinct values, and those values."""
+    values = np.asarray(_column(frame, name))
+    if values.dtype.kind in "iu":
+        ids, codes = np.unique(values, return_inverse=True)
+        return codes.astype(np.int64), ids
+    listed = values.tolist()
+    for row, value in enumerate(listed):
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"column {name!r}, row {row}: {value!r} is no id; ids are integers or non-empty strings")
+    distinct = sorted(set(listed))
+    index = {value: place for place, value in enumerate(distinct)}
+    codes = np.fromiter(map(index.__getitem__, listed), np.int64, len(listed))
+    return codes, np.asarray(distinct, dtype=object)

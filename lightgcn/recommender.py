@@ -1,0 +1,358 @@
+"""Recommendations from a trained model: for known users, for new ones, and items like an item; ids and names in and
+out.
+
+A `Recommender` needs neither the graph's adjacency nor the model: it holds the final embeddings, the seen items and one
+more (num_items, d) table that folds new users in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightgcn.adjacency import Normalization, as_adjacency, exponents, normalized_adjacency
+from lightgcn.checkpoint import load_tensors, pack_strings, save_tensors, unpack_strings
+from lightgcn.evaluation import check_finite
+from lightgcn.interactions import Interactions
+from lightgcn.model import LightGCN
+from lightgcn.propagation import propagate
+from lightgcn.retrieval import check_k, rank_rows, top_k
+
+Id = int | str
+Columns = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One recommended item: its id, index, score, and what the item columns say of it ("name", "artist", …)."""
+
+    id: Id
+    index: int
+    score: float
+    columns: dict[str, str]
+
+
+class Recommender:
+    """Answers from final embeddings.
+
+    Args:
+        users: (num_users, d) final user embeddings.
+        items: (num_items, d) final item embeddings.
+        fold_in: (num_items, d) what each item sends to a new user (`fold_in_table`), or None for a model of no layers.
+        seen: the users' known items, which are not recommended to them; its ids are the ones that go in and out.
+        user_exponent: a of D⁻ᵃ P D⁻ᵇ: a new user's sum over n items is divided by nᵃ.
+        user_columns: optional columns beside the users, such as {"name": titles}.
+        item_columns: optional columns beside the items, such as {"name": …, "artist": …}.
+
+    Raises:
+        ValueError: if shapes do not fit or an embedding is not finite.
+    """
+
+    def __init__(
+        self,
+        users: Tensor,
+        items: Tensor,
+        fold_in: Tensor | None,
+        seen: Interactions,
+        *,
+        user_exponent: float = 0.5,
+        user_columns: Columns | None = None,
+        item_columns: Columns | None = None,
+    ) -> None:
+        wanted = (seen.num_users, seen.num_items)
+        if (len(users), len(items)) != wanted or users.shape[1:] != items.shape[1:]:
+            raise ValueError(f"embeddings of shapes {tuple(users.shape)}, {tuple(items.shape)} do not fit {seen}")
+        if fold_in is not None and fold_in.shape != items.shape:
+            raise ValueError(f"fold_in must have shape {tuple(items.shape)}, got {tuple(fold_in.shape)}")
+        for table in (users, items, *([] if fold_in is None else [fold_in])):
+            check_finite(table)
+        self.users, self.items, self.fold_in, self.seen = users, items, fold_in, seen
+        self.user_exponent = float(user_exponent)
+        self.user_columns = _check_columns("user", user_columns, seen.num_users)
+        self.item_columns = _check_columns("item", item_columns, seen.num_items)
+        self._user_index: dict[Id, int] | None = None
+        self._item_index: dict[Id, int] | None = None
+
+    @classmethod
+    @torch.no_grad()
+    def from_model(
+        cls,
+        model: LightGCN,
+        interactions: Interactions,
+        normalization: Normalization | tuple[float, float] = "symmetric",
+        *,
+        user_columns: Columns | None = None,
+        item_columns: Columns | None = None,
+    ) -> Recommender:
+        """Compute the final embeddings of a model over a graph: all that is known by now, not the training part alone.
+
+        Args:
+            model: a trained model.
+            interactions: what messages flow along, and what counts as seen; its ids are used.
+            normalization: the one that the model was trained with.
+            user_columns: columns beside the users.
+            item_columns: columns beside the items.
+        """
+        interactions = interactions.to(model.embedding.device)
+        adjacency = normalized_adjacency(interactions, normalization)
+        users, items = model.embed(adjacency)
+        fold_in = fold_in_table(model, interactions, normalization) if model.num_layers else None
+        return cls(
+            users,
+            items,
+            fold_in,
+            interactions,
+            user_exponent=exponents(normalization)[0],
+            user_columns=user_columns,
+            item_columns=item_columns,
+        )
+
+    # -- answers -------------------------------------------------------------------------------------------
+
+    def recommend(self, user: Id, k: int = 10, *, exclude_seen: bool = True) -> list[Recommendation]:
+        """Return the k items that score highest for a known user, best first; the user's own items are left out.
+
+        Fewer than k come back where the user has seen nearly all items.
+
+        Raises:
+            ValueError: for an unknown user, or a k below 1 or above the number of items.
+        """
+        chosen = torch.tensor([self.user_index(user)], device=self.items.device)
+        seen = self.seen if exclude_seen else None
+        best = top_k(self.users, self.items, k, seen=seen, users=chosen)
+        return self._named(best.items[0], best.scores[0])
+
+    def recommend_new(
+        self, items: Iterable[Id], k: int = 10, *, weights: Sequence[float] | None = None
+    ) -> list[Recommendation]:
+        """Return the k items that score highest for a new user who has the given items; these are left out.
+
+        Args:
+            items: ids or names; a repeated one counts once.
+            k: how many.
+            weights: optional positive weights of the items, for a model trained on weighted edges.
+
+        Raises:
+            ValueError: for an unknown item, no item at all, a wrong k, or a model that cannot fold in.
+        """
+        if isinstance(items, str):
+            raise ValueError(f"items must be a list of ids or names, got the one string {items!r}")
+        indices = [self.item_index(item) for item in items]
+        check_k(k, len(self.items))
+        scores = self.fold_in_user(indices, weights) @ self.items.T
+        scores[torch.tensor(indices, device=scores.device)] = -torch.inf
+        best = rank_rows(scores.unsqueeze(0), k)
+        return self._named(best.items[0], best.scores[0])
+
+    def similar_items(self, item: Id, k: int = 10) -> list[Recommendation]:
+        """Return the k items closest to an item by the cosine of final embeddings, itself left out.
+
+        Raises:
+            ValueError: for an unknown item, or a k below 1 or above the number of items.
+        """
+        check_k(k, len(self.items))
+        index = self.item_index(item)
+        scores = F.cosine_similarity(self.items, self.items[index].unsqueeze(0), dim=1)
+        scores[index] = -torch.inf
+        best = rank_rows(scores.unsqueeze(0), k)
+        return self._named(best.items[0], best.scores[0])
+
+    def fold_in_user(self, items: Sequence[int], weights: Sequence[float] | None = None) -> Tensor:
+        """Return the (d,) final embedding of a new user who has the given items (indices, repeats counted once).
+
+        The new user receives messages from its items and sends none: with m the item factor of the normalisation it is
+        |S|⁻ᵃ Σ_{i∈S} m(i) Σ_{k≥1} αₖ e_i^(k-1), exactly what the graph with such a user added gives (the user's own
+        layer-0 embedding, which it does not have, taken as zero).
+
+        Raises:
+            ValueError: without items, for an index out of range or weights that do not fit, or for a model without
+                layers.
+        """
+        if self.fold_in is None:
+            raise ValueError("a model without layers cannot fold in a new user: it passes no messages")
+        items = [int(item) for item in items]
+        if not items:
+            raise ValueError("a new user needs at least one item")
+        if min(items) < 0 or max(items) >= len(self.fold_in):
+            raise ValueError(f"items must be in [0, {len(self.fold_in)}), got {min(items)} to {max(items)}")
+        given = torch.ones(len(items)) if weights is None else torch.tensor([float(w) for w in weights])
+        if len(given) != len(items) or not bool((given.isfinite() & (given > 0)).all()):
+            raise ValueError("weights must be as many as the items, finite and positive")
+        last = dict(zip(items, given.tolist(), strict=True))
+        index = torch.tensor(list(last), device=self.fold_in.device)
+        factor = torch.tensor(list(last.values()), dtype=self.fold_in.dtype, device=self.fold_in.device)
+        total: Tensor = (self.fold_in[index] * factor.unsqueeze(1)).sum(0)
+        return total.div(float(factor.sum()) ** self.user_exponent)
+
+    # -- ids and names -------------------------------------------------------------------------------------
+
+    def user_index(self, user: Id) -> int:
+        """Return the index of a user given by id or, where it is unique, by name.
+
+        Raises:
+            ValueError: if there is no such user, or several have the name.
+        """
+        if self._user_index is None:
+            self._user_index = _index_of_ids(self.seen.user_ids, self.seen.num_users)
+        return _find("user", user, self._user_index, self.user_columns)
+
+    def item_index(self, item: Id) -> int:
+        """Return the index of an item given by id or, where it is unique, by name ("name" or "name by artist").
+
+        Raises:
+            ValueError: if there is no such item (some that are close are named), or several have the name.
+        """
+        if self._item_index is None:
+            self._item_index = _index_of_ids(self.seen.item_ids, self.seen.num_items)
+        return _find("item", item, self._item_index, self.item_columns)
+
+    def item(self, index: int, score: float = 0.0) -> Recommendation:
+        """Return what is known of the item at an index."""
+        ids = self.seen.item_ids
+        columns = {name: values[index] for name, values in self.item_columns.items()}
+        return Recommendation(index if ids is None else _plain(ids[index]), index, score, columns)
+
+    def _named(self, items: Tensor, scores: Tensor) -> list[Recommendation]:
+        pairs = zip(items.tolist(), scores.tolist(), strict=True)
+        return [self.item(index, score) for index, score in pairs if index >= 0]
+
+    # -- files ---------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one file, atomically; `load` reads it without the data or the model."""
+        tensors = {
+            "users": self.users,
+            "items": self.items,
+            "seen.users": self.seen.users,
+            "seen.items": self.seen.items,
+        }
+        if self.fold_in is not None:
+            tensors["fold_in"] = self.fold_in
+        for side, ids, columns in (
+            ("user", self.seen.user_ids, self.user_columns),
+            ("item", self.seen.item_ids, self.item_columns),
+        ):
+            if ids is not None:
+                tensors[f"{side}.ids"] = pack_strings(ids)
+            tensors |= {f"{side}.column.{name}": pack_strings(values) for name, values in columns.items()}
+        save_tensors(path, "recommender", tensors, {"user_exponent": self.user_exponent})
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Recommender:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is corrupt or not a recommender's.
+        """
+        tensors, metadata = load_tensors(path, "recommender")
+        try:
+            ids: dict[str, Any] = {"user": None, "item": None}
+            columns: dict[str, dict[str, list[str]]] = {"user": {}, "item": {}}
+            for key in [key for key in tensors if key.startswith(("user.", "item."))]:
+                side, kind, *name = key.split(".", 2)
+                values = unpack_strings(tensors.pop(key))
+                if kind == "ids":
+                    ids[side] = np.asarray(values, dtype=np.int64 if isinstance(values[0], int) else object)
+                else:
+                    columns[side][name[0]] = values
+            users, items = tensors["users"], tensors["items"]
+            seen = Interactions(
+                tensors["seen.users"],
+                tensors["seen.items"],
+                len(users),
+                len(items),
+                user_ids=ids["user"],
+                item_ids=ids["item"],
+            ).to(device)
+            fold_in = tensors.get("fold_in")
+            return cls(
+                users.to(device),
+                items.to(device),
+                None if fold_in is None else fold_in.to(device),
+                seen,
+                user_exponent=metadata["user_exponent"],
+                user_columns=columns["user"],
+                item_columns=columns["item"],
+            )
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise ValueError(f"{path}: not a complete recommender ({error})") from error
+
+    def __repr__(self) -> str:
+        return f"Recommender({self.seen.num_users} users, {self.seen.num_items} items, d={self.items.shape[1]})"
+
+
+@torch.no_grad()
+def fold_in_table(
+    model: LightGCN, interactions: Interactions, normalization: Normalization | tuple[float, float] = "symmetric"
+) -> Tensor:
+    """Return (num_items, d): what each item sends to a new user, m(i) Σ_{k≥1} αₖ e_i^(k-1).
+
+    Raises:
+        ValueError: if the model has no layers.
+    """
+    if model.num_layers == 0:
+        raise ValueError("a model without layers passes no messages: there is nothing to fold a new user in with")
+    adjacency = normalized_adjacency(interactions, normalization)
+    adjacency = as_adjacency(adjacency, model.num_users, model.num_items)
+    table = propagate(adjacency, model.embedding, model.alpha[1:])
+    if adjacency.column_scale is not None:
+        table = table * adjacency.column_scale.to(table.dtype).unsqueeze(1)
+    return table[model.num_users :]
+
+
+def _check_columns(side: str, columns: Columns | None, count: int) -> dict[str, Sequence[str]]:
+    for name, values in (columns or {}).items():
+        if len(values) != count:
+            raise ValueError(f"{side} column {name!r} has {len(values)} values for {count} {side}s")
+    return dict(columns or {})
+
+
+def _index_of_ids(ids: Any, count: int) -> dict[Id, int]:
+    return {value: index for index, value in enumerate(range(count) if ids is None else ids.tolist())}
+
+
+def _plain(value: Any) -> Id:
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def _find(side: str, wanted: Id, index: dict[Id, int], columns: dict[str, Sequence[str]]) -> int:
+    """Find a node by id, by an id given as text, by name, or by "name by artist"."""
+    if wanted in index:
+        return index[wanted]
+    text = str(wanted).strip()
+    if text in index:
+        return index[text]
+    if text.removeprefix("-").isdecimal() and int(text) in index:
+        return index[int(text)]
+    names, artists = columns.get("name"), columns.get("artist")
+    if names is None:
+        raise ValueError(f"unknown {side} {wanted!r}: there is no such id among {len(index)} {side}s")
+    sought = text.casefold()
+    folded = [name.strip().casefold() for name in names]
+    found = [place for place, name in enumerate(folded) if name == sought]
+    if not found and artists is not None:
+        pairs = zip(folded, artists, strict=True)
+        found = [
+            place for place, (name, artist) in enumerate(pairs) if f"{name} by {artist.strip().casefold()}" == sought
+        ]
+    if len(found) == 1:
+        return found[0]
+    ids = list(index)
+    listed = found or [place for place, name in enumerate(folded) if sought and sought in name]
+    options = ", ".join(f"{ids[place]} ({_label(place, names, artists)})" for place in listed[:5])
+    if found:
+        raise ValueError(f"{len(found)} {side}s are called {wanted!r}; give an id: {options}")
+    hint = f"; close to it: {options}" if options else ""
+    raise ValueError(f"unknown {side} {wanted!r}: no such id or name among {len(index)} {side}s{hint}")
+
+
+def _label(place: int, names: Sequence[str], artists: Sequence[str] | None) -> str:
+    return names[place] + (f" by {artists[place]}" if artists is not None and artists[place] else "")

@@ -1,0 +1,309 @@
+"""Split a graph's edges into train, validation and test link sets, with negatives, and without leaks.
+
+What carries messages, what is predicted and what negatives must avoid are kept apart:
+
+    set         messages flow along          positives                       negatives avoid
+    train       train edges not predicted    `disjoint` of the train edges   train edges
+    validation  all train edges              validation edges                every known edge
+    test        train + validation edges     test edges                      every known edge
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightgcn.interactions import Interactions
+from lightgcn.sampling import sample_negative_node_pairs, sample_negatives
+from lightgcn.seeding import make_generator, seed_from
+
+NegativePairs = Literal["user_item", "all"]
+
+# The random streams of one seed; those of a link set are (stream, epoch).
+_SPLIT, _TRAIN, _VAL, _TEST = range(4)
+
+
+@dataclass(frozen=True, eq=False)
+class LinkSet:
+    """Links to predict, and the graph that may be looked at to predict them.
+
+    Attributes:
+        message: the interactions that messages flow along.
+        positives: the edges to predict.
+        negatives: (2, N) int64 pairs that are no edges.
+        negative_pairs: "user_item", or "all" where negatives are pairs of any two nodes (as DeepSnap draws them).
+    """
+
+    message: Interactions
+    positives: Interactions
+    negatives: Tensor
+    negative_pairs: NegativePairs = "user_item"
+    _recipe: _Recipe | None = None
+
+    @cached_property
+    def edges(self) -> Tensor:
+        """(2, P + N) int64: the positives, then the negatives; each pair once, in one direction.
+
+        Users and items count from zero, each on their own; with ``negative_pairs="all"`` both rows hold node numbers
+        instead (item ``i`` is node ``num_users + i``).
+        """
+        positives = self.positives.edge_index
+        if self.negative_pairs == "all":
+            positives = torch.stack([positives[0], positives[1] + self.positives.num_users])
+        return torch.cat([positives, self.negatives], dim=1)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """(P + N,) float32: 1 for a positive, 0 for a negative."""
+        labels = torch.zeros(self.edges.shape[1], device=self.negatives.device)
+        labels[: self.positives.num_edges] = 1.0
+        return labels
+
+    @property
+    def exclude(self) -> Interactions:
+        """The edges that negatives must avoid."""
+        return self._recipe.exclude if self._recipe else self.message.union(self.positives)
+
+    @property
+    def can_resample(self) -> bool:
+        """Whether the set was drawn, so that it can be drawn again."""
+        return self._recipe is not None
+
+    def resample(self, epoch: int) -> LinkSet:
+        """Return this set with its negatives drawn anew and, in disjoint mode, other edges held back from the messages.
+
+        The result is determined by the seed of the split and ``epoch`` alone; ``resample(0)`` equals the first draw.
+
+        Raises:
+            ValueError: if ``epoch`` is negative, or the set was put together by hand and has no seed.
+        """
+        if self._recipe is None:
+            raise ValueError("this LinkSet was built from given parts; only one that was drawn can be drawn again")
+        if epoch < 0:
+            raise ValueError(f"epoch must not be negative, got {epoch}")
+        return self._recipe.draw(epoch)
+
+    def to(self, device: torch.device | str) -> LinkSet:
+        """Return the same links on another device; what is resampled there comes from that device's generator."""
+        return _move(self, device, {})
+
+    def __repr__(self) -> str:
+        return (
+            f"LinkSet({self.positives.num_edges} positives, {self.negatives.shape[1]} negatives, "
+            f"messages along {self.message.num_edges} edges)"
+        )
+
+
+class Split(NamedTuple):
+    """Train, validation and test link sets over the same nodes."""
+
+    train: LinkSet
+    val: LinkSet
+    test: LinkSet
+
+    def to(self, device: torch.device | str) -> Split:
+        """Return the same split on another device."""
+        moved: dict[int, Interactions] = {}
+        return Split(*(_move(links, device, moved) for links in self))
+
+
+@dataclass(frozen=True, eq=False)
+class _Recipe:
+    """How a link set is drawn, so that it can be drawn again for another epoch."""
+
+    pool: Interactions
+    message: Interactions | None  # None: what is left of the pool after the supervision edges are taken out
+    exclude: Interactions
+    num_supervision: int
+    negatives: float
+    negative_pairs: NegativePairs
+    seed: int
+    stream: int
+
+    def draw(self, epoch: int) -> LinkSet:
+        generator = make_generator(self.seed, self.stream, epoch, device=self.pool.device)
+        message, positives = self.message, self.pool
+        if message is None:
+            order = torch.randperm(self.pool.num_edges, generator=generator, device=self.pool.device)
+            supervised = torch.zeros(self.pool.num_edges, dtype=torch.bool, device=self.pool.device)
+            supervised[order[: self.num_supervision]] = True
+            message, positives = self.pool.select(~supervised), self.pool.select(supervised)
+        sample = sample_negative_node_pairs if self.negative_pairs == "all" else sample_negatives
+        negatives = sample(self.exclude, round(self.negatives * positives.num_edges), generator)
+        return LinkSet(message, positives, negatives, self.negative_pairs, self)
+
+
+def _move(links: LinkSet, device: torch.device | str, moved: dict[int, Interactions]) -> LinkSet:
+    """Move a link set; graphs that were one object before (`moved`, by identity) are one object after."""
+
+    def move(graph: Interactions) -> Interactions:
+        return moved.setdefault(id(graph), graph.to(device))
+
+    recipe = links._recipe
+    if recipe is not None:
+        message = None if recipe.message is None else move(recipe.message)
+        recipe = replace(recipe, pool=move(recipe.pool), message=message, exclude=move(recipe.exclude))
+    negatives = links.negatives.to(device)
+    return LinkSet(move(links.message), move(links.positives), negatives, links.negative_pairs, recipe)
+
+
+def split_edges(
+    interactions: Interactions,
+    ratios: Sequence[float] = (0.8, 0.1, 0.1),
+    *,
+    disjoint: float = 0.2,
+    negatives: float = 1.0,
+    stratify: Literal["user"] | None = None,
+    negative_pairs: NegativePairs = "user_item",
+    seed: int | torch.Generator = 0,
+) -> Split:
+    """Split the edges at random into train, validation and test link sets with negatives.
+
+    Validation and test get ``floor(ratio * E)`` edges each, but at least one; train gets the rest.
+
+    Args:
+        interactions: the whole graph; the work is done on its device.
+        ratios: train, validation and test shares, positive and adding up to 1. With two (train, validation) the test
+            set is empty, for data that brings a test split of its own.
+        disjoint: share of the train edges, rounded down but at least one edge, that are predicted and carry no
+            messages; the other train edges carry messages and are not predicted. 0: every train edge does both.
+        negatives: negatives per positive.
+        stratify: "user" splits each user's edges by the ratios and leaves every user at least one train edge;
+            a user with too few edges for a part (``floor`` gives 0) has none in it.
+        negative_pairs: "user_item", or "all" node pairs as DeepSnap draws them (for comparison with its figures).
+        seed: an integer, or a generator from which one is drawn.
+
+    Returns:
+        A `Split` of three `LinkSet`.
+
+    Raises:
+        ValueError: if an argument is out of range, the graph is too small (the message says how many edges are
+            needed), or there are too few non-edges for the negatives.
+    """
+    val_share, test_share = _check_ratios(ratios)
+    if not 0 <= disjoint < 1:
+        raise ValueError(f"disjoint must be in [0, 1), got {disjoint}")
+    if not (math.isfinite(negatives) and negatives >= 0):
+        raise ValueError(f"negatives must be a finite number per positive, at least 0, got {negatives}")
+    if stratify not in (None, "user"):
+        raise ValueError(f'stratify must be None or "user", got {stratify!r}')
+    if negative_pairs not in ("user_item", "all"):
+        raise ValueError(f'negative_pairs must be "user_item" or "all", got {negative_pairs!r}')
+    seed = seed_from(seed)
+    generator = make_generator(seed, _SPLIT, device=interactions.device)
+    divide = _divide_by_user if stratify == "user" else _divide
+    part = divide(interactions, val_share, test_share, 2 if disjoint else 1, generator)
+
+    train, val, test = (interactions.select(part == code) for code in (0, 1, 2))
+    known = train.union(val)
+    num_supervision = max(1, _floor(disjoint * train.num_edges)) if disjoint else train.num_edges
+    recipes = (
+        _Recipe(train, None if disjoint else train, train, num_supervision, negatives, negative_pairs, seed, _TRAIN),
+        _Recipe(val, train, interactions, val.num_edges, negatives, negative_pairs, seed, _VAL),
+        _Recipe(test, known, interactions, test.num_edges, negatives, negative_pairs, seed, _TEST),
+    )
+    return Split(*(recipe.draw(0) for recipe in recipes))
+
+
+def link_set(
+    message: Interactions,
+    positives: Interactions,
+    *,
+    negatives: float = 1.0,
+    negative_pairs: NegativePairs = "user_item",
+    seed: int | torch.Generator = 0,
+) -> LinkSet:
+    """Build a link set from a split that is given: negatives avoid both the messages and the positives.
+
+    Args:
+        message: the interactions that messages flow along (train, or train and validation).
+        positives: the edges to predict, over the same nodes.
+        negatives: negatives per positive; 0 where only ranking is evaluated.
+        negative_pairs: as for `split_edges`.
+        seed: an integer or a generator.
+
+    Raises:
+        ValueError: if the two are over different nodes, or there are too few non-edges.
+    """
+    exclude = message.union(positives)
+    recipe = _Recipe(
+        positives, message, exclude, positives.num_edges, negatives, negative_pairs, seed_from(seed), _TEST
+    )
+    return recipe.draw(0)
+
+
+def _check_ratios(ratios: Sequence[float]) -> tuple[float, float]:
+    shares = tuple(float(ratio) for ratio in ratios)
+    if len(shares) not in (2, 3):
+        raise ValueError(f"ratios must be (train, validation, test) or (train, validation), got {shares}")
+    if not all(math.isfinite(share) and share > 0 for share in shares):
+        hint = "; leave the test share out where no test set is wanted" if len(shares) == 3 else ""
+        raise ValueError(f"each of the ratios must be a positive number, got {shares}{hint}")
+    if abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"ratios must add up to 1, got {shares}, which add up to {sum(shares):.6g}")
+    return shares[1], shares[2] if len(shares) == 3 else 0.0
+
+
+def _floor(value: float) -> int:
+    """Round down, but not for the last bit of a product such as 0.29 * 100."""
+    return math.floor(value + 1e-9)
+
+
+def _divide(
+    interactions: Interactions, val_share: float, test_share: float, min_train: int, generator: torch.Generator
+) -> Tensor:
+    """Return (E,) int64: 0 for a train edge, 1 for validation, 2 for test."""
+    num_edges = interactions.num_edges
+
+    def sizes(total: int) -> tuple[int, int]:
+        return max(1, _floor(val_share * total)), max(1, _floor(test_share * total)) if test_share else 0
+
+    num_val, num_test = sizes(num_edges)
+    if num_edges - num_val - num_test < min_train:
+        needed = num_edges
+        while needed - sum(sizes(needed)) < min_train:
+            needed += 1
+        raise ValueError(f"too few edges to split: {num_edges}, and at least {needed} are needed for a train, "
+                         "validation and test set with these ratios")  # fmt: skip
+    order = torch.randperm(num_edges, generator=generator, device=interactions.device)
+    part = torch.zeros(num_edges, dtype=torch.int64, device=interactions.device)
+    part[order[:num_val]] = 1
+    part[order[num_val : num_val + num_test]] = 2
+    return part
+
+
+def _divide_by_user(
+    interactions: Interactions, val_share: float, test_share: float, min_train: int, generator: torch.Generator
+) -> Tensor:
+    degrees = interactions.user_degrees
+    num_val = ((val_share * degrees) + 1e-9).floor().long()
+    num_test = ((test_share * degrees) + 1e-9).floor().long()
+    num_val -= ((num_val + num_test) >= degrees).long() * (num_val > 0)
+    num_test -= ((num_val + num_test) >= degrees).long() * (num_test > 0)
+
+    # Two stable sorts: by a random number, then by user, put each user's edges in a random order of their own.
+    shuffled = torch.randperm(interactions.num_edges, generator=generator, device=interactions.device)
+    order = shuffled[interactions.users[shuffled].argsort(stable=True)]
+    place = torch.arange(interactions.num_edges, device=interactions.device)
+    place = place - interactions.indptr[interactions.users]
+    val_end = num_val[interactions.users]
+    test_end = val_end + num_test[interactions.users]
+    part = torch.empty_like(order)
+    part[order] = torch.where(place < val_end, 1, torch.where(place < test_end, 2, 0))
+
+    counts = torch.bincount(part, minlength=3).tolist()
+    wanted = (min_train, 1, 1 if test_share else 0)
+    if any(count < want for count, want in zip(counts, wanted, strict=True)):
+        most = int(degrees.max()) if len(degrees) else 0
+        needed = math.ceil(1 / min(val_share, test_share or 1.0) - 1e-9)
+        raise ValueError(
+            f"too few edges to split by user: train, validation and test would get {counts} edges; some user needs at "
+            f"least {needed} edges for these ratios, and the most that one has is {most}"
+        )
+    return part

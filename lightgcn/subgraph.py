@@ -1,0 +1,106 @@
+"""Parts of a graph worth training on, as the nodes to keep: `graph.reindex(*largest_component(graph))`.
+
+Every function returns `Nodes`, so that a graph and whatever is kept beside it (a `Dataset`'s names) are cut alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightgcn.interactions import Interactions
+
+
+class Nodes(NamedTuple):
+    """Nodes to keep: (n,) int64 users and (m,) int64 items, increasing."""
+
+    users: Tensor
+    items: Tensor
+
+
+def largest_component(interactions: Interactions) -> Nodes:
+    """Return the nodes of the connected component with the most nodes (the first such one, by node order).
+
+    Raises:
+        ValueError: if the graph has no edge.
+    """
+    from scipy.sparse.csgraph import connected_components
+
+    _require_edges(interactions, "a largest component")
+    _, labels = connected_components(_bipartite(interactions), directed=False)
+    return _nodes(labels == np.bincount(labels).argmax(), interactions)
+
+
+def ego_graph(interactions: Interactions, user: int, hops: int = 3) -> Nodes:
+    """Return the nodes within ``hops`` edges of a user, the user among them.
+
+    Raises:
+        ValueError: if there is no such user or ``hops`` is negative.
+    """
+    if not 0 <= user < interactions.num_users:
+        raise ValueError(f"user must be in [0, {interactions.num_users}), got {user}")
+    if hops < 0:
+        raise ValueError(f"hops must not be negative, got {hops}")
+    matrix = _bipartite(interactions)
+    reached = np.zeros(interactions.num_nodes, dtype=bool)
+    reached[user] = True
+    frontier = np.array([user])
+    for _ in range(hops):
+        near = np.unique(matrix[frontier].indices)
+        frontier = near[~reached[near]]
+        reached[frontier] = True
+        if not len(frontier):
+            break
+    return _nodes(reached, interactions)
+
+
+def k_core(interactions: Interactions, k: int) -> Nodes:
+    """Return the nodes of the largest subgraph in which every node has at least ``k`` edges (maybe none).
+
+    Raises:
+        ValueError: if ``k`` < 1.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    users, items = interactions.users, interactions.items
+    while True:
+        strong_user = torch.bincount(users, minlength=interactions.num_users) >= k
+        strong_item = torch.bincount(items, minlength=interactions.num_items) >= k
+        kept = strong_user[users] & strong_item[items]
+        if bool(kept.all()):
+            return Nodes(strong_user.nonzero().flatten(), strong_item.nonzero().flatten())
+        users, items = users[kept], items[kept]
+
+
+def rank_users_by_popularity(interactions: Interactions) -> Tensor:
+    """Return (num_users,) int64 users by the mean popularity of their items, highest first.
+
+    An item's popularity is its number of users; a user without items comes last, ties go by user index.
+    """
+    popularity = interactions.item_degrees.double()
+    total = torch.zeros(interactions.num_users, dtype=torch.float64, device=interactions.device)
+    total.index_add_(0, interactions.users, popularity[interactions.items])
+    mean = total / interactions.user_degrees.clamp(min=1)
+    return mean.argsort(descending=True, stable=True)
+
+
+def _require_edges(interactions: Interactions, what: str) -> None:
+    if interactions.num_edges == 0:
+        raise ValueError(f"a graph without edges has no use for {what}: {interactions}")
+
+
+def _bipartite(interactions: Interactions) -> Any:
+    """Return the (N, N) SciPy CSR pattern [[0, R], [Rᵀ, 0]]."""
+    from scipy.sparse import block_array
+
+    block = interactions.to_scipy()
+    return block_array([[None, block], [block.T, None]], format="csr")
+
+
+def _nodes(kept: np.ndarray[Any, np.dtype[np.bool_]], interactions: Interactions) -> Nodes:
+    mask = torch.from_numpy(kept).to(interactions.device)
+    users, items = mask[: interactions.num_users], mask[interactions.num_users :]
+    return Nodes(users.nonzero().flatten(), items.nonzero().flatten())

@@ -1,0 +1,443 @@
+"""Training: one loop for full-batch link prediction and for mini-batch ranking.
+
+An epoch's random choices are drawn from (seed, epoch), so a run that is resumed, also in the middle of an epoch, draws
+what the uninterrupted run would have drawn and, on a CPU, ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightgcn.adjacency import Adjacency, normalized_adjacency
+from lightgcn.checkpoint import load_tensors, save_tensors, write_atomic
+from lightgcn.config import PRESETS, TrainConfig, parse_metric
+from lightgcn.evaluation import evaluate
+from lightgcn.losses import bce_loss, bpr_loss, in_batch_softmax_loss, l2_penalty
+from lightgcn.model import LightGCN
+from lightgcn.sampling import sample_negative_items, sample_user_positives, shuffled_batches
+from lightgcn.seeding import make_generator
+from lightgcn.splitting import LinkSet, Split
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+HISTORY_FILE = "history.jsonl"
+_CHECKPOINT_SECONDS = 30.0
+_EPOCH_STREAM = 17
+_LOWER_IS_BETTER = ("loss", "clicks")
+
+
+@dataclass
+class TrainResult:
+    """What a training run left behind; the model itself holds the best epoch's weights.
+
+    Attributes:
+        history: one record per epoch: "epoch" (from 1), "loss" (mean over its links), "seconds" of training, and
+            where it was validated "val" (metrics by name) and "val_seconds".
+        best_epoch: the epoch whose weights the model holds, from 1; 0 where none was validated.
+        best_value: its validation metric.
+        ended: "finished" (all epochs), "early" (patience ran out) or "interrupted" (the model holds the weights
+            it was interrupted at).
+    """
+
+    history: list[dict[str, Any]]
+    best_epoch: int
+    best_value: float
+    ended: Literal["finished", "early", "interrupted"]
+
+
+def fit(
+    model: LightGCN,
+    split: Split,
+    config: TrainConfig | None = None,
+    *,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    progress: bool = False,
+) -> TrainResult:
+    """Train a model on ``split.train``, in place, and leave it with the weights that did best on ``split.val``.
+
+    Work is done on the device that holds the model. The test set is not looked at.
+
+    Args:
+        model: the model to train.
+        split: link sets over the model's users and items.
+        config: settings; None for ``preset("paper")``. The model's own width and layers count, not the settings'.
+        run_dir: folder for ``checkpoint.safetensors`` (saved at least every 30 s between epochs, when interrupted and
+            at the end) and ``history.jsonl``.
+        resume: go on from the checkpoint in ``run_dir`` (from the start, where there is none yet).
+        on_epoch: called with each epoch's record.
+        should_stop: asked before each step; once it returns True a checkpoint is saved and the run ends as
+            "interrupted".
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        ValueError: if the split is over other nodes than the model, lacks what the loss or the metric needs, the loss
+            is not finite, or the checkpoint to resume from is of another model, other data or other settings (but for
+            ``epochs`` and ``patience``).
+    """
+    config = config or PRESETS["paper"]
+    # The test set stays where it is, unread.
+    split = split._replace(test=split.val)
+    _check_split(model, split, config)
+    if resume and run_dir is None:
+        raise ValueError("resume needs the run_dir that holds the checkpoint")
+    run = _Run(model, split.to(model.embedding.device), config, None if run_dir is None else Path(run_dir))
+    if resume:
+        run.load()
+    elif run.folder is not None:
+        run.write_history()
+    with _progress_bar(run, progress) as bar:
+        ended = run.train(on_epoch, should_stop, bar)
+    return TrainResult(run.history, run.best_epoch, run.best_value, ended)
+
+
+@dataclass
+class _Run:
+    """The state of a run: what a checkpoint holds, and what can be made again from the arguments of `fit`."""
+
+    model: LightGCN
+    split: Split
+    config: TrainConfig
+    folder: Path | None
+    epoch: int = 0  # epochs completed
+    step: int = 0  # steps completed in the epoch under way
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float = math.nan
+    since_best: int = 0  # validations since the best one
+    seconds: float = 0.0  # spent in the epoch under way before an interruption
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parameters = list(self.model.parameters())
+        self.optimizer = torch.optim.Adam(
+            parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
+        )
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.model.embedding.device)
+        self.val_adjacency = normalized_adjacency(self.split.val.message, self.config.normalization)
+        self.saved_at = time.monotonic()
+
+    # -- the loop ------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        on_epoch: Callable[[dict[str, Any]], None] | None,
+        should_stop: Callable[[], bool] | None,
+        bar: Any,
+    ) -> Literal["finished", "early", "interrupted"]:
+        ended: Literal["finished", "early"] = "finished"
+        while self.epoch < self.config.epochs:
+            if self._patience_is_over():
+                ended = "early"
+                break
+            if not self._run_epoch(should_stop, bar):
+                self.save()
+                return "interrupted"
+            record = self._finish_epoch()
+            if on_epoch is not None:
+                on_epoch(record)
+            bar.set_postfix_str(_summary(record, self.config.metric))
+            if time.monotonic() - self.saved_at > _CHECKPOINT_SECONDS:
+                self.save()
+        self.save()
+        if self.best:
+            self.model.load_state_dict(self.best)
+        return ended
+
+    def _run_epoch(self, should_stop: Callable[[], bool] | None, bar: Any) -> bool:
+        """Run the rest of the epoch under way; False where it was interrupted."""
+        began = time.monotonic()
+        links = self._epoch_links()
+        adjacency = self._adjacency(links)
+        generator = make_generator(self.config.seed, _EPOCH_STREAM, self.epoch, device=self.loss_sum.device)
+        self.model.train()
+        for step, batch in enumerate(_batches(links, self.config, generator)):
+            if step < self.step:
+                continue
+            if should_stop is not None and should_stop():
+                self.seconds += time.monotonic() - began
+                return False
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = batch_loss(self.model, adjacency, batch, self.config)
+            loss.backward()
+            self.optimizer.step()
+            self.loss_sum += loss.detach().double() * len(batch.left)
+            self.step += 1
+            bar.update()
+        self.num_samples = _num_samples(links, self.config)
+        self.seconds += time.monotonic() - began
+        return True
+
+    def _finish_epoch(self) -> dict[str, Any]:
+        loss = float(self.loss_sum) / self.num_samples
+        self.epoch += 1
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the training loss is {loss} in epoch {self.epoch}: training diverged; "
+                f"lower the learning rate ({self.config.learning_rate}) or check the edge weights"
+            )
+        record: dict[str, Any] = {"epoch": self.epoch, "loss": loss, "seconds": round(self.seconds, 4)}
+        if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
+            record |= self._validate()
+        self.step, self.seconds = 0, 0.0
+        self.loss_sum.zero_()
+        self.history.append(record)
+        if self.folder is not None:
+            with (self.folder / HISTORY_FILE).open("ab") as file:
+                file.write(_json_line(record))
+        return record
+
+    def _validate(self) -> dict[str, Any]:
+        began = time.monotonic()
+        self.model.eval()
+        name, k = parse_metric(self.config.metric)
+        result = evaluate(
+            self.model,
+            self.val_adjacency,
+            self.split.val,
+            ks=() if k is None else (k,),
+            metrics=tuple(dict.fromkeys((name, "recall", "ndcg"))) if k else (),
+        )
+        value = result[self.config.metric]
+        better = value < self.best_value if name in _LOWER_IS_BETTER else value > self.best_value
+        if better or not self.best_epoch:
+            self.best_value, self.best_epoch, self.since_best = value, self.epoch, 0
+            self.best = {key: tensor.clone() for key, tensor in self.model.state_dict().items()}
+        else:
+            self.since_best += 1
+        return {"val": result.metrics, "val_seconds": round(time.monotonic() - began, 4)}
+
+    def _patience_is_over(self) -> bool:
+        return self.config.patience is not None and self.since_best >= self.config.patience
+
+    def _epoch_links(self) -> LinkSet:
+        train = self.split.train
+        # Ranking losses draw their own negatives: where all train edges carry messages nothing is left to resample.
+        fixed = self.config.loss != "bce" and train.message is train.positives
+        return train if fixed or not train.can_resample else train.resample(self.epoch)
+
+    def _adjacency(self, links: LinkSet) -> Adjacency:
+        if links.message is self.split.val.message:
+            return self.val_adjacency
+        return normalized_adjacency(links.message, self.config.normalization)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the checkpoint, where the run has a folder."""
+        self.saved_at = time.monotonic()
+        if self.folder is None:
+            return
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
+        tensors["loss_sum"] = self.loss_sum
+        metadata = {name: getattr(self, name) for name in _SAVED} | {"config": asdict(self.config)}
+        metadata["best_value"] = None if math.isnan(self.best_value) else self.best_value
+        metadata["model"] = self._model_layers()
+        metadata["data"] = self._data_fingerprint
+        save_tensors(self.folder / CHECKPOINT_FILE, "checkpoint", tensors, metadata)
+
+    def load(self) -> None:
+        """Take up the checkpoint of the folder, if there is one, and the history as of then."""
+        assert self.folder is not None
+        path = self.folder / CHECKPOINT_FILE
+        if not path.exists():
+            self.write_history()
+            return
+        tensors, metadata = load_tensors(path, "checkpoint")
+        try:
+            self._check_same_run(path, metadata)
+            groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}}
+            states: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in tensors.items():
+                group, _, name = key.partition(".")
+                if group == "optimizer":
+                    index, _, name = name.partition(".")
+                    states.setdefault(int(index), {})[name] = tensor
+                elif group in groups:
+                    groups[group][name] = tensor
+            self._check_shapes(path, groups["model"])
+            self.model.load_state_dict(groups["model"])
+            device = self.model.embedding.device
+            self.best = {name: tensor.to(device) for name, tensor in groups["best"].items()}
+            state = self.optimizer.state_dict() | {"state": states}
+            self.optimizer.load_state_dict(state)
+            self.loss_sum = tensors["loss_sum"].to(device)
+            for name in _SAVED:
+                setattr(self, name, metadata[name])
+            self.best_value = math.nan if metadata["best_value"] is None else float(metadata["best_value"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{path}: not a complete checkpoint ({type(error).__name__}: {error})") from error
+        self.write_history()
+
+    def _check_same_run(self, path: Path, metadata: dict[str, Any]) -> None:
+        now = asdict(self.config)
+        for name, value in metadata["config"].items():
+            if name not in ("epochs", "patience") and now.get(name) != value:
+                raise ValueError(f"{path}: was trained with {name}={value!r}, this run has {name}={now.get(name)!r}")
+        if metadata["data"] != self._data_fingerprint:
+            raise ValueError(f"{path}: was trained on other data or another split of it")
+        if metadata["model"] != self._model_layers():
+            raise ValueError(f"{path}: is of a model with {metadata['model']}, this one has {self._model_layers()}")
+
+    def _check_shapes(self, path: Path, saved: dict[str, Tensor]) -> None:
+        for name, tensor in self.model.state_dict().items():
+            if name not in saved or saved[name].shape != tensor.shape:
+                found = tuple(saved[name].shape) if name in saved else "nothing"
+                raise ValueError(f"{path}: holds {name} of shape {found}, the model has {tuple(tensor.shape)}")
+
+    def _model_layers(self) -> dict[str, Any]:
+        alpha = self.model.alpha
+        return {"num_layers": self.model.num_layers, "alpha": list(alpha) if isinstance(alpha, tuple) else "learnable"}
+
+    @cached_property
+    def _data_fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for links in (self.split.train, self.split.val):
+            for graph in (links.message, links.positives):
+                digest.update(graph.fingerprint().encode())
+            digest.update(links.negatives.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def write_history(self) -> None:
+        """Write the whole history file anew."""
+        assert self.folder is not None
+        data = b"".join(_json_line(record) for record in self.history)
+        write_atomic(self.folder / HISTORY_FILE, lambda temporary: temporary.write_bytes(data))
+
+
+_SAVED = ("epoch", "step", "history", "best_epoch", "since_best", "seconds")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from, in node numbers (item ``i`` is node ``num_users + i``).
+
+    ``left`` and ``right`` are (B,) pairs; ``labels`` (B,) says which are edges (bce), otherwise all are;
+    ``negatives`` is (B, n) nodes that ``left`` has no edge to (bpr).
+    """
+
+    left: Tensor
+    right: Tensor
+    labels: Tensor | None = None
+    negatives: Tensor | None = None
+
+
+def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: TrainConfig) -> Tensor:
+    """Return the loss of one batch: one propagation, one gather of the batch's rows, the loss, the L2 penalty."""
+    parts = [batch.left, batch.right]
+    if batch.negatives is not None:
+        parts.append(batch.negatives.reshape(-1))
+    nodes, sizes = torch.cat(parts), [len(part) for part in parts]
+    # `embedding`, unlike indexing, has a backward pass that adds up in a fixed order.
+    rows = F.embedding(nodes, model.propagate(adjacency))
+    left, right, *rest = rows.split(sizes)
+    if config.loss == "bce":
+        assert batch.labels is not None
+        loss = bce_loss((left * right).sum(1), batch.labels)
+    elif config.loss == "bpr":
+        negatives = rest[0].view(len(left), -1, left.shape[1])
+        loss = bpr_loss((left * right).sum(1), torch.einsum("bd,bnd->bn", left, negatives))
+    else:
+        loss = in_batch_softmax_loss(
+            left,
+            right,
+            temperature=config.temperature,
+            negative_weight=config.negative_weight,
+            block_size=config.block_size,
+        )
+    if config.l2:
+        loss = loss + config.l2 * l2_penalty(F.embedding(nodes, model.embedding), batch_size=len(left))
+    return loss
+
+
+def _batches(links: LinkSet, config: TrainConfig, generator: torch.Generator) -> Iterator[Batch]:
+    num_users = links.message.num_users
+    if config.loss == "bce":
+        left, right = links.edges
+        right = right if links.negative_pairs == "all" else right + num_users
+        if config.batch_size is None:
+            yield Batch(left, right, links.labels)
+            return
+        for chosen in shuffled_batches(len(left), config.batch_size, generator):
+            yield Batch(left[chosen], right[chosen], links.labels[chosen])
+        return
+    users, items = links.positives.users, links.positives.items
+    # Put together once: for a link set of given parts it is a union of two graphs.
+    known = links.exclude if config.loss == "bpr" else None
+    for chosen in _positive_batches(links, config, generator):
+        negatives = None
+        if known is not None:
+            negatives = num_users + sample_negative_items(known, users[chosen], generator, config.num_negatives)
+        yield Batch(users[chosen], num_users + items[chosen], negatives=negatives)
+
+
+def _positive_batches(links: LinkSet, config: TrainConfig, generator: torch.Generator) -> Iterator[Tensor]:
+    num_positives = links.positives.num_edges
+    if config.positives == "edges":
+        yield from shuffled_batches(num_positives, config.batch_size, generator)
+        return
+    drawn = sample_user_positives(links.positives, num_positives, generator)
+    yield from drawn.split(config.batch_size or num_positives)
+
+
+def _num_samples(links: LinkSet, config: TrainConfig) -> int:
+    return links.edges.shape[1] if config.loss == "bce" else links.positives.num_edges
+
+
+def _check_split(model: LightGCN, split: Split, config: TrainConfig) -> None:
+    """Find at once what would otherwise end the run at its first validation."""
+    for links in (split.train, split.val):
+        for graph in (links.message, links.positives):
+            if (graph.num_users, graph.num_items) != (model.num_users, model.num_items):
+                nodes = f"{model.num_users} users and {model.num_items} items"
+                raise ValueError(f"the model has {nodes}, the split is of {graph}")
+    for name, links in (("train", split.train), ("validation", split.val)):
+        if not links.positives.num_edges:
+            raise ValueError(f"the {name} set has no positives")
+    if config.loss == "bce" and not split.train.negatives.shape[1]:
+        raise ValueError("the bce loss needs negatives, and the train set has none: split with negatives=1.0")
+    k = parse_metric(config.metric)[1]
+    if k is None and not split.val.negatives.shape[1]:
+        raise ValueError(f"metric {config.metric} needs negatives, and the validation set has none: "
+                         "split with negatives=1.0 or choose a ranking metric (recall@20)")  # fmt: skip
+    if k is not None and k > model.num_items:
+        raise ValueError(f"metric {config.metric} asks for {k} items, but there are only {model.num_items}")
+
+
+def _progress_bar(run: _Run, shown: bool) -> Any:
+    from tqdm import tqdm
+
+    size = run.config.batch_size
+    steps = 1 if size is None else math.ceil(_num_samples(run.split.train, run.config) / size)
+    return tqdm(
+        total=run.config.epochs * steps,
+        initial=run.epoch * steps + run.step,
+        unit="step",
+        desc="train",
+        disable=None if shown else True,
+    )
+
+
+def _summary(record: dict[str, Any], metric: str) -> str:
+    value = f", val {metric} {record['val'][metric]:.4f}" if "val" in record else ""
+    return f"epoch {record['epoch']}, loss {record['loss']:.4f}{value}"
+
+
+def _json_line(record: dict[str, Any]) -> bytes:
+    return orjson.dumps(record) + b"\n"
