@@ -1,0 +1,269 @@
+"""The command line: the only module that prints, reads argv or picks a device."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import orjson
+import torch
+
+from lightgcn.config import preset
+from lightgcn.datasets import Dataset, open_dataset
+from lightgcn.demo import run_demo, track_label
+from lightgcn.evaluation import Evaluation
+from lightgcn.options import build_parser, changed_settings
+from lightgcn.recommender import Recommender
+from lightgcn.runs import RECOMMENDER_FILE, RunConfig, default_ratios, evaluate_run, train_run
+from lightgcn.subgraph import k_core, largest_component
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 2 for bad input, 130 when interrupted."""
+    arguments = build_parser(COMMANDS, _Parser).parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except (ValueError, OSError) as error:
+        if os.environ.get("LIGHTGCN_DEBUG"):
+            raise
+        _complain(_one_line(error))
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        _complain("interrupted; files that were complete before are unchanged")
+        return INTERRUPTED
+
+
+# -- commands ----------------------------------------------------------------------------------------------
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    device = _device(arguments.device)
+    say = (lambda line: None) if arguments.json else _say
+    with _stop_on_interrupt() as stopped:
+        result = run_demo(
+            arguments.out,
+            num_playlists=arguments.playlists,
+            seed=arguments.seed,
+            device=device,
+            say=say,
+            should_stop=stopped,
+            progress=not arguments.json,
+        )
+    if result is None:
+        _complain(f"interrupted; what was written so far is in {arguments.out}")
+        return INTERRUPTED
+    if arguments.json:
+        _print_json(result)
+    return 0
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    out = Path(arguments.out)
+    if (out / "dataset.safetensors").exists() and not arguments.overwrite:
+        raise FileExistsError(f"{out}: holds a prepared dataset already; give --overwrite or another folder")
+    names = ("slices", "user", "item", "weight", "user_name", "item_name", "separator", "test")
+    options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    source: Any = arguments.source[0] if len(arguments.source) == 1 else arguments.source
+    dataset = open_dataset(source, format=arguments.format, progress=not arguments.json, **options)
+    steps = [("read", _counts(dataset))]
+    if arguments.k_core is not None:
+        dataset = dataset.reindex(*k_core(dataset.interactions, arguments.k_core))
+        steps.append((f"{arguments.k_core}-core", _counts(dataset)))
+    if arguments.largest_component:
+        dataset = dataset.reindex(*largest_component(dataset.interactions))
+        steps.append(("largest component", _counts(dataset)))
+    if dataset.interactions.num_edges == 0:
+        raise ValueError(f"{arguments.source[0]}: no interaction is left ({steps[-1][0]}); nothing was written")
+    dataset.save(out)
+    if arguments.json:
+        _print_json({"out": str(out), "info": dataset.info, "steps": [{"step": name, **size} for name, size in steps]})
+        return 0
+    for name, size in steps:
+        _say(f"{name:<18} {size['users']:>10,} users {size['items']:>10,} items {size['edges']:>12,} edges")
+    for name, value in dataset.info.items():
+        if isinstance(value, int) and value and name not in ("edges", "users", "items"):
+            _say(f"  {name.replace('_', ' '):<32} {value:>12,}")
+    _say(f"saved to {out}\nNext:  lightgcn train {out} runs/first")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    device = _device(arguments.device)
+    changes = changed_settings(arguments)
+    saved = _saved_run(arguments) if arguments.resume else None
+    settings = replace(saved.train, **changes) if saved else preset(arguments.preset or "fast", **changes)
+    dataset = open_dataset(arguments.data, progress=not arguments.json)
+    if saved is None:
+        config = RunConfig(
+            str(Path(arguments.data).resolve()),
+            dataset.interactions.fingerprint(),
+            settings,
+            ratios=tuple(arguments.ratios or default_ratios(dataset)),
+            stratify=arguments.stratify,
+            split_seed=settings.seed,
+        )
+    else:
+        config = replace(saved, train=settings)
+    report = None if arguments.json or sys.stderr.isatty() else _say_epoch
+    with _stop_on_interrupt() as stopped:
+        result = train_run(
+            dataset,
+            config,
+            arguments.run,
+            resume=arguments.resume,
+            device=device,
+            on_epoch=report,
+            should_stop=stopped,
+            progress=not arguments.json,
+        )
+    if result.ended == "interrupted":
+        again = f"lightgcn train {arguments.data} {arguments.run} --resume"
+        _complain(f"interrupted; saved to {arguments.run}; go on with: {again}")
+        return INTERRUPTED
+    best = next((record for record in result.history if record["epoch"] == result.best_epoch), {})
+    if arguments.json:
+        _print_json({"run": arguments.run, "ended": result.ended, "epochs": len(result.history), "best": best})
+        return 0
+    reason = "no better validation for a while" if result.ended == "early" else "all epochs done"
+    seconds = sum(record["seconds"] for record in result.history)
+    _say(f"{len(result.history)} epochs, {seconds:.1f} s of training ({reason})")
+    values = "  ".join(f"{name} {value:.4f}" for name, value in best.get("val", {}).items())
+    _say(f"best epoch {result.best_epoch}, validation: {values}")
+    _say(f"saved to {arguments.run}\nNext:  lightgcn evaluate {arguments.run}")
+    return 0
+
+
+def _saved_run(arguments: argparse.Namespace) -> RunConfig:
+    """Return the settings of the run to resume; `fit` refuses a change that would make it another run."""
+    for name in ("preset", "ratios", "stratify"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"--{name} cannot change in a run that is resumed; leave it out")
+    return RunConfig.load(arguments.run)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    device = _device(arguments.device)
+    config = RunConfig.load(arguments.run)
+    dataset = open_dataset(arguments.data or config.data, progress=not arguments.json)
+    results = evaluate_run(dataset, arguments.run, ks=arguments.k, device=device)
+    if arguments.json:
+        _print_json({name: asdict(result) for name, result in results.items()})
+        return 0
+    _say_evaluations(results)
+    return 0
+
+
+def _recommend(arguments: argparse.Namespace) -> int:
+    path = Path(arguments.run)
+    file = path / RECOMMENDER_FILE if path.is_dir() else path
+    if path.is_dir() and not file.exists():
+        raise FileNotFoundError(f"{path}: no {RECOMMENDER_FILE} here; train a model first (lightgcn train)")
+    recommender = Recommender.load(file)
+    if arguments.user is not None:
+        tracks = recommender.recommend(arguments.user, arguments.k)
+        title = f"for user {arguments.user}"
+    elif arguments.similar is not None:
+        tracks = recommender.similar_items(arguments.similar, arguments.k)
+        title = f"like {arguments.similar}"
+    else:
+        tracks = recommender.recommend_new(arguments.items, arguments.k)
+        title = f"for a new user with {len(arguments.items)} items"
+    if arguments.json:
+        _print_json([asdict(track) for track in tracks])
+        return 0
+    _say(title)
+    for rank, track in enumerate(tracks, 1):
+        label = track_label(track)
+        known_as = "" if label == str(track.id) else f"  {track.id}"
+        _say(f"{rank:>4}  {track.score:8.4f}  {label}{known_as}")
+    return 0
+
+
+COMMANDS = {"demo": _demo, "prepare": _prepare, "train": _train, "evaluate": _evaluate, "recommend": _recommend}
+
+
+# -- the terminal and the device ---------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        _complain(f"{message} (see {self.prog} --help)")
+        raise SystemExit(BAD_INPUT)
+
+
+def _device(name: str) -> torch.device:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("--device cuda: this machine or this build of torch has no CUDA device; use --device cpu")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a question that the training loop asks; a second one interrupts at once."""
+    pressed = False
+
+    def handler(signal_number: int, frame: types.FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+        _complain("interrupting after this step; once more to quit without saving")
+
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _complain(line: str) -> None:
+    print(f"lightgcn: {line}", file=sys.stderr, flush=True)
+
+
+def _print_json(value: Any) -> None:
+    print(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode())
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def _counts(dataset: Dataset) -> dict[str, int]:
+    graph = dataset.interactions
+    return {"users": graph.num_users, "items": graph.num_items, "edges": graph.num_edges}
+
+
+def _say_epoch(record: dict[str, Any]) -> None:
+    if "val" in record:
+        values = "  ".join(f"{name} {value:.4f}" for name, value in record["val"].items())
+        _say(f"epoch {record['epoch']:>4}  loss {record['loss']:.4f}  validation: {values}")
+
+
+def _say_evaluations(results: dict[str, Evaluation]) -> None:
+    first = next(iter(results.values()))
+    _say(f"test: {first.num_users:,} users, {first.num_links:,} links")
+    _say(f"{'':<16}" + "".join(f"{name:>14}" for name in results))
+    for metric in first.metrics:
+        values = (result.metrics.get(metric) for result in results.values())
+        _say(f"{metric:<16}" + "".join(f"{'-':>14}" if value is None else f"{value:>14.4f}" for value in values))

@@ -1,0 +1,181 @@
+"""The command line's options: what each command takes, with an example in its help."""
+
+from __future__ import annotations
+
+import argparse
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+import lightgcn
+from lightgcn.config import PRESETS, TrainConfig
+
+Command = Callable[[argparse.Namespace], int]
+
+_SETTINGS = ("epochs", "embedding_dim", "num_layers", "batch_size", "learning_rate", "patience", "metric", "seed")
+
+_SUMMARIES = {
+    "demo": "synthetic playlists through the whole path, in under two minutes",
+    "prepare": "read raw files once into a dataset folder",
+    "train": "train a model into a run folder",
+    "evaluate": "test metrics of a run beside a popularity baseline",
+    "recommend": "recommendations from a run",
+}
+
+_EXAMPLES = {
+    "demo": ["lightgcn demo --out lightgcn-demo"],
+    "prepare": [
+        "lightgcn prepare mpd/data prepared --slices 0:10 --largest-component",
+        "lightgcn prepare plays.csv prepared --user listener --item song --item-name title",
+    ],
+    "train": [
+        "lightgcn train prepared runs/first --preset fast",
+        "lightgcn train prepared runs/deep --preset paper --num-layers 4 --set l2=1e-3",
+    ],
+    "evaluate": ["lightgcn evaluate runs/first --k 10 20 50"],
+    "recommend": [
+        "lightgcn recommend runs/first --user 1042 -k 10",
+        'lightgcn recommend runs/first --items "Blue Harbour by The Tidewater Set" spotify:track:0aB1cD2eF3gH4iJ5kL6mN7',
+    ],
+}
+
+
+def build_parser(
+    commands: Mapping[str, Command], parser_class: type[argparse.ArgumentParser]
+) -> argparse.ArgumentParser:
+    """Return the parser; a parsed command line has its function as ``command``."""
+    parser = parser_class(
+        prog="lightgcn",
+        description="LightGCN graph collaborative filtering: from playlists or other interactions to recommendations.",
+        epilog="Start with:  lightgcn demo",
+    )
+    parser.add_argument("--version", action="version", version=f"lightgcn {lightgcn.__version__}")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="print one JSON value instead of text")
+    shared.add_argument(
+        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute (%(default)s)"
+    )
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    fill = {"demo": _demo, "prepare": _prepare, "train": _train, "evaluate": _evaluate, "recommend": _recommend}
+    for name, command in commands.items():
+        summary = _SUMMARIES[name]
+        subparser = subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog="examples:\n" + "\n".join(f"  {example}" for example in _EXAMPLES[name]),
+            parents=[shared],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        subparser.set_defaults(command=command)
+        fill[name](subparser)
+    return parser
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="lightgcn-demo", help="folder for everything it writes (%(default)s)")
+    parser.add_argument("--playlists", type=int, default=10_000, help="how many to make up (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data, split and training (%(default)s)")
+
+
+def _prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", nargs="+", help="folder of MPD slices, slice files, LightGCN text folder, or a table")
+    parser.add_argument("out", help="dataset folder to write")
+    parser.add_argument(
+        "--format", default="auto", choices=["auto", "prepared", "mpd", "text", "table"], help="of source (%(default)s)"
+    )
+    parser.add_argument(
+        "--slices", type=_slice_range, metavar="FIRST:END", help="MPD: slices by position; 0:10 is the first ten"
+    )
+    for name, text in (
+        ("user", "column of user ids (user)"),
+        ("item", "column of item ids (item)"),
+        ("weight", "column of edge weights (none)"),
+        ("user-name", "column of user names (none)"),
+        ("item-name", "column of item names (none)"),
+    ):
+        parser.add_argument(f"--{name}", metavar="COLUMN", help=f"table: {text}")
+    parser.add_argument("--separator", help="table: what stands between fields (by the file's suffix)")
+    parser.add_argument("--test", metavar="FILE", help="text: file with the test split (test.txt beside train.txt)")
+    parser.add_argument("--k-core", type=int, metavar="K", help="keep users and items with at least K edges among them")
+    parser.add_argument("--largest-component", action="store_true", help="keep the largest connected component")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", help="dataset folder, or anything that prepare reads without options")
+    parser.add_argument("run", help="run folder to write")
+    parser.add_argument("--preset", choices=list(PRESETS), help="settings to start from (fast)")
+    for name in _SETTINGS:
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=f"setting {name}")
+    others = ", ".join(name for name in TrainConfig.__dataclass_fields__ if name not in _SETTINGS)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=f"another setting: {others}")
+    parser.add_argument(
+        "--ratios",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help="train, validation and test shares (0.8 0.1 0.1; 0.9 0.1 where the data brings a test split)",
+    )
+    parser.add_argument("--stratify", choices=["user"], help="split each user's edges by the ratios")
+    parser.add_argument("--resume", action="store_true", help="go on with the run that is in the folder")
+
+
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="run folder")
+    parser.add_argument("--data", help="dataset, where it has moved since training")
+    parser.add_argument("--k", type=int, nargs="+", default=[20], help="list lengths (20)")
+
+
+def _recommend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="run folder, or a recommender.safetensors file")
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--user", help="a known user (playlist), by id or unique name")
+    who.add_argument("--items", nargs="+", metavar="ITEM", help="a new user's items, by id, name or 'name by artist'")
+    who.add_argument("--similar", metavar="ITEM", help="items like this one")
+    parser.add_argument("-k", type=int, default=10, help="how many (%(default)s)")
+
+
+def _slice_range(text: str) -> tuple[int, int]:
+    first, colon, end = text.partition(":")
+    if not colon or not first.isdecimal() or not end.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected FIRST:END such as 0:10, got {text!r}")
+    return int(first), int(end)
+
+
+def changed_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the training settings that were given as options or by --set, in the types that they have.
+
+    Raises:
+        ValueError: naming the setting that there is not, or the value that cannot be read.
+    """
+    given = {name: value for name in _SETTINGS if (value := getattr(arguments, name)) is not None}
+    for text in arguments.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
+        given[name.strip()] = value.strip()
+    return {name: _setting(name, value) for name, value in given.items()}
+
+
+def _setting(name: str, text: str) -> Any:
+    """Read a setting's value in the type that the setting has."""
+    kinds = get_type_hints(TrainConfig)
+    if name not in kinds:
+        raise ValueError(f"no setting {name!r}; there are {', '.join(kinds)}")
+    kind = kinds[name]
+    if isinstance(kind, types.UnionType) and text.lower() == "none":
+        return None
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{name} must be true or false, got {text!r}")
+        return text.lower() == "true"
+    for number in (int, float):
+        if kind in (number, number | None):
+            try:
+                return number(text)
+            except ValueError:
+                raise ValueError(
+                    f"{name} must be {'an integer' if number is int else 'a number'}, got {text!r}"
+                ) from None
+    return text

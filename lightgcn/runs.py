@@ -1,0 +1,192 @@
+"""A run folder: what a model was trained with, on what data, and what came of it.
+
+run.json                   data, split and training settings, versions
+checkpoint.safetensors     the state of training, to resume from
+history.jsonl              one record per epoch
+model.safetensors          the best model
+recommender.safetensors    final embeddings over all known edges, with ids and names, for `Recommender.load`
+test.json                  metrics on the test set, once they were asked for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from lightgcn.adjacency import normalized_adjacency
+from lightgcn.baselines import popularity
+from lightgcn.checkpoint import load_model, read_json, save_model, write_json
+from lightgcn.config import TrainConfig
+from lightgcn.datasets import Dataset
+from lightgcn.evaluation import Evaluation, evaluate, evaluate_links, evaluate_ranking
+from lightgcn.recommender import Recommender
+from lightgcn.splitting import Split, link_set, split_edges
+from lightgcn.training import CHECKPOINT_FILE, TrainResult, fit
+
+CONFIG_FILE = "run.json"
+MODEL_FILE = "model.safetensors"
+RECOMMENDER_FILE = "recommender.safetensors"
+TEST_FILE = "test.json"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What determines a run: the data, how it was split, and the training settings.
+
+    Attributes:
+        data: path of the dataset, as `open_dataset` takes it.
+        fingerprint: of the dataset's interactions, so that other data under the same path is noticed.
+        train: the training settings.
+        ratios: (train, validation, test) shares; (train, validation) for a dataset that brings its own test split.
+        stratify: None or "user", as for `split_edges`.
+        negatives: negatives per positive of each link set.
+        split_seed: seed of the split.
+    """
+
+    data: str
+    fingerprint: str
+    train: TrainConfig
+    ratios: tuple[float, ...] = (0.8, 0.1, 0.1)
+    stratify: Literal["user"] | None = None
+    negatives: float = 1.0
+    split_seed: int = 0
+    versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in ("torch", "numpy")})
+
+    def save(self, folder: str | Path) -> None:
+        """Write the settings to the run folder."""
+        write_json(Path(folder) / CONFIG_FILE, asdict(self))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RunConfig:
+        """Read the settings of a run folder.
+
+        Raises:
+            FileNotFoundError: if the folder is no run folder.
+            ValueError: if the file is not what `save` wrote.
+        """
+        path = Path(folder) / CONFIG_FILE
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder}: not a run folder ({CONFIG_FILE} is missing); make one with lightgcn train"
+            )
+        values = read_json(path)
+        try:
+            values["train"] = TrainConfig(**values["train"])
+            return cls(**values | {"ratios": tuple(values["ratios"])})
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{path}: not the settings of a run ({error})") from error
+
+    def split(self, dataset: Dataset) -> Split:
+        """Split a dataset the way of this run; a test split that came with the data is used as it is.
+
+        Raises:
+            ValueError: as `split_edges` does, or if the dataset is not the run's.
+        """
+        if dataset.interactions.fingerprint() != self.fingerprint:
+            raise ValueError(f"{self.data}: holds other interactions than the ones that this run was made with")
+        split = split_edges(
+            dataset.interactions,
+            self.ratios,
+            disjoint=self.train.disjoint,
+            negatives=self.negatives,
+            stratify=self.stratify,
+            negative_pairs=self.train.negative_pairs,
+            seed=self.split_seed,
+        )
+        if dataset.test is None:
+            return split
+        test = link_set(
+            dataset.interactions,
+            dataset.test,
+            negatives=self.negatives,
+            negative_pairs=self.train.negative_pairs,
+            seed=self.split_seed,
+        )
+        return split._replace(test=test)
+
+
+def default_ratios(dataset: Dataset) -> tuple[float, ...]:
+    """Return (.8, .1, .1), or (.9, .1) for a dataset that brings its own test split."""
+    return (0.8, 0.1, 0.1) if dataset.test is None else (0.9, 0.1)
+
+
+def train_run(
+    dataset: Dataset,
+    config: RunConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    progress: bool = False,
+) -> TrainResult:
+    """Train on a dataset into a run folder and, unless interrupted, write the model and a recommender.
+
+    Raises:
+        FileExistsError: if the folder holds a run already and ``resume`` is not set.
+        ValueError: as `fit` does.
+    """
+    folder = Path(folder)
+    if not resume and ((folder / CONFIG_FILE).exists() or (folder / CHECKPOINT_FILE).exists()):
+        raise FileExistsError(f"{folder}: holds a run already; resume it, or choose another folder")
+    split = config.split(dataset)
+    model = config.train.new_model(dataset.interactions.num_users, dataset.interactions.num_items).to(device)
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save(folder)
+    result = fit(
+        model,
+        split,
+        config.train,
+        run_dir=folder,
+        resume=resume,
+        on_epoch=on_epoch,
+        should_stop=should_stop,
+        progress=progress,
+    )
+    if result.ended != "interrupted":
+        save_model(folder / MODEL_FILE, model)
+        known = dataset.interactions if dataset.test is None else dataset.interactions.union(dataset.test)
+        recommender = Recommender.from_model(
+            model, known, config.train.normalization, user_columns=dataset.users, item_columns=dataset.items
+        )
+        recommender.save(folder / RECOMMENDER_FILE)
+    return result
+
+
+def evaluate_run(
+    dataset: Dataset,
+    folder: str | Path,
+    *,
+    ks: Sequence[int] = (20,),
+    device: torch.device | str = "cpu",
+) -> dict[str, Evaluation]:
+    """Evaluate a run's best model, and popularity beside it, on the run's test set; write ``test.json``.
+
+    Returns:
+        "lightgcn" and "popularity", each an `Evaluation`.
+
+    Raises:
+        FileNotFoundError: if the folder holds no trained model.
+        ValueError: if the dataset is not the run's, or a k is wrong.
+    """
+    folder = Path(folder)
+    config = RunConfig.load(folder)
+    if not (folder / MODEL_FILE).is_file():
+        raise FileNotFoundError(f"{folder}: training has not ended here yet; go on with lightgcn train --resume")
+    model = load_model(folder / MODEL_FILE).to(device)
+    test = config.split(dataset).test.to(device)
+    adjacency = normalized_adjacency(test.message, config.train.normalization)
+    users, items = popularity(test.message)
+    ranking = evaluate_ranking(users, items, test.positives, seen=test.message, ks=ks)
+    links = evaluate_links(users, items, test)
+    # The loss of a count of users says nothing about it as a probability.
+    baseline = Evaluation({"roc_auc": links["roc_auc"]} | ranking.metrics, links.num_links, ranking.num_users)
+    results = {"lightgcn": evaluate(model, adjacency, test, ks=ks), "popularity": baseline}
+    write_json(folder / TEST_FILE, {name: asdict(result) for name, result in results.items()})
+    return results
