@@ -1,0 +1,103 @@
+"""Readers of interaction data, each giving a `Dataset`; `open_dataset` finds out which one a path needs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightgcn.datasets.dataset import FILE_NAME, Dataset
+from lightgcn.datasets.files import bare_suffix
+from lightgcn.datasets.mpd import read_mpd
+from lightgcn.datasets.synthetic import synthetic_interactions, write_synthetic_mpd
+from lightgcn.datasets.tables import read_table
+from lightgcn.datasets.text import has_train_file, read_text
+
+__all__ = [
+    "Dataset",
+    "open_dataset",
+    "read_mpd",
+    "read_table",
+    "read_text",
+    "synthetic_interactions",
+    "write_synthetic_mpd",
+]
+
+ACCEPTED = (
+    f"a prepared folder ({FILE_NAME}), a folder of MPD slices or a .json slice, a folder with train.txt or a .txt file "
+    "(LightGCN format; also .xz, .gz), or a .csv, .tsv or .parquet table"
+)
+SUFFIXES = {".json": "mpd", ".txt": "text", ".csv": "table", ".tsv": "table", ".parquet": "table"}
+
+
+def open_dataset(
+    source: str | Path | Sequence[str | Path], *, format: str = "auto", progress: bool = False, **options: Any
+) -> Dataset:
+    """Read a dataset of any supported format.
+
+    Args:
+        source: a prepared folder, a folder of MPD slices, one or several slices, a LightGCN text folder or file, or a
+            table.
+        format: "prepared", "mpd", "text" or "table"; "auto" tells it from the names of the files.
+        progress: show a bar on stderr, if that is a terminal.
+        options: what the format's reader takes: `read_mpd`, `read_text` or `read_table`.
+
+    Raises:
+        FileNotFoundError: if the source is not there.
+        ValueError: if the format is unknown or cannot be told, the reader has no such option, or the data is bad.
+    """
+    readers: dict[str, Callable[..., Dataset]] = {
+        "prepared": _load,
+        "mpd": read_mpd,
+        "text": read_text,
+        "table": read_table,
+    }
+    if format == "auto":
+        format = _detect(source)
+    elif format not in readers:
+        raise ValueError(f"format must be auto, {', '.join(readers)}, got {format!r}")
+    reader = readers[format]
+    if format != "mpd" and not isinstance(source, str | Path):
+        raise ValueError(f"several files are accepted for MPD slices alone, not for format {format!r}")
+    known = [name for name in inspect.signature(reader).parameters if name not in ("source", "progress")]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        allowed = ", ".join(known) or "none"
+        raise ValueError(f"format {format!r} has no option {', '.join(map(repr, unknown))}; its options are: {allowed}")
+    return reader(source, progress=progress, **options)
+
+
+def _load(source: str | Path, *, progress: bool) -> Dataset:
+    path = Path(source)
+    return Dataset.load(path.parent if path.name == FILE_NAME else path)
+
+
+def _detect(source: str | Path | Sequence[str | Path]) -> str:
+    if not isinstance(source, str | Path):
+        return "mpd"
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; check the spelling and the current folder")
+    if path.is_dir():
+        return _detect_folder(path)
+    if path.name == FILE_NAME:
+        return "prepared"
+    if bare_suffix(path) in SUFFIXES:
+        return SUFFIXES[bare_suffix(path)]
+    raise ValueError(f"{path}: cannot tell the format of a file named {path.name!r}; accepted are {ACCEPTED}")
+
+
+def _detect_folder(folder: Path) -> str:
+    if (folder / FILE_NAME).is_file():
+        return "prepared"
+    text, slices = has_train_file(folder), any(folder.glob("mpd.slice.*.json"))
+    if text and slices:
+        raise ValueError(f'{folder}: holds both a train file and MPD slices; give format="text" or format="mpd"')
+    if text:
+        return "text"
+    if slices or any(folder.glob("*.json")):
+        return "mpd"
+    found = sorted(path.name for path in folder.iterdir())
+    shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "") or "nothing"
+    raise ValueError(f"{folder}: cannot tell the format of a folder that holds {shown}; accepted are {ACCEPTED}")

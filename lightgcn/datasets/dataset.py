@@ -1,0 +1,209 @@
+"""A dataset: interactions, what is known about each user and item, and a test split where one came along.
+
+dataset = read_mpd("spotify_million_playlist_dataset/data")
+dataset.save("prepared")             # one file that opens in seconds
+dataset = Dataset.load("prepared")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightgcn.checkpoint import load_tensors, pack_strings, save_tensors, unpack_strings, write_json
+from lightgcn.interactions import Ids, Interactions
+
+FILE_NAME = "dataset.safetensors"
+SUMMARY_NAME = "dataset.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Interactions with columns of text for their nodes.
+
+    Args:
+        interactions: the graph; its ``user_ids`` and ``item_ids`` are the data's own names for the nodes.
+        users: column name to one string per user, such as ``{"name": playlist titles}``.
+        items: column name to one string per item, such as ``{"name": ..., "artist": ...}``.
+        test: a test split that came with the data, over the same nodes; it takes over the ids of ``interactions``.
+        info: anything JSON can hold about where the data came from and what was merged or dropped.
+
+    Raises:
+        ValueError: if a column has not one string per node, or the test split is over other nodes.
+    """
+
+    interactions: Interactions
+    users: dict[str, list[str]]
+    items: dict[str, list[str]]
+    test: Interactions | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_columns("users", self.users, self.interactions.num_users)
+        _check_columns("items", self.items, self.interactions.num_items)
+        if self.test is not None:
+            object.__setattr__(self, "test", _aligned(self.test, self.interactions))
+
+    def reindex(self, users: Tensor, items: Tensor) -> Dataset:
+        """Keep the given nodes, (n,) and (m,) int64 distinct indices, in the order given, with their columns.
+
+        Raises:
+            ValueError: for an index out of range or given twice.
+        """
+        return Dataset(
+            self.interactions.reindex(users, items),
+            _take(self.users, users),
+            _take(self.items, items),
+            None if self.test is None else self.test.reindex(users, items),
+            dict(self.info),
+        )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the dataset to ``folder`` and return it: one atomic file with everything, and a summary to read.
+
+        Raises:
+            ValueError: if ``info`` holds something that JSON cannot, or a column is not valid Unicode.
+        """
+        folder = Path(folder)
+        graph = self.interactions
+        metadata = {
+            "num_users": graph.num_users,
+            "num_items": graph.num_items,
+            "user_columns": list(self.users),
+            "item_columns": list(self.items),
+            "has_test": self.test is not None,
+            "info": self.info,
+        }
+        try:
+            tensors = _pack_graph("train", graph)
+            if self.test is not None:
+                tensors |= _pack_graph("test", self.test)
+            for name, ids in (("user_ids", graph.user_ids), ("item_ids", graph.item_ids)):
+                if ids is not None:
+                    tensors[name] = pack_strings(ids)
+            for kind, columns in (("user", self.users), ("item", self.items)):
+                tensors |= {f"{kind}_column.{name}": pack_strings(column) for name, column in columns.items()}
+            save_tensors(folder / FILE_NAME, "dataset", tensors, metadata)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{folder / FILE_NAME}: the dataset cannot be written as JSON ({error})") from error
+        write_json(folder / SUMMARY_NAME, self._summary())
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Dataset:
+        """Read what `save` wrote; of the folder's files it needs ``dataset.safetensors`` alone.
+
+        Raises:
+            FileNotFoundError: if the file is not there.
+            ValueError: naming the file, if it is corrupt or its parts do not fit together.
+        """
+        path = Path(folder) / FILE_NAME
+        tensors, metadata = load_tensors(path, "dataset")
+        try:
+            return _unpack(tensors, metadata)
+        except KeyError as error:
+            raise ValueError(f"{path}: has no {error}; the file was edited or is corrupt") from error
+        except (ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"{path}: {error}; the file was edited or is corrupt") from error
+
+    def _summary(self) -> dict[str, Any]:
+        graph = self.interactions
+        return {
+            "users": graph.num_users,
+            "items": graph.num_items,
+            "edges": graph.num_edges,
+            "test_edges": None if self.test is None else self.test.num_edges,
+            "weighted": graph.weights is not None,
+            "user_ids": _describe_ids(graph.user_ids),
+            "item_ids": _describe_ids(graph.item_ids),
+            "user_columns": list(self.users),
+            "item_columns": list(self.items),
+            "info": self.info,
+        }
+
+
+def _check_columns(name: str, columns: Mapping[str, list[str]], count: int) -> None:
+    for column, values in columns.items():
+        if not isinstance(column, str) or not isinstance(values, list):
+            raise ValueError(f"{name}[{column!r}] must be a list of strings under a string name")
+        if len(values) != count:
+            raise ValueError(f"{name}[{column!r}] has {len(values)} values for {count} {name}; one per node is needed")
+        if not all(issubclass(kind, str) for kind in set(map(type, values))):
+            at, wrong = next((at, value) for at, value in enumerate(values) if not isinstance(value, str))
+            raise ValueError(f"{name}[{column!r}][{at}] is {wrong!r}; a column holds strings")
+
+
+def _aligned(test: Interactions, train: Interactions) -> Interactions:
+    """Return the test split under the ids of the train graph, which must be over the same nodes."""
+    if (test.num_users, test.num_items) != (train.num_users, train.num_items):
+        raise ValueError(f"test must be over the nodes of interactions: {test} and {train}")
+    pairs = (("user_ids", test.user_ids, train.user_ids), ("item_ids", test.item_ids, train.item_ids))
+    for name, own, wanted in pairs:
+        if own is not None and (wanted is None or not np.array_equal(own, wanted)):
+            raise ValueError(f"test.{name} differ from interactions.{name}")
+    return test.with_ids(train.user_ids, train.item_ids)
+
+
+def _take(columns: Mapping[str, list[str]], kept: Tensor) -> dict[str, list[str]]:
+    places = kept.tolist()
+    return {name: [values[place] for place in places] for name, values in columns.items()}
+
+
+def _pack_graph(prefix: str, graph: Interactions) -> dict[str, Tensor]:
+    """Return the edges as CSR: a quarter of the bytes of an int64 edge index at a million playlists."""
+    tensors = {f"{prefix}.indptr": graph.indptr, f"{prefix}.items": graph.items}
+    if graph.num_items < 2**31:
+        tensors[f"{prefix}.items"] = graph.items.to(torch.int32)
+    if graph.weights is not None:
+        tensors[f"{prefix}.weights"] = graph.weights
+    return tensors
+
+
+def _unpack_graph(prefix: str, tensors: Mapping[str, Tensor], num_users: int, num_items: int) -> Interactions:
+    indptr, items = tensors[f"{prefix}.indptr"], tensors[f"{prefix}.items"]
+    lengths = indptr.diff()
+    if indptr.dtype != torch.int64 or indptr.shape != (num_users + 1,) or items.ndim != 1:
+        raise ValueError(f"{prefix}.indptr of shape {tuple(indptr.shape)} does not fit {num_users} users")
+    if int(indptr[0]) != 0 or int(indptr[-1]) != len(items) or bool((lengths < 0).any()):
+        raise ValueError(f"{prefix}.indptr does not rise from 0 to the {len(items)} edges")
+    users = torch.repeat_interleave(torch.arange(num_users), lengths)
+    graph = Interactions(users, items, num_users, num_items, tensors.get(f"{prefix}.weights"))
+    if graph.num_edges != len(items):
+        raise ValueError(f"{prefix}.items holds {len(items) - graph.num_edges} repeated edges")
+    return graph
+
+
+def _unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Dataset:
+    num_users, num_items, info = metadata["num_users"], metadata["num_items"], metadata["info"]
+    if not isinstance(info, dict):
+        raise ValueError(f"info is a {type(info).__name__}, not an object")
+    graph = _unpack_graph("train", tensors, num_users, num_items)
+    ids = [_ids(tensors.get(name)) for name in ("user_ids", "item_ids")]
+    graph = graph.with_ids(*ids)
+    test = _unpack_graph("test", tensors, num_users, num_items) if metadata["has_test"] else None
+    columns = [
+        {name: unpack_strings(tensors[f"{kind}_column.{name}"]) for name in metadata[f"{kind}_columns"]}
+        for kind in ("user", "item")
+    ]
+    return Dataset(graph, columns[0], columns[1], test, info)
+
+
+def _ids(packed: Tensor | None) -> Ids | None:
+    if packed is None:
+        return None
+    values = unpack_strings(packed)
+    # An object array: a fixed-width string array would take the longest id's width for every node.
+    kind = np.int64 if values and all(type(value) is int for value in values) else object
+    return np.array(values, dtype=kind)
+
+
+def _describe_ids(ids: Ids | None) -> str | None:
+    if ids is None:
+        return None
+    return "integers" if ids.dtype.kind in "iu" else "strings"

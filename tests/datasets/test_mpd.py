@@ -1,0 +1,256 @@
+import json
+import re
+
+import pytest
+import torch
+
+from lightgcn.datasets import read_mpd
+
+
+def track(uri, name="a song", artist="an artist"):
+    return {
+        "pos": 0,
+        "artist_name": artist,
+        "track_uri": f"spotify:track:{uri}",
+        "artist_uri": f"spotify:artist:{artist}",
+        "track_name": name,
+        "album_uri": "spotify:album:x",
+        "duration_ms": 1000,
+        "album_name": f"album of {artist}",
+    }
+
+
+def playlist(pid, *tracks, name="a title"):
+    return {"name": name, "collaborative": "false", "pid": pid, "num_tracks": 999, "tracks": list(tracks)}
+
+
+def write(path, playlists, indent=None):
+    path.write_text(json.dumps({"info": {"version": "v1"}, "playlists": playlists}, indent=indent), encoding="utf-8")
+    return path
+
+
+def minimal(uri):
+    return {"track_uri": uri, "track_name": uri.upper()}
+
+
+def naive(files):
+    """Read slices, in the order given, with one Python loop."""
+    pids, titles, uris, names, pairs, entries = [], [], [], [], set(), 0
+    for file in files:
+        for record in json.loads(file.read_text(encoding="utf-8"))["playlists"]:
+            pids.append(record["pid"])
+            titles.append(record.get("name", ""))
+            for entry in record["tracks"]:
+                entries += 1
+                if entry["track_uri"] not in uris:
+                    uris.append(entry["track_uri"])
+                    names.append(entry.get("track_name", ""))
+                pairs.add((len(pids) - 1, uris.index(entry["track_uri"])))
+    return pids, titles, uris, names, sorted(pairs), entries
+
+
+def assert_matches_naive(dataset, files):
+    pids, titles, uris, names, pairs, entries = naive(files)
+    assert dataset.interactions.user_ids.tolist() == pids
+    assert dataset.interactions.item_ids.tolist() == uris
+    assert dataset.users["name"] == titles
+    assert dataset.items["name"] == names
+    assert dataset.interactions.edge_index.T.tolist() == [list(pair) for pair in pairs]
+    counts = {"playlists": len(pids), "tracks": len(uris), "entries": entries, "edges": len(pairs)}
+    assert {name: dataset.info[name] for name in counts} == counts
+    assert dataset.info["duplicate_entries"] == entries - len(pairs)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Slices whose order by name (0, 1000, 10000, 2000) is not their order by number."""
+    generator = torch.Generator().manual_seed(0)
+    for first in (0, 1000, 2000, 10000):
+        playlists = []
+        for pid in range(first, first + 5):
+            drawn = torch.randint(30, (pid % 5 * 4,), generator=generator).tolist()
+            playlists.append(
+                playlist(pid, *(track(n, f"song {n} é", f"artist {n % 7}") for n in drawn), name=f"p{pid}")
+            )
+        write(tmp_path / f"mpd.slice.{first}-{first + 999}.json", playlists, indent=4 if first else None)
+    return tmp_path
+
+
+def in_order(folder):
+    return [folder / f"mpd.slice.{first}-{first + 999}.json" for first in (0, 1000, 2000, 10000)]
+
+
+def test_reads_what_a_plain_loop_reads_in_numeric_order(folder):
+    dataset = read_mpd(folder)
+    assert_matches_naive(dataset, in_order(folder))
+    assert dataset.interactions.user_ids.tolist()[::5] == [0, 1000, 2000, 10000]
+    assert (dataset.info["slices"], dataset.info["empty_playlists"]) == (4, 4)
+    first = next(iter(json.loads(in_order(folder)[0].read_text())["playlists"][1]["tracks"]))
+    assert dataset.items["artist"][0] == first["artist_name"]
+    assert dataset.items["artist_id"][0] == first["artist_uri"]
+    assert dataset.items["album"][0] == first["album_name"]
+
+
+def test_slices_picks_positions_in_that_order(folder):
+    dataset = read_mpd(folder, slices=(2, 4))
+    assert_matches_naive(dataset, in_order(folder)[2:])
+    assert dataset.info["slices"] == 2
+
+
+@pytest.mark.parametrize("slices", [(0, 5), (2, 2), (3, 1), (-1, 2), (4, 5)])
+def test_slices_out_of_range_name_how_many_there_are(folder, slices):
+    with pytest.raises(ValueError, match=re.escape("stop <= 4")) as caught:
+        read_mpd(folder, slices=slices)
+    assert str(slices) in str(caught.value)
+
+
+def test_several_files_go_by_number_then_in_natural_order(folder, tmp_path):
+    extra = [write(tmp_path / f"mine{n}.json", [playlist(n)]) for n in (50010, 50009)]
+    dataset = read_mpd([extra[0], in_order(folder)[3], extra[1], str(in_order(folder)[1])])
+    assert dataset.interactions.user_ids.tolist()[::5] == [1000, 10000, 50009]
+    assert dataset.interactions.user_ids.tolist()[-1] == 50010
+
+
+def test_a_folder_of_slices_passes_over_other_json(folder):
+    (folder / "challenge_set.json").write_text("not even JSON")
+    assert read_mpd(folder).info["slices"] == 4
+
+
+def test_a_folder_without_slice_names_reads_all_json(tmp_path):
+    files = [write(tmp_path / name, [playlist(int(name[1:-5]), minimal("a"))]) for name in ("x2.json", "x10.json")]
+    (tmp_path / "._x2.json").write_bytes(b"\x00\x05")
+    assert_matches_naive(read_mpd(tmp_path), files)
+
+
+def test_one_file_and_minimal_records(tmp_path):
+    records = [
+        {"name": "one", "pid": 7, "tracks": [minimal("b"), {"track_uri": "a"}, minimal("b")]},
+        {"pid": 3, "tracks": []},
+        {"name": None, "pid": 0, "tracks": [{"track_uri": "c", "track_name": None}]},
+    ]
+    dataset = read_mpd(str(write(tmp_path / "any.json", records)))
+    assert dataset.interactions.user_ids.tolist() == [7, 3, 0]
+    assert dataset.users["name"] == ["one", "", ""]
+    assert dataset.items == {"name": ["B", "", ""], "artist": [""] * 3, "artist_id": [""] * 3, "album": [""] * 3}
+    assert dataset.interactions.edge_index.tolist() == [[0, 0, 2], [0, 1, 2]]
+    counts = {"playlists": 3, "entries": 4, "edges": 3, "duplicate_entries": 1, "empty_playlists": 1}
+    assert {name: dataset.info[name] for name in counts} == counts
+
+
+def test_indented_and_compact_give_equal_results(tmp_path):
+    records = [playlist(0, track(1), track(2)), playlist(1, track(2, name='"quoted" ü'))]
+    one, other = (read_mpd(write(tmp_path / f"{indent}.json", records, indent)) for indent in (4, None))
+    assert one.interactions.fingerprint() == other.interactions.fingerprint()
+    assert (one.users, one.items) == (other.users, other.items)
+
+
+def test_only_empty_playlists(tmp_path):
+    dataset = read_mpd(write(tmp_path / "a.json", [playlist(0), playlist(1)]))
+    assert (dataset.interactions.num_users, dataset.interactions.num_items) == (2, 0)
+
+
+def test_round_trip_of_a_read_dataset(folder, tmp_path):
+    dataset = read_mpd(folder)
+    loaded = type(dataset).load(dataset.save(tmp_path / "prepared"))
+    assert loaded.interactions.fingerprint() == dataset.interactions.fingerprint()
+    assert (loaded.users, loaded.items, loaded.info) == (dataset.users, dataset.items, dataset.info)
+
+
+def test_a_missing_path_is_named(tmp_path):
+    for source in (tmp_path / "nowhere", [tmp_path / "nowhere"]):
+        with pytest.raises(FileNotFoundError, match=r"nowhere: no such file"):
+            read_mpd(source)
+
+
+def test_a_folder_without_json_is_named_and_the_inner_folder_suggested(tmp_path):
+    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path))}: the folder holds no JSON file"):
+        read_mpd(tmp_path)
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data" / "mpd.slice.0-999.json", [])
+    with pytest.raises(ValueError, match=f"did you mean {re.escape(str(tmp_path / 'data'))}"):
+        read_mpd(tmp_path)
+
+
+def test_no_file_and_a_folder_among_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no file given"):
+        read_mpd([])
+    with pytest.raises(ValueError, match="is a folder"):
+        read_mpd([tmp_path])
+
+
+BAD_FILES = {
+    "truncated": ('{"playlists": [{"pid": 1, "tra', "not valid JSON"),
+    "empty": ("", "not valid JSON"),
+    "binary": ("\x00\x01", "not valid JSON"),
+    "list at top": ("[1, 2]", "not an MPD slice: the top level is a list"),
+    "no playlists": ('{"songs": [], "x": 1}', "\"playlists\" must be a list, found only ['songs', 'x']"),
+    "playlists no list": ('{"playlists": {"pid": 1}}', '"playlists" must be a list, found an object'),
+    "no playlist at all": ('{"playlists": []}', "no playlist in 1 file"),
+}
+
+
+@pytest.mark.parametrize(("text", "says"), BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_a_file_that_is_no_slice_is_refused_by_name(tmp_path, text, says):
+    path = tmp_path / "mpd.slice.0-999.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        read_mpd(tmp_path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+GOOD = {"pid": 41, "tracks": [minimal("a")]}
+BAD_PLAYLISTS = {
+    "no object": ("text", "playlist 1 is a string"),
+    "null": (None, "playlist 1 is null"),
+    "a list": ([1], "playlist 1 is a list"),
+    "no pid": ({"tracks": []}, 'playlist 1: "pid" is missing, expected a non-negative integer'),
+    "pid negative": ({"pid": -4, "tracks": []}, '"pid" is -4'),
+    "pid bool": ({"pid": True, "tracks": []}, '"pid" is True'),
+    "pid string": ({"pid": "17", "tracks": []}, "\"pid\" is '17'"),
+    "pid float": ({"pid": 17.0, "tracks": []}, '"pid" is 17.0'),
+    "pid null": ({"pid": None, "tracks": []}, '"pid" is None'),
+    "pid huge": ({"pid": 2**63, "tracks": []}, f'"pid" is {2**63}'),
+    "pid a list": ({"pid": [1], "tracks": []}, '"pid" is [1]'),
+    "no tracks": ({"pid": 5}, 'playlist 1 (pid 5): "tracks" is missing, expected a list'),
+    "tracks null": ({"pid": 5, "tracks": None}, '(pid 5): "tracks" is None'),
+    "tracks an object": ({"pid": 5, "tracks": {}}, '(pid 5): "tracks" is {}'),
+    "tracks a string": ({"pid": 5, "tracks": ""}, "(pid 5): \"tracks\" is ''"),
+    "title a number": ({"pid": 5, "name": 2016, "tracks": []}, '(pid 5): "name" is 2016'),
+    "track no object": ({"pid": 5, "tracks": ["spotify:track:x"]}, "(pid 5): track 0 is a string"),
+    "track null": ({"pid": 5, "tracks": [minimal("a"), None]}, "(pid 5): track 1 is null"),
+    "no uri": ({"pid": 5, "tracks": [{"track_name": "x"}]}, '(pid 5): track 0: "track_uri" is missing'),
+    "uri empty": ({"pid": 5, "tracks": [{"track_uri": ""}]}, "(pid 5): track 0: \"track_uri\" is ''"),
+    "uri number": ({"pid": 5, "tracks": [minimal("b"), {"track_uri": 9}]}, '(pid 5): track 1: "track_uri" is 9'),
+    "uri null": ({"pid": 5, "tracks": [{"track_uri": None}]}, '(pid 5): track 0: "track_uri" is None'),
+    "uri a list": ({"pid": 5, "tracks": [{"track_uri": []}]}, '(pid 5): track 0: "track_uri" is []'),
+    "name number": ({"pid": 5, "tracks": [{"track_uri": "z", "track_name": 3}]}, 'track 0: "track_name" is 3'),
+    "artist list": ({"pid": 5, "tracks": [{"track_uri": "z", "artist_name": []}]}, 'track 0: "artist_name" is []'),
+}
+
+
+@pytest.mark.parametrize(("record", "says"), BAD_PLAYLISTS.values(), ids=BAD_PLAYLISTS.keys())
+def test_a_bad_playlist_is_refused_by_file_place_field_and_value(tmp_path, record, says):
+    path = write(tmp_path / "mpd.slice.0-999.json", [GOOD, record, {"pid": 42, "tracks": [minimal("a")]}])
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        read_mpd(path)
+    assert str(caught.value).startswith(f"{path}: playlist 1")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pid_twice_in_one_file_names_both_playlists(tmp_path):
+    path = write(tmp_path / "a.json", [playlist(1), playlist(2), playlist(1)])
+    with pytest.raises(ValueError, match=re.escape(f"{path}: playlist 2: pid 1 is also that of playlist 0")):
+        read_mpd(path)
+
+
+def test_a_pid_in_two_files_names_both_files(tmp_path):
+    first = write(tmp_path / "mpd.slice.0-1.json", [playlist(0), playlist(1)])
+    second = write(tmp_path / "mpd.slice.2-3.json", [playlist(2), playlist(1)])
+    with pytest.raises(ValueError, match=re.escape(f"{second}: playlist 1: pid 1 is also that of {first}")):
+        read_mpd(tmp_path)
+
+
+def test_progress_is_silent_where_stderr_is_no_terminal(folder, capfd):
+    read_mpd(folder, progress=True)
+    assert capfd.readouterr() == ("", "")
