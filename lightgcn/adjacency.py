@@ -11,6 +11,7 @@ weighted edges carry values.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -53,7 +54,7 @@ class Pattern:
         """Multiply: (N, d) floating gives (N, d) of the same dtype; not differentiable."""
         # On a CPU the gather-sum kernel of `embedding_bag` needs no values and beats the CSR product; it is
         # slow in float64, which serves for references only.
-        if x.device.type == "cpu" and x.dtype != torch.float64:
+        if x.device.type == "cpu" and x.dtype != torch.float64 and x.numel():
             weights = None if self.values is None else self.values.to(x.dtype)
             return F.embedding_bag(
                 self.columns, x, self.row_ends, mode="sum", per_sample_weights=weights, include_last_offset=True
@@ -96,10 +97,12 @@ class Adjacency:
         """Wrap a (N, N) ``torch.sparse`` tensor (COO, CSR or CSC), normalised as its owner sees fit.
 
         Raises:
-            ValueError: if the tensor is dense, or not (N, N) with N = ``num_users + num_items``.
+            ValueError: if the tensor is dense, not floating, or not (N, N) with N = ``num_users + num_items``.
         """
         if matrix.layout == torch.strided:
             raise ValueError("expected a torch.sparse tensor, got a dense one")
+        if not matrix.is_floating_point():
+            raise ValueError(f"the adjacency must be floating, got {matrix.dtype}")
         nodes = num_users + num_items
         if matrix.shape != (nodes, nodes):
             raise ValueError(
@@ -133,8 +136,8 @@ class Adjacency:
 
     def __matmul__(self, x: Tensor) -> Tensor:
         """Multiply: (N, d) floating of any dtype gives (N, d) of that dtype; differentiable in ``x``."""
-        if x.ndim != 2 or x.shape[0] != self.num_nodes:
-            raise ValueError(f"expected ({self.num_nodes}, d), got {tuple(x.shape)}")
+        if x.ndim != 2 or x.shape[0] != self.num_nodes or not x.is_floating_point():
+            raise ValueError(f"expected ({self.num_nodes}, d) floating, got {tuple(x.shape)} of {x.dtype}")
         product: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
         return product
 
@@ -239,8 +242,12 @@ def exponents(normalization: Normalization | tuple[float, float]) -> tuple[float
         if normalization not in _EXPONENTS:
             raise ValueError(f"normalization must be one of {', '.join(_EXPONENTS)}, got {normalization!r}")
         return _EXPONENTS[normalization]
-    a, b = normalization
-    return float(a), float(b)
+    if not (isinstance(normalization, tuple | list) and len(normalization) == 2):
+        raise ValueError(f"normalization must be a name or the exponents (a, b), got {normalization!r}")
+    a, b = (float(exponent) for exponent in normalization)
+    if not (math.isfinite(a) and math.isfinite(b)):
+        raise ValueError(f"the exponents of normalization must be finite, got {normalization!r}")
+    return a, b
 
 
 def as_adjacency(graph: Adjacency | Tensor, num_users: int, num_items: int) -> Adjacency:

@@ -69,7 +69,7 @@ def save_tensors(
     Args:
         path: the file to write.
         kind: what the file holds ("recommender", "dataset", …); `load_tensors` asks for it.
-        tensors: name to tensor, of any device and dtype.
+        tensors: name to tensor, of any device and any dtype that safetensors knows (all but complex128).
         metadata: anything JSON can hold.
     """
     from safetensors.torch import save_file
@@ -99,9 +99,9 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         stamp = orjson.loads(header["lightgcn"])
-        found, version = stamp["kind"], stamp["version"]
+        found, version = stamp["kind"], int(stamp["version"])
         metadata = orjson.loads(header["metadata"])
-    except (SafetensorError, orjson.JSONDecodeError, KeyError, TypeError, OSError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(
             f"{path}: not a readable lightgcn file ({type(error).__name__}: {error}); it is corrupt, truncated, "
             "or was written by another program"
@@ -144,8 +144,15 @@ def load_model(path: str | Path) -> LightGCN:
 
 
 def pack_strings(values: Any) -> Tensor:
-    """Return a sequence of strings or integers as a (bytes,) uint8 tensor: the UTF-8 of a JSON array."""
-    data = orjson.dumps(values.tolist() if isinstance(values, np.ndarray) else list(values))
+    """Return a sequence of strings or integers as a (bytes,) uint8 tensor: the UTF-8 of a JSON array.
+
+    Raises:
+        ValueError: for what UTF-8 or JSON cannot hold: half a surrogate pair, an integer beyond 64 bits.
+    """
+    try:
+        data = orjson.dumps(values.tolist() if isinstance(values, np.ndarray) else list(values))
+    except orjson.JSONEncodeError as error:
+        raise ValueError(f"cannot be stored: {error}") from error
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 

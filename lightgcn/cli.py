@@ -51,16 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     device = _device(arguments.device)
     say = (lambda line: None) if arguments.json else _say
-    with _stop_on_interrupt() as stopped:
-        result = run_demo(
-            arguments.out,
-            num_playlists=arguments.playlists,
-            seed=arguments.seed,
-            device=device,
-            say=say,
-            should_stop=stopped,
-            progress=not arguments.json,
-        )
+    result = run_demo(
+        arguments.out,
+        num_playlists=arguments.playlists,
+        seed=arguments.seed,
+        device=device,
+        say=say,
+        watch=_stop_on_interrupt(),
+        progress=not arguments.json,
+    )
     if result is None:
         _complain(f"interrupted; what was written so far is in {arguments.out}")
         return INTERRUPTED
@@ -117,17 +116,16 @@ def _train(arguments: argparse.Namespace) -> int:
     else:
         config = replace(saved, train=settings)
     report = None if arguments.json or sys.stderr.isatty() else _say_epoch
-    with _stop_on_interrupt() as stopped:
-        result = train_run(
-            dataset,
-            config,
-            arguments.run,
-            resume=arguments.resume,
-            device=device,
-            on_epoch=report,
-            should_stop=stopped,
-            progress=not arguments.json,
-        )
+    result = train_run(
+        dataset,
+        config,
+        arguments.run,
+        resume=arguments.resume,
+        device=device,
+        on_epoch=report,
+        watch=_stop_on_interrupt(),
+        progress=not arguments.json,
+    )
     if result.ended == "interrupted":
         again = f"lightgcn train {arguments.data} {arguments.run} --resume"
         _complain(f"interrupted; saved to {arguments.run}; go on with: {again}")

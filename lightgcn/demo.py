@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def run_demo(
     seed: int = 0,
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = lambda _: None,
-    should_stop: Callable[[], bool] | None = None,
+    watch: AbstractContextManager[Callable[[], bool]] | None = None,
     progress: bool = False,
 ) -> dict[str, Any] | None:
     """Write synthetic MPD slices, read them, train, evaluate and recommend, all under ``folder``.
@@ -35,7 +36,8 @@ def run_demo(
         seed: of the data, the split and the training.
         device: where to train.
         say: called with each line of the story.
-        should_stop: ends the training early when it returns True; the demo then returns None.
+        watch: entered for the time of training; when what it gives returns True, training ends and the demo
+            returns None.
         progress: show progress bars on a terminal.
 
     Raises:
@@ -47,7 +49,9 @@ def run_demo(
     say(f"1  Writing {num_playlists:,} synthetic playlists as MPD slices (made-up music, no real listener) to {slices}")
     for old in (*slices.glob("mpd.slice.*.json"), *run.glob("*")):
         old.unlink()
-    paths = write_synthetic_mpd(slices, num_playlists=num_playlists, seed=seed, progress=progress)
+    paths = write_synthetic_mpd(
+        slices, num_playlists=num_playlists, num_tracks=2 * num_playlists, seed=seed, progress=progress
+    )
 
     say(f"2  Reading {len(paths)} slices")
     dataset = read_mpd(slices, progress=progress)
@@ -61,7 +65,7 @@ def run_demo(
     train, val, test = (part.positives.num_edges for part in config.split(dataset))
     say(f"3  Split: {train:,} train, {val:,} validation, {test:,} test edges")
     say(f"4  Training LightGCN, {settings.num_layers} layer, d = {settings.embedding_dim}, into {run}")
-    result = train_run(dataset, config, run, device=device, should_stop=should_stop, progress=progress)
+    result = train_run(dataset, config, run, device=device, watch=watch, progress=progress)
     if result.ended == "interrupted":
         return None
     seconds = sum(record["seconds"] for record in result.history)
@@ -121,7 +125,7 @@ def track_label(track: Recommendation) -> str:
 def _say_tracks(say: Callable[[str], None], tracks: list[Recommendation]) -> None:
     say("     recommended:")
     for rank, track in enumerate(tracks, 1):
-        say(f"     {rank} {track_label(track)}  ({track.score:.3f})")
+        say(f"     {rank} {track_label(track)}")
 
 
 def _two_playlists(dataset: Dataset) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -97,11 +97,11 @@ class Interactions:
         edge_index = torch.as_tensor(edge_index)
         if edge_index.ndim != 2 or edge_index.shape[0] != 2:
             raise ValueError(f"edge_index must have shape (2, E), got {tuple(edge_index.shape)}")
-        users, items = edge_index[0], edge_index[1]
+        users, items = _integers("users", edge_index[0]), _integers("items", edge_index[1])
         if num_users is None:
-            num_users = int(users.max()) + 1 if users.numel() else 0
+            num_users = max(int(users.max()) + 1, 0) if users.numel() else 0
         if num_items is None:
-            num_items = int(items.max()) + 1 if items.numel() else 0
+            num_items = max(int(items.max()) + 1, 0) if items.numel() else 0
         return cls(users, items, num_users, num_items, weights, _array(user_ids), _array(item_ids))
 
     @classmethod
@@ -128,13 +128,14 @@ class Interactions:
         (its weights add up).
 
         Raises:
-            ValueError: for a missing column (the columns there are get named), or a missing value (row and column).
+            ValueError: for a missing column (the columns there are get named), a missing value (row and column),
+                ids that are neither all integers nor all strings, or columns of different lengths.
         """
         user_codes, user_ids = _factorize(frame, user)
         item_codes, item_ids = _factorize(frame, item)
-        weights = None
-        if weight is not None:
-            weights = torch.from_numpy(np.asarray(_column(frame, weight), dtype=np.float32).copy())
+        if len(user_codes) != len(item_codes):
+            raise ValueError(f"columns {user!r} and {item!r} have {len(user_codes)} and {len(item_codes)} rows")
+        weights = None if weight is None else torch.from_numpy(_numbers(frame, weight))
         edge_index = torch.from_numpy(np.stack([user_codes, item_codes]))
         return cls.from_edge_index(
             edge_index,
@@ -201,19 +202,28 @@ class Interactions:
 
     def contains(self, users: Tensor, items: Tensor) -> Tensor:
         """Tell which pairs are edges: (B,) users and (B,) items, in range, give (B,) bool."""
-        wanted = users * self.num_items + items
+        wanted = users.long() * self.num_items + items
         if self.num_edges == 0:
             return torch.zeros_like(wanted, dtype=torch.bool)
         place = torch.searchsorted(self.keys, wanted).clamp_(max=self.num_edges - 1)
         return self.keys[place] == wanted
 
     def to_scipy(self) -> Any:
-        """Return a (num_users, num_items) SciPy CSR array of float32: the weights, or ones."""
+        """Return a (num_users, num_items) SciPy CSR array of its own memory: the weights, or ones.
+
+        Its values are float32, or float64 where the weights are.
+        """
         from scipy.sparse import csr_array
 
-        values = np.ones(self.num_edges, np.float32) if self.weights is None else self.weights.cpu().numpy()
-        triple = (values, self.items.cpu().numpy(), self.indptr.cpu().numpy())
-        return csr_array(triple, shape=(self.num_users, self.num_items))
+        if self.weights is None:
+            values = np.ones(self.num_edges, np.float32)
+        else:
+            dtype = torch.float64 if self.weights.dtype == torch.float64 else torch.float32
+            values = self.weights.to("cpu", dtype, copy=True).numpy()
+        # SciPy keeps the index dtype that it is given, and is faster with the narrow one.
+        index = torch.int32 if max(self.num_edges, self.num_nodes) < 2**31 else torch.int64
+        columns, ends = (part.to("cpu", index, copy=True).numpy() for part in (self.items, self.indptr))
+        return csr_array((values, columns, ends), shape=(self.num_users, self.num_items))
 
     def fingerprint(self) -> str:
         """Return a SHA-256 hex digest of counts, edges and weights: equal graphs, equal digest, on any device."""
@@ -226,9 +236,21 @@ class Interactions:
     # -- new graphs from this one --------------------------------------------------------------------------
 
     def select(self, edges: Tensor) -> Interactions:
-        """Keep some edges and all nodes: ``edges`` is an (E,) bool mask or distinct (n,) int64 edge positions."""
+        """Keep some edges and all nodes.
+
+        Args:
+            edges: (E,) bool mask, or distinct (n,) int64 edge positions in any order.
+
+        Raises:
+            ValueError: for a mask of another length, or a position out of range or given twice.
+        """
         if edges.dtype != torch.bool:
-            edges = edges.sort().values
+            edges = _indices("edges", edges, self.num_edges, "num_edges").sort().values
+            twice = edges[1:][edges[1:] == edges[:-1]]
+            if twice.numel():
+                raise ValueError(f"edge positions must be distinct, {int(twice[0])} is there more than once")
+        elif edges.shape != self.users.shape:
+            raise ValueError(f"a mask of edges must have shape ({self.num_edges},), got {tuple(edges.shape)}")
         weights = None if self.weights is None else self.weights[edges]
         return self._with_edges(self.users[edges], self.items[edges], weights)
 
@@ -307,20 +329,25 @@ def _count(name: str, value: object) -> int:
     return int(value)
 
 
-def _indices(name: str, given: Any, count: int, count_name: str) -> Tensor:
+def _integers(name: str, given: Any) -> Tensor:
     values = torch.as_tensor(given)
     if values.ndim != 1:
         raise ValueError(f"{name} must have shape (E,), got {tuple(values.shape)}")
     no_integer = values.dtype == torch.bool or values.is_floating_point() or values.is_complex()
     if no_integer and values.numel():
         raise ValueError(f"{name} must be integers, got {values.dtype}")
-    values = values.to(torch.int64)
+    return values.to(torch.int64)
+
+
+def _indices(name: str, given: Any, count: int, count_name: str) -> Tensor:
+    values = _integers(name, given)
     wrong = ((values < 0) | (values >= count)).nonzero().flatten()
     if wrong.numel():
         at = int(wrong[0])
+        hint = " Users and items count from zero, each on their own." if name in ("users", "items") else ""
         raise ValueError(
             f"{name}[{at}] is {int(values[at])}, outside [0, {count_name}={count}); "
-            f"{len(wrong)} of {len(values)} values are. Users and items count from zero, each on their own."
+            f"{len(wrong)} of {len(values)} values are.{hint}"
         )
     return values
 
@@ -346,7 +373,8 @@ def _canonical(
     """Sort pairs by user, then item, and merge repeats."""
     keys = users * num_items + items
     if bool((keys[1:] > keys[:-1]).all()):
-        return users, items, weights
+        # Copies: a caller that changes its tensors later must not change the graph.
+        return users.clone(), items.clone(), None if weights is None else weights.clone()
     if weights is None:
         keys = torch.unique(keys)
     else:
@@ -363,8 +391,9 @@ def _ids(name: str, values: Ids | None, count: int) -> Ids | None:
     if ids.ndim != 1 or len(ids) != count:
         raise ValueError(f"{name} must be {count} values, one per node, got shape {ids.shape}")
     if ids.dtype.kind not in "iu" and not all(isinstance(value, str) for value in ids):
-        wrong = next(value for value in ids if not isinstance(value, str))
-        raise ValueError(f"{name} must be all integers or all strings, got {wrong!r}")
+        others = [value for value in ids if not isinstance(value, str)]
+        wrong = next((value for value in others if not isinstance(value, int) or not _fits_64_bits(value)), others[0])
+        raise ValueError(f"{name} must be all integers of 64 bits or all strings, got {wrong!r}")
     if len(set(ids.tolist())) != count:
         counts = Counter(ids.tolist())
         repeated = next(value for value in counts if counts[value] > 1)
@@ -377,7 +406,7 @@ def _array(values: Sequence[Any] | Ids | None) -> Ids | None:
     if values is None:
         return None
     array = np.asarray(values)
-    if array.dtype.kind in "iu":
+    if array.dtype.kind in "iu" and (not array.size or _fits_64_bits(int(array.max()))):
         return array.astype(np.int64, copy=False)
     return np.asarray(values, dtype=object)
 
@@ -387,7 +416,8 @@ def _renumber(name: str, kept: Tensor, count: int, device: torch.device) -> Tens
     new = torch.full((count,), -1, dtype=torch.int64, device=device)
     new[kept] = torch.arange(len(kept), device=device)
     if int((new >= 0).sum()) != len(kept):
-        raise ValueError(f"{name} to keep must be distinct")
+        repeated = int(torch.bincount(kept).argmax())
+        raise ValueError(f"{name} to keep must be distinct, {repeated} is there more than once")
     return new
 
 
@@ -407,10 +437,43 @@ def _factorize(frame: Any, name: str) -> tuple[npt.NDArray[np.int64], Ids]:
         ids, codes = np.unique(values, return_inverse=True)
         return codes.astype(np.int64), ids
     listed = values.tolist()
-    for row, value in enumerate(listed):
-        if not isinstance(value, str) or not value:
-            raise ValueError(f"column {name!r}, row {row}: {value!r} is no id; ids are integers or non-empty strings")
+    kinds = set(map(type, listed))
+    if kinds == {int} and all(map(_fits_64_bits, listed)):
+        return _factorize({name: np.asarray(listed, dtype=np.int64)}, name)
+    if not kinds <= {str} or "" in listed:
+        _refuse_ids(name, listed)
     distinct = sorted(set(listed))
     index = {value: place for place, value in enumerate(distinct)}
     codes = np.fromiter(map(index.__getitem__, listed), np.int64, len(listed))
     return codes, np.asarray(distinct, dtype=object)
+
+
+def _fits_64_bits(value: int) -> bool:
+    return -(2**63) <= value < 2**63
+
+
+def _refuse_ids(name: str, listed: list[Any]) -> NoReturn:
+    for row, value in enumerate(listed):
+        if value is None or str(value) in ("", "nan", "NaT", "<NA>"):
+            raise ValueError(f"column {name!r}, row {row}: missing value ({value!r}); ids must not be missing or empty")
+    wanted = str if type(listed[0]) is str else int
+    row = next(
+        row
+        for row, value in enumerate(listed)
+        if type(value) is not wanted or (isinstance(value, int) and not _fits_64_bits(value))
+    )
+    raise ValueError(
+        f"column {name!r}, row {row}: {listed[row]!r} is no id; ids are all integers of 64 bits or all strings"
+    )
+
+
+def _numbers(frame: Any, name: str) -> npt.NDArray[np.float32]:
+    values = _column(frame, name)
+    try:
+        numbers = np.array(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"column {name!r} must hold numbers: {error}") from error
+    missing = np.isnan(numbers).nonzero()[0]
+    if len(missing):
+        raise ValueError(f"column {name!r}, row {missing[0]}: missing value")
+    return numbers

@@ -96,7 +96,9 @@ def in_batch_softmax_loss(
     if block_size < 1 or not negative_weight > 0:
         raise ValueError(f"block_size and negative_weight must be positive, got {block_size}, {negative_weight}")
     users, items = F.normalize(users, dim=1), F.normalize(items, dim=1)
-    loss: Tensor = _InBatchSoftmax.apply(users, items, temperature, negative_weight, block_size)  # type: ignore[no-untyped-call]
+    # Gradients are added up in place in the embeddings' own dtype, which a caller's autocast would mix with another.
+    with torch.autocast(users.device.type, enabled=False):
+        loss: Tensor = _InBatchSoftmax.apply(users, items, temperature, negative_weight, block_size)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -178,7 +178,9 @@ def _from_features(
 ) -> Tensor:
     if not isinstance(features, tuple | list) or len(features) != 2:
         raise ValueError(f'init must be "normal", "xavier" or (user features, item features), got {type(features)}')
-    user_features, item_features = (torch.as_tensor(part).detach().float().cpu() for part in features)
+    user_features, item_features = (
+        torch.as_tensor(part, dtype=torch.float32, device="cpu").detach() for part in features
+    )
     if user_features.ndim != 2 or item_features.ndim != 2 or user_features.shape[1] != item_features.shape[1]:
         raise ValueError(
             f"start features must be (num_users, f) and (num_items, f), got {tuple(user_features.shape)} "

@@ -35,7 +35,7 @@ _EXAMPLES = {
     "evaluate": ["lightgcn evaluate runs/first --k 10 20 50"],
     "recommend": [
         "lightgcn recommend runs/first --user 1042 -k 10",
-        'lightgcn recommend runs/first --items "Blue Harbour by The Tidewater Set" spotify:track:0aB1cD2eF3gH4iJ5kL6mN7',
+        'lightgcn recommend runs/first --items "Blue Harbour by The Tidewater Set" spotify:track:0aB1cD2eF3gH4iJ5kL6m',
     ],
 }
 

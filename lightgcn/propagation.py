@@ -28,8 +28,10 @@ def propagate(adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float]) 
     Raises:
         ValueError: if the shapes do not fit or ``alpha`` is empty.
     """
-    if x.ndim != 2 or x.shape[0] != adjacency.num_nodes:
-        raise ValueError(f"x must be ({adjacency.num_nodes}, d) for {adjacency}, got {tuple(x.shape)}")
+    if x.ndim != 2 or x.shape[0] != adjacency.num_nodes or not x.is_floating_point():
+        raise ValueError(
+            f"x must be ({adjacency.num_nodes}, d) floating for {adjacency}, got {tuple(x.shape)} of {x.dtype}"
+        )
     if not isinstance(alpha, Tensor):
         alpha = torch.tensor([float(weight) for weight in alpha], dtype=torch.float64)
     if alpha.ndim != 1 or len(alpha) == 0:

@@ -182,7 +182,7 @@ class Recommender:
             raise ValueError("a new user needs at least one item")
         if min(items) < 0 or max(items) >= len(self.fold_in):
             raise ValueError(f"items must be in [0, {len(self.fold_in)}), got {min(items)} to {max(items)}")
-        given = torch.ones(len(items)) if weights is None else torch.tensor([float(w) for w in weights])
+        given = torch.tensor([1.0] * len(items) if weights is None else list(map(float, weights)), dtype=torch.float64)
         if len(given) != len(items) or not bool((given.isfinite() & (given > 0)).all()):
             raise ValueError("weights must be as many as the items, finite and positive")
         last = dict(zip(items, given.tolist(), strict=True))

@@ -97,7 +97,6 @@ def rank_rows(scores: Tensor, k: int) -> TopK:
         if len(straddled):
             ranked = scores[straddled].sort(dim=1, descending=True, stable=True).indices
             items[straddled] = ranked[:, :k]
-            values = scores.gather(1, items)
     items, by_index = items.sort(dim=1)
     values, by_value = values.gather(1, by_index).sort(dim=1, descending=True, stable=True)
     items = items.gather(1, by_value).masked_fill_(values == -torch.inf, -1)

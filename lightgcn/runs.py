@@ -11,6 +11,7 @@ test.json                  metrics on the test set, once they were asked for
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -123,10 +124,12 @@ def train_run(
     resume: bool = False,
     device: torch.device | str = "cpu",
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    watch: AbstractContextManager[Callable[[], bool]] | None = None,
     progress: bool = False,
 ) -> TrainResult:
     """Train on a dataset into a run folder and, unless interrupted, write the model and a recommender.
+
+    ``watch`` is entered for the time of training alone; what it gives is `fit`'s ``should_stop``.
 
     Raises:
         FileExistsError: if the folder holds a run already and ``resume`` is not set.
@@ -139,16 +142,17 @@ def train_run(
     model = config.train.new_model(dataset.interactions.num_users, dataset.interactions.num_items).to(device)
     folder.mkdir(parents=True, exist_ok=True)
     config.save(folder)
-    result = fit(
-        model,
-        split,
-        config.train,
-        run_dir=folder,
-        resume=resume,
-        on_epoch=on_epoch,
-        should_stop=should_stop,
-        progress=progress,
-    )
+    with watch or nullcontext() as should_stop:
+        result = fit(
+            model,
+            split,
+            config.train,
+            run_dir=folder,
+            resume=resume,
+            on_epoch=on_epoch,
+            should_stop=should_stop,
+            progress=progress,
+        )
     if result.ended != "interrupted":
         save_model(folder / MODEL_FILE, model)
         known = dataset.interactions if dataset.test is None else dataset.interactions.union(dataset.test)

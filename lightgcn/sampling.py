@@ -110,10 +110,15 @@ def sample_user_positives(interactions: Interactions, num_samples: int, generato
 def shuffled_batches(num_samples: int, batch_size: int | None, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield a random permutation of ``range(num_samples)`` in pieces of ``batch_size`` (None: in one piece).
 
-    The last batch is smaller where ``batch_size`` does not divide ``num_samples``.
+    The last batch is smaller where ``batch_size`` does not divide ``num_samples``; there is no empty one.
+
+    Raises:
+        ValueError: if ``batch_size`` < 1.
     """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, or None for one batch, got {batch_size}")
     order = torch.randperm(num_samples, generator=generator, device=generator.device)
-    yield from order.split(batch_size or max(num_samples, 1))
+    return iter(order.split(batch_size or num_samples) if num_samples else ())
 
 
 def _distinct_non_keys(sorted_keys: Tensor, total: int, num_samples: int, generator: torch.Generator) -> Tensor:

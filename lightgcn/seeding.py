@@ -16,8 +16,8 @@ def make_generator(seed: int | torch.Generator, *stream: int, device: torch.devi
     Raises:
         ValueError: if ``seed`` is negative.
     """
-    entropy = (seed_from(seed), *stream)
-    words = np.random.SeedSequence(entropy).generate_state(2, np.uint32)
+    # The spawn key keeps streams apart: appended to the entropy, (0,) and (0, 0) would give the same state.
+    words = np.random.SeedSequence(seed_from(seed), spawn_key=stream).generate_state(2, np.uint32)
     state = (int(words[0]) << 32 | int(words[1])) & 0x7FFF_FFFF_FFFF_FFFF
     return torch.Generator(device=device).manual_seed(state)
 

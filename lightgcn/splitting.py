@@ -143,7 +143,9 @@ def _move(links: LinkSet, device: torch.device | str, moved: dict[int, Interacti
     """Move a link set; graphs that were one object before (`moved`, by identity) are one object after."""
 
     def move(graph: Interactions) -> Interactions:
-        return moved.setdefault(id(graph), graph.to(device))
+        if id(graph) not in moved:
+            moved[id(graph)] = graph.to(device)
+        return moved[id(graph)]
 
     recipe = links._recipe
     if recipe is not None:
@@ -202,7 +204,9 @@ def split_edges(
 
     train, val, test = (interactions.select(part == code) for code in (0, 1, 2))
     known = train.union(val)
-    num_supervision = max(1, _floor(disjoint * train.num_edges)) if disjoint else train.num_edges
+    num_supervision = train.num_edges
+    if disjoint:
+        num_supervision = min(max(1, _floor(disjoint * train.num_edges)), train.num_edges - 1)
     recipes = (
         _Recipe(train, None if disjoint else train, train, num_supervision, negatives, negative_pairs, seed, _TRAIN),
         _Recipe(val, train, interactions, val.num_edges, negatives, negative_pairs, seed, _VAL),
@@ -247,6 +251,8 @@ def _check_ratios(ratios: Sequence[float]) -> tuple[float, float]:
         raise ValueError(f"each of the ratios must be a positive number, got {shares}{hint}")
     if abs(sum(shares) - 1) > 1e-6:
         raise ValueError(f"ratios must add up to 1, got {shares}, which add up to {sum(shares):.6g}")
+    if sum(shares[1:]) >= 1:
+        raise ValueError(f"ratios must leave a share for train, got {shares}")
     return shares[1], shares[2] if len(shares) == 3 else 0.0
 
 
@@ -260,17 +266,13 @@ def _divide(
 ) -> Tensor:
     """Return (E,) int64: 0 for a train edge, 1 for validation, 2 for test."""
     num_edges = interactions.num_edges
-
-    def sizes(total: int) -> tuple[int, int]:
-        return max(1, _floor(val_share * total)), max(1, _floor(test_share * total)) if test_share else 0
-
-    num_val, num_test = sizes(num_edges)
+    num_val, num_test = _held_out(num_edges, val_share, test_share)
     if num_edges - num_val - num_test < min_train:
-        needed = num_edges
-        while needed - sum(sizes(needed)) < min_train:
-            needed += 1
-        raise ValueError(f"too few edges to split: {num_edges}, and at least {needed} are needed for a train, "
-                         "validation and test set with these ratios")  # fmt: skip
+        needed = _least_edges(num_edges + 1, val_share, test_share, min_train)
+        raise ValueError(
+            f"too few edges to split: {num_edges}, and at least {needed} are needed for {_names(test_share)} sets "
+            "with these ratios"
+        )
     order = torch.randperm(num_edges, generator=generator, device=interactions.device)
     part = torch.zeros(num_edges, dtype=torch.int64, device=interactions.device)
     part[order[:num_val]] = 1
@@ -278,12 +280,28 @@ def _divide(
     return part
 
 
+def _held_out(total: int, val_share: float, test_share: float) -> tuple[int, int]:
+    return max(1, _floor(val_share * total)), max(1, _floor(test_share * total)) if test_share else 0
+
+
+def _least_edges(start: int, val_share: float, test_share: float, min_train: int) -> int:
+    """Return the least number of edges, from ``start`` on, that leaves ``min_train`` of them to train."""
+    # Enough in any case, since rounding and the least of one edge take at most one more for each part. A train share
+    # near nothing makes it huge: then it is the answer, and not searched for by counting.
+    enough = math.ceil((min_train + 2) / (1 - val_share - test_share)) + 1
+    near = range(start, min(enough, start + 100_000))
+    return next((n for n in near if n - sum(_held_out(n, val_share, test_share)) >= min_train), max(start, enough))
+
+
+def _names(test_share: float) -> str:
+    return "train, validation and test" if test_share else "train and validation"
+
+
 def _divide_by_user(
     interactions: Interactions, val_share: float, test_share: float, min_train: int, generator: torch.Generator
 ) -> Tensor:
     degrees = interactions.user_degrees
-    num_val = ((val_share * degrees) + 1e-9).floor().long()
-    num_test = ((test_share * degrees) + 1e-9).floor().long()
+    num_val, num_test = ((share * degrees.double() + 1e-9).floor().long() for share in (val_share, test_share))
     num_val -= ((num_val + num_test) >= degrees).long() * (num_val > 0)
     num_test -= ((num_val + num_test) >= degrees).long() * (num_test > 0)
 
@@ -298,12 +316,15 @@ def _divide_by_user(
     part[order] = torch.where(place < val_end, 1, torch.where(place < test_end, 2, 0))
 
     counts = torch.bincount(part, minlength=3).tolist()
-    wanted = (min_train, 1, 1 if test_share else 0)
-    if any(count < want for count, want in zip(counts, wanted, strict=True)):
+    wanted = (min_train, 1, 1) if test_share else (min_train, 1)
+    if any(count < want for count, want in zip(counts, wanted, strict=False)):
         most = int(degrees.max()) if len(degrees) else 0
-        needed = math.ceil(1 / min(val_share, test_share or 1.0) - 1e-9)
+        # One user with an edge in each part is enough, since any other user adds a train edge.
+        others = int((degrees > 0).sum()) > 1
+        start = max(most + 1, math.ceil(1 / min(val_share, test_share or 1.0) - 1e-9))
+        needed = _least_edges(start, val_share, test_share, 1 if others else min_train)
         raise ValueError(
-            f"too few edges to split by user: train, validation and test would get {counts} edges; some user needs at "
-            f"least {needed} edges for these ratios, and the most that one has is {most}"
+            f"too few edges to split by user: {_names(test_share)} would get {counts[: len(wanted)]} edges; some user "
+            f"needs at least {needed} edges for these ratios, and the most that one has is {most}"
         )
     return part

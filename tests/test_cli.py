@@ -1,0 +1,316 @@
+"""The command line: the whole path as a user runs it, and one clear line for each kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightgcn import cli
+from lightgcn.checkpoint import load_model
+
+FAST = ["--preset", "fast", "--epochs", "12", "--batch-size", "256"]
+
+
+def lightgcn(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user does, and check its exit code."""
+    command = [sys.executable, "-m", "lightgcn", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == code, done.stderr + done.stdout
+    return done
+
+
+@pytest.fixture(scope="module")
+def prepared(slices: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "prepared"
+    assert cli.main(["prepare", str(slices), str(out), "--largest-component"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(prepared: Path) -> Path:
+    folder = prepared.parent / "run"
+    assert cli.main(["train", str(prepared), str(folder), *FAST]) == 0
+    return folder
+
+
+def test_mpd_files_to_recommendations_as_subprocesses(slices: Path, tmp_path: Path) -> None:
+    out, run = tmp_path / "prepared", tmp_path / "run"
+    prepared = json.loads(lightgcn("prepare", slices, out, "--largest-component", "--json").stdout)
+    assert prepared["info"]["playlists"] == 300 and prepared["steps"][-1]["edges"] > 1000
+    trained = json.loads(lightgcn("train", out, run, *FAST, "--json").stdout)
+    assert trained["epochs"] <= 12 and trained["best"]["val"]["recall@20"] > 0
+    metrics = json.loads(lightgcn("evaluate", run, "--k", 5, 20, "--json").stdout)
+    assert metrics["lightgcn"]["metrics"]["recall@20"] > metrics["popularity"]["metrics"]["recall@20"]
+    assert metrics["lightgcn"]["metrics"]["roc_auc"] > 0.5
+    assert json.loads((run / "test.json").read_text()) == metrics
+
+    playlists = [p for path in sorted(slices.iterdir()) for p in json.loads(path.read_text())["playlists"]]
+    known = next(playlist for playlist in playlists if len(playlist["tracks"]) > 10)
+    tracks = json.loads(lightgcn("recommend", run, "--user", known["pid"], "-k", 7, "--json").stdout)
+    assert len(tracks) == 7 and all(track["columns"]["name"] and track["columns"]["artist"] for track in tracks)
+    assert not {track["id"] for track in tracks} & {track["track_uri"] for track in known["tracks"]}
+    some = known["tracks"][:5]
+    given = [some[0]["track_uri"], f"{some[1]['track_name']} by {some[1]['artist_name']}"]
+    new = json.loads(lightgcn("recommend", run, "--items", *given, "--json").stdout)
+    assert len(new) == 10 and not {track["id"] for track in new} & {track["track_uri"] for track in some[:2]}
+    text = lightgcn("recommend", run, "--similar", some[0]["track_uri"], "-k", 3).stdout
+    assert text.count(" by ") == 3
+
+
+def test_demo_walks_the_whole_path_and_calls_its_data_synthetic(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):  # a second demo in the same folder replaces the first
+        assert cli.main(["demo", "--out", str(tmp_path / "demo"), "--playlists", "300"]) == 0
+    out, err = capsys.readouterr()
+    assert "synthetic" in out and "popularity" in out and "five tracks" in out and str(tmp_path / "demo") in out
+    assert err == ""
+    for name in ("mpd/mpd.slice.0-299.json", "prepared/dataset.safetensors", "run/recommender.safetensors"):
+        assert (tmp_path / "demo" / name).is_file(), name
+    assert cli.main(["demo", "--out", str(tmp_path / "demo"), "--playlists", "300", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    test = result["test"]
+    assert result["synthetic"] is True
+    assert test["lightgcn"]["metrics"]["recall@20"] > test["popularity"]["metrics"]["recall@20"]
+    assert len(result["new_playlist"]["tracks"]) == 5 == len(result["new_playlist"]["recommended"])
+
+
+def test_help_of_every_command_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in cli.COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([command, "--help"])
+        assert ended.value.code == 0
+        assert f"  lightgcn {command} " in capsys.readouterr().out.partition("examples:")[2]
+
+
+def test_ctrl_c_saves_says_so_and_resume_ends_with_the_same_bits(prepared: Path, tmp_path: Path) -> None:
+    settings = ["--preset", "paper", "--epochs", "30", "--batch-size", "128", "--set", "eval_every=5"]
+    lightgcn("train", prepared, tmp_path / "whole", *settings)
+    command = [sys.executable, "-m", "lightgcn", "train", prepared, tmp_path / "cut", *settings]
+    process = subprocess.Popen(map(str, command), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    history = tmp_path / "cut" / "history.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (history.exists() and history.read_bytes().count(b"\n") >= 3):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "saved to" in err and "--resume" in err
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    done = len(history.read_text().splitlines())
+    assert 3 <= done < 30
+
+    lightgcn("train", prepared, tmp_path / "cut", "--resume")
+    whole, cut = (load_model(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert torch.equal(whole.embedding, cut.embedding)
+    assert len(history.read_text().splitlines()) == 30
+
+
+def test_text_data_with_its_own_test_split_trains_without_preparing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [[user, *((user * 7 + step) % 30 for step in range(12))] for user in range(40)]
+    (tmp_path / "train.txt").write_text("".join(" ".join(map(str, line)) + "\n" for line in lines))
+    (tmp_path / "test.txt").write_text("".join(f"{user} {(user * 7 + 12) % 30}\n" for user in range(40)))
+    assert cli.main(["train", str(tmp_path), str(tmp_path / "run"), *FAST]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lightgcn"]["num_users"] == 40
+
+
+def _fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that must fail, and return the one line that it says."""
+    capsys.readouterr()
+    try:
+        code = cli.main([str(argument) for argument in arguments])
+    except SystemExit as ended:  # argparse
+        code = int(str(ended.code))
+    out, err = capsys.readouterr()
+    assert code == 2 and out == "", (code, out, err)
+    assert err.startswith("lightgcn: ") and err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+def _slice(*playlists: object) -> str:
+    return json.dumps({"info": {}, "playlists": list(playlists)})
+
+
+PLAYLIST = {"name": "a", "pid": 0, "tracks": [{"track_uri": "spotify:track:1", "track_name": "x"}]}
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        pytest.param(None, ["missing", "no such file"], id="missing path"),
+        pytest.param({}, ["raw"], id="empty directory"),
+        pytest.param(
+            {"mpd.slice.0-9.json": _slice(PLAYLIST)[:-20]}, ["mpd.slice.0-9.json", "JSON"], id="truncated JSON"
+        ),
+        pytest.param({"mpd.slice.0-9.json": '{"tracks": []}'}, ["mpd.slice.0-9.json", "playlists"], id="no MPD slice"),
+        pytest.param(
+            {"mpd.slice.0-9.json": _slice({"name": "a", "pid": 7, "tracks": [{"track_name": "x"}]})},
+            ["mpd.slice.0-9.json", "7", "track_uri"],
+            id="track without URI",
+        ),
+        pytest.param(
+            {"mpd.slice.0-9.json": _slice(PLAYLIST), "mpd.slice.10-19.json": _slice(PLAYLIST)},
+            ["mpd.slice.0-9.json", "mpd.slice.10-19.json", "pid"],
+            id="duplicate pid across files",
+        ),
+        pytest.param({"train.txt": "0 1 2\n1 -3\n"}, ["train.txt", "2", "-3"], id="negative index"),
+        pytest.param({"train.txt": "0 1 2\n1 1.5\n"}, ["train.txt", "2", "1.5"], id="float index"),
+        pytest.param({"train.txt": "0 1 2\n1 x7\n"}, ["train.txt", "2", "x7"], id="non-numeric index"),
+        pytest.param({"train.txt": "0 1 2\n1 99999999999\n"}, ["train.txt", "2", "99999999999"], id="too large index"),
+        pytest.param({"plays.csv": "who,what\nann,s1\n"}, ["plays.csv", "'user'", "'who'"], id="wrong column name"),
+    ],
+)
+def test_bad_raw_data_is_one_line_and_writes_nothing(
+    files: dict[str, str] | None, said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    if files is None:
+        raw = tmp_path / "missing"
+    else:
+        raw.mkdir()
+        for name, text in files.items():
+            (raw / name).write_text(text)
+        if list(files) == ["plays.csv"]:
+            raw = raw / "plays.csv"
+    error = _fails(capsys, "prepare", raw, out)
+    for words in said:
+        assert words in error, error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--ratios", "0.5", "0.1", "0.1"], "add up to"),
+        (["--ratios", "nan", "0.5", "0.5"], "nan"),
+        (["--ratios", "0.9", "0.1", "0"], "positive"),
+        (["--set", "loss=hinge"], "hinge"),
+        (["--set", "warmth=3"], "warmth"),
+        (["--set", "l2"], "NAME=VALUE"),
+        (["--learning-rate", "fast"], "learning_rate"),
+        (["--epochs", "0"], "epochs"),
+        (["--metric", "recall"], "recall"),
+        (["--metric", "recall@999999"], "999999"),
+        (["--preset", "slow"], "slow"),
+    ],
+)
+def test_bad_settings_are_one_line_and_leave_no_run(
+    options: list[str], said: str, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in _fails(capsys, "train", prepared, tmp_path / "run", *options)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_graph_too_small_to_split_says_how_many_edges_are_needed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.csv").write_text("user,item\nann,s1\nbob,s1\n")
+    error = _fails(capsys, "train", tmp_path / "tiny.csv", tmp_path / "run")
+    assert "at least 3 are needed" in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--user", "0", "-k", "0"], "k must be"),
+        (["--user", "0", "-k", "100000"], "items"),
+        (["--user", "no such playlist"], "no such playlist"),
+        (["--items", "spotify:track:unknown"], "spotify:track:unknown"),
+        (["--similar", "no such track"], "no such track"),
+        ([], "--user"),
+    ],
+)
+def test_bad_questions_are_one_line(
+    options: list[str], said: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in _fails(capsys, "recommend", run, *options)
+
+
+def test_k_below_one_in_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "k must be" in _fails(capsys, "evaluate", run, "--k", "0")
+    assert not (run / "test.json").exists()
+
+
+def test_cuda_asked_for_where_there_is_none(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "CUDA" in _fails(capsys, "train", prepared, tmp_path / "run", "--device", "cuda")
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_refuses_a_checkpoint_of_another_shape_a_corrupt_one_and_other_data(
+    prepared: Path, slices: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert cli.main(["train", str(prepared), str(run), *FAST]) == 0
+    assert "embedding_dim" in _fails(capsys, "train", prepared, run, "--resume", "--embedding-dim", "8")
+    assert "holds a run already" in _fails(capsys, "train", prepared, run)
+    assert "cannot change" in _fails(capsys, "train", prepared, run, "--resume", "--preset", "paper")
+    other = tmp_path / "other"
+    assert cli.main(["prepare", str(slices), str(other), "--slices", "0:2"]) == 0
+    assert "other interactions" in _fails(capsys, "train", other, run, "--resume")
+    checkpoint = run / "checkpoint.safetensors"
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: len(whole) // 2])
+    assert "checkpoint.safetensors" in _fails(capsys, "train", prepared, run, "--resume")
+    model = run / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-100])
+    assert "model.safetensors" in _fails(capsys, "evaluate", run)
+
+
+def test_prepare_replaces_a_dataset_only_when_told_to(
+    slices: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["prepare", str(slices), str(out), "--slices", "0:1"]) == 0
+    before = (out / "dataset.safetensors").read_bytes()
+    assert "--overwrite" in _fails(capsys, "prepare", slices, out)
+    assert (out / "dataset.safetensors").read_bytes() == before
+    assert cli.main(["prepare", str(slices), str(out), "--overwrite", "--k-core", "2"]) == 0
+    assert (out / "dataset.safetensors").read_bytes() != before
+    assert "<= 3" in _fails(capsys, "prepare", slices, tmp_path / "none", "--slices", "2:9")
+    assert "FIRST:END" in _fails(capsys, "prepare", slices, tmp_path / "none", "--slices", "2-9")
+    assert "no interaction is left" in _fails(capsys, "prepare", slices, tmp_path / "none", "--k-core", "999")
+    assert not (tmp_path / "none").exists()
+
+
+def test_output_is_not_a_terminal_so_there_is_no_bar(prepared: Path, tmp_path: Path) -> None:
+    done = lightgcn("train", prepared, tmp_path / "run", *FAST)
+    assert done.stderr == "" and "validation" in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_a_terminal_shows_a_progress_bar(prepared: Path, tmp_path: Path) -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    command = [sys.executable, "-m", "lightgcn", "train", str(prepared), str(tmp_path / "run"), *FAST]
+    process = subprocess.Popen(command, stderr=child, stdout=subprocess.DEVNULL)
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(parent, 1 << 16)
+        except OSError:  # the other end is closed
+            break
+    os.close(parent)
+    assert process.wait(timeout=120) == 0
+    assert b"train" in shown and b"step" in shown and b"recall@20" in shown

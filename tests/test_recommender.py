@@ -1,0 +1,392 @@
+"""Answers of a recommender against loops and against graphs with the new user in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightgcn import Interactions, LightGCN, Recommender, normalized_adjacency
+from lightgcn.checkpoint import load_tensors, save_tensors
+from lightgcn.recommender import fold_in_table
+
+USERS, ITEMS = 7, 9
+NAMES = ["Dawn", "Night", "Rain", "dawn", "Rain", "Echo", "1999", " Space ", ""]
+ARTISTS = ["Ash", "Bel", "Cy", "Dee", "Eve", "Fay", "Gus", "Hal", ""]
+
+
+def graph(**extra: Any) -> Interactions:
+    """User 6 has seen everything but item 8; user 5 and item 8 are isolated but for that."""
+    dense = torch.rand(USERS, ITEMS, generator=torch.Generator().manual_seed(1)) < 0.4
+    dense[6], dense[5], dense[:, 8] = True, False, False
+    return Interactions.from_edge_index(dense.nonzero().T, USERS, ITEMS, **extra)
+
+
+def model(num_layers: int = 2, alpha: Any = None) -> LightGCN:
+    return LightGCN(USERS, ITEMS, 4, num_layers, alpha, seed=2).double()
+
+
+def recommender(num_layers: int = 2, **extra: Any) -> Recommender:
+    columns = {"item_columns": {"name": NAMES, "artist": ARTISTS}}
+    return Recommender.from_model(model(num_layers), graph(**extra), "symmetric", **columns)
+
+
+def string_ids() -> dict[str, Any]:
+    return {"user_ids": [f"u{n}" for n in range(USERS)], "item_ids": [f"track:{n}" for n in range(ITEMS)]}
+
+
+# -- known users -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("k", [1, 4, 9])
+def test_recommend_equals_a_naive_ranking(exclude_seen: bool, k: int) -> None:
+    interactions = graph()
+    users, items = (z.detach() for z in model().embed(normalized_adjacency(interactions)))
+    found = recommender()
+    for user in range(USERS):
+        seen = set(interactions.items_of(user).tolist()) if exclude_seen else set()
+        scores = {item: float(users[user] @ items[item]) for item in range(ITEMS) if item not in seen}
+        expected = sorted(scores, key=lambda item: (-scores[item], item))[:k]
+        answer = found.recommend(user, k, exclude_seen=exclude_seen)
+        assert [one.index for one in answer] == expected
+        assert [one.score for one in answer] == pytest.approx([scores[item] for item in expected])
+
+
+def test_fewer_than_k_come_back_where_nearly_all_is_seen() -> None:
+    assert [one.index for one in recommender().recommend(6, 9)] == [8]
+    everything = Interactions.from_edge_index(torch.cartesian_prod(torch.arange(2), torch.arange(3)).T, 2, 3)
+    assert Recommender.from_model(LightGCN(2, 3, 4), everything).recommend(0, 3) == []
+
+
+def test_an_answer_says_all_that_is_known_of_the_item() -> None:
+    best = recommender(**string_ids()).recommend("u6", 1)[0]
+    assert (best.id, best.index, best.columns) == ("track:8", 8, {"name": "", "artist": ""})
+
+
+# -- new users -------------------------------------------------------------------------------------------------
+
+
+def with_a_receiving_row(interactions: Interactions, items: dict[int, float], exponents: tuple[float, float]) -> Tensor:
+    """The dense adjacency with one more user in the last row, whose column is empty: it receives and sends nothing."""
+    nodes = USERS + ITEMS
+    dense = torch.zeros(nodes + 1, nodes + 1, dtype=torch.float64)
+    dense[:nodes, :nodes] = normalized_adjacency(interactions, exponents, dtype=torch.float64).to_dense()
+    weights = interactions.weights
+    ones = torch.ones(interactions.num_edges) if weights is None else weights
+    degrees = torch.zeros(ITEMS, dtype=torch.float64).index_add_(0, interactions.items, ones.double())
+    for item, weight in items.items():
+        if degrees[item] > 0 or exponents[1] == 0:
+            dense[nodes, USERS + item] = weight / sum(items.values()) ** exponents[0] / degrees[item] ** exponents[1]
+    return dense
+
+
+def propagated(dense: Tensor, table: Tensor, alpha: list[float]) -> Tensor:
+    total = alpha[0] * table
+    for weight in alpha[1:]:
+        table = dense @ table
+        total = total + weight * table
+    return total
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("normalization", "exponents"),
+    [("mean", (1.0, 0.0)), ("symmetric", (0.5, 0.5)), ((0.3, 0.9), (0.3, 0.9))],
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_fold_in_equals_the_graph_with_a_user_who_only_receives(
+    normalization: Any, exponents: tuple[float, float], num_layers: int, weighted: bool
+) -> None:
+    interactions = graph()
+    items: dict[int, float] = {1: 1.0, 4: 1.0, 8: 1.0}
+    if weighted:
+        values = torch.rand(interactions.num_edges, generator=torch.Generator().manual_seed(3)) + 0.5
+        interactions = graph(weights=values)
+        items = {1: 0.1, 4: 3.3, 8: 1.7}
+    alpha = [0.1, 0.4, 0.3, 0.2][: num_layers + 1]
+    chosen = model(num_layers, alpha)
+    table = torch.cat([chosen.embedding.detach(), torch.zeros(1, 4, dtype=torch.float64)])
+    expected = propagated(with_a_receiving_row(interactions, items, exponents), table, alpha)[-1]
+
+    found = Recommender.from_model(chosen, interactions, normalization)
+    weights = list(items.values()) if weighted else None
+    torch.testing.assert_close(found.fold_in_user(list(items), weights), expected, rtol=1e-10, atol=1e-12)
+
+    answer = found.recommend_new(list(items), 4, weights=weights)
+    scores = found.items @ expected
+    scores[list(items)] = -torch.inf
+    assert [one.index for one in answer] == scores.argsort(descending=True, stable=True)[:4].tolist()
+    assert [one.score for one in answer] == pytest.approx(scores.sort(descending=True).values[:4].tolist(), rel=1e-5)
+
+
+def test_fold_in_equals_really_adding_the_user_for_the_mean_of_one_layer() -> None:
+    interactions, items = graph(), [0, 3, 7]
+    chosen = model(1)
+    edges = torch.cat([interactions.edge_index, torch.tensor([[USERS] * 3, items])], dim=1)
+    larger = LightGCN(USERS + 1, ITEMS, 4, 1).double()
+    with torch.no_grad():
+        zero = torch.zeros(1, 4, dtype=torch.float64)
+        larger.embedding.copy_(torch.cat([chosen.embedding[:USERS], zero, chosen.embedding[USERS:]]))
+    users, _ = larger.embed(normalized_adjacency(Interactions.from_edge_index(edges, USERS + 1, ITEMS), "mean"))
+    found = Recommender.from_model(chosen, interactions, "mean").fold_in_user(items)
+    torch.testing.assert_close(found, users[USERS], rtol=1e-12, atol=1e-12)
+
+
+def test_fold_in_with_learned_layer_weights() -> None:
+    chosen = model(2, "learnable")
+    with torch.no_grad():
+        assert isinstance(chosen.alpha, torch.nn.Parameter)
+        chosen.alpha.copy_(torch.tensor([0.1, 0.5, 0.4]))
+    expected = Recommender.from_model(model(2, [0.1, 0.5, 0.4]), graph()).fold_in_user([1, 2])
+    torch.testing.assert_close(Recommender.from_model(chosen, graph()).fold_in_user([1, 2]), expected)
+
+
+def test_a_repeated_item_counts_once() -> None:
+    found = recommender(**string_ids())
+    once = found.fold_in_user([2, 5])
+    assert torch.equal(found.fold_in_user([2, 5, 2, 2]), once)
+    assert torch.equal(found.fold_in_user(torch.tensor([2, 5, 2, 2])), once)  # type: ignore[arg-type]
+    assert found.recommend_new(["track:2", "track:5", "track:2"], 3) == found.recommend_new(["track:2", "Echo"], 3)
+
+
+def test_what_a_new_user_cannot_be() -> None:
+    found = recommender()
+    with pytest.raises(ValueError, match="at least one item"):
+        found.recommend_new([], 3)
+    with pytest.raises(ValueError, match="list of ids or names, got the one string 'Echo'"):
+        found.recommend_new("Echo", 3)
+    with pytest.raises(ValueError, match="unknown item 77"):
+        found.recommend_new([1, 77], 3)
+    for weights in ([1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")]):
+        with pytest.raises(ValueError, match="weights must be as many as the items, finite and positive"):
+            found.recommend_new([1, 2], 3, weights=weights)
+    for wrong in (9, -1):
+        with pytest.raises(ValueError, match=r"items must be in \[0, 9\)"):
+            found.fold_in_user([1, wrong])
+
+
+def test_a_model_without_layers_cannot_fold_in() -> None:
+    found = recommender(0)
+    assert found.fold_in is None and len(found.recommend(0, 3)) == 3
+    with pytest.raises(ValueError, match="a model without layers cannot fold in"):
+        found.recommend_new([1], 3)
+    with pytest.raises(ValueError, match="without layers"):
+        fold_in_table(model(0), graph())
+
+
+# -- similar items ---------------------------------------------------------------------------------------------
+
+
+def test_similar_items_are_closest_by_cosine_without_the_item_itself() -> None:
+    found = recommender()
+    for item in range(ITEMS):
+        scores = [float(F.cosine_similarity(found.items[other], found.items[item], dim=0)) for other in range(ITEMS)]
+        expected = sorted((other for other in range(ITEMS) if other != item), key=lambda other: -scores[other])
+        answer = found.similar_items(item, ITEMS)
+        assert [one.index for one in answer] == expected
+        assert [one.score for one in answer] == pytest.approx([scores[other] for other in expected])
+
+
+@pytest.mark.parametrize("k", [0, -1, 10, 2.0, "3"])
+def test_a_k_out_of_range_is_refused(k: Any) -> None:
+    found = recommender()
+    for ask in (lambda: found.recommend(0, k), lambda: found.recommend_new([1], k), lambda: found.similar_items(1, k)):
+        with pytest.raises(ValueError, match=r"k must be an integer of at least 1|k is 10, but there are only 9 items"):
+            ask()
+
+
+# -- ids and names ---------------------------------------------------------------------------------------------
+
+
+def test_ids_are_indices_where_there_are_none() -> None:
+    found = recommender()
+    assert found.user_index(3) == found.user_index("3") == found.user_index(np.int64(3)) == 3  # type: ignore[arg-type]
+    assert found.recommend(0, 1)[0].id == found.recommend(0, 1)[0].index
+
+
+def test_integer_ids() -> None:
+    ids = {"user_ids": np.arange(USERS) * 10 + 5, "item_ids": np.arange(ITEMS) - 4}
+    found = recommender(**ids)
+    assert found.user_index(25) == found.user_index("25") == 2
+    assert found.item_index(-4) == found.item_index("-4") == 0
+    answer = found.recommend(65, 1)[0]
+    assert answer.id == 4 and type(answer.id) is int
+    with pytest.raises(ValueError, match="unknown user 2: there is no such id among 7 users"):
+        found.user_index(2)
+
+
+def test_string_ids() -> None:
+    found = recommender(**string_ids())
+    assert found.user_index("u3") == 3 and found.item_index(" track:5 ") == 5
+    assert type(found.recommend("u0", 1)[0].id) is str
+    with pytest.raises(ValueError, match="unknown user 3"):
+        found.user_index(3)
+    digits = recommender(item_ids=[str(100 + n) for n in range(ITEMS)])
+    assert digits.item_index(103) == digits.item_index("103") == 3
+
+
+def test_names() -> None:
+    found = recommender(**string_ids())
+    for name, index in (("Echo", 5), ("eCHO", 5), (" echo ", 5), ("rain by eve", 4), ("Dawn by Dee", 3),
+                        ("1999", 6), ("space", 7), ("Space by Hal", 7)):  # fmt: skip
+        assert found.item_index(name) == index
+
+
+def test_an_ambiguous_name_lists_the_candidates() -> None:
+    found = recommender(**string_ids())
+    with pytest.raises(ValueError) as caught:
+        found.item_index("DAWN")
+    assert str(caught.value) == ("2 items are called 'DAWN'; give an id: track:0 (Dawn by Ash), track:3 (dawn by Dee)")
+    twins = Recommender(
+        torch.ones(1, 2), torch.ones(3, 2), None, Interactions.from_edge_index(torch.tensor([[0], [0]]), 1, 3),
+        item_columns={"name": ["Echo", "Echo", "b"], "artist": ["Fay", "Fay", "c"]},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="2 items are called 'echo by fay'; give an id: 0 "):
+        twins.item_index("echo by fay")
+
+
+def test_an_unknown_name_lists_what_is_close() -> None:
+    found = recommender(**string_ids())
+    with pytest.raises(ValueError, match=r"unknown item 'igh': .* close to it: track:1 \(Night by Bel\)"):
+        found.item_index("igh")
+    with pytest.raises(ValueError, match=r"unknown item 'xyz': no such id or name among 9 items$"):
+        found.item_index("xyz")
+
+
+def test_an_id_goes_before_a_name() -> None:
+    found = Recommender(
+        torch.ones(1, 2), torch.ones(3, 2), None, Interactions.from_edge_index(torch.tensor([[0], [0]]), 1, 3),
+        item_columns={"name": ["2", "b", "c"]},
+    )  # fmt: skip
+    assert found.item_index("2") == 2
+
+
+def test_users_have_names_too() -> None:
+    found = Recommender.from_model(
+        model(), graph(**string_ids()), user_columns={"name": [f"Playlist {n}" for n in range(USERS)]}
+    )
+    assert found.user_index("playlist 4") == 4
+    with pytest.raises(ValueError, match=r"unknown user 'list 3': .*close to it: u3 \(Playlist 3\)"):
+        found.user_index("list 3")
+
+
+# -- files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_layers", [0, 2])
+@pytest.mark.parametrize("ids", ["none", "strings", "integers"])
+def test_a_loaded_recommender_gives_the_same_answers(num_layers: int, ids: str, tmp_path: Path) -> None:
+    extra = {
+        "none": {},
+        "strings": string_ids(),
+        "integers": {"user_ids": list(range(5, 5 + USERS)), "item_ids": list(range(50, 50 + ITEMS))},
+    }[ids]
+    saved = recommender(num_layers, **extra)
+    saved.save(tmp_path / "deep" / "model.recommender")
+    loaded = Recommender.load(tmp_path / "deep" / "model.recommender")
+    user = {"none": 2, "strings": "u2", "integers": 7}[ids]
+    assert loaded.recommend(user, 5) == saved.recommend(user, 5)
+    assert loaded.similar_items("Echo", 5) == saved.similar_items("Echo", 5)
+    assert loaded.item_columns == saved.item_columns
+    assert (loaded.fold_in is None) == (num_layers == 0)
+    if num_layers:
+        assert loaded.recommend_new(["Echo", "Night"], 5) == saved.recommend_new(["Echo", "Night"], 5)
+    assert repr(loaded) == "Recommender(7 users, 9 items, d=4)"
+
+
+@pytest.mark.parametrize("normalization", ["mean", "symmetric", (0.25, 0.75)])
+def test_the_normalisation_is_kept_in_the_file(normalization: Any, tmp_path: Path) -> None:
+    saved = Recommender.from_model(model(), graph(), normalization)
+    saved.save(tmp_path / "file")
+    assert torch.equal(Recommender.load(tmp_path / "file").fold_in_user([1, 2, 3]), saved.fold_in_user([1, 2, 3]))
+
+
+@pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
+def test_a_truncated_file_is_refused(kept: float, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    recommender().save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data)) if isinstance(kept, float) else kept])
+    with pytest.raises(ValueError, match="file: not a readable lightgcn file"):
+        Recommender.load(path)
+
+
+def test_a_file_of_another_kind_or_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="none: no such file"):
+        Recommender.load(tmp_path / "none")
+    save_tensors(tmp_path / "other", "checkpoint", {"users": torch.ones(1)})
+    with pytest.raises(ValueError, match="other: holds a checkpoint, expected a recommender"):
+        Recommender.load(tmp_path / "other")
+    (tmp_path / "text").write_text("user,item\n1,2\n")
+    with pytest.raises(ValueError, match="text: not a readable lightgcn file"):
+        Recommender.load(tmp_path / "text")
+
+
+def test_a_file_that_lacks_a_part_or_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    recommender(**string_ids()).save(path)
+    tensors, metadata = load_tensors(path, "recommender")
+    for lacking in ("users", "items", "seen.users", "seen.items"):
+        rest = {name: tensor for name, tensor in tensors.items() if name != lacking}
+        save_tensors(path, "recommender", rest, metadata)
+        with pytest.raises(ValueError, match=f"file: not a complete recommender .*{lacking}"):
+            Recommender.load(path)
+    save_tensors(path, "recommender", tensors, {})
+    with pytest.raises(ValueError, match=r"not a complete recommender .*user_exponent"):
+        Recommender.load(path)
+    for wrong in ({"users": tensors["users"][:3]}, {"users": tensors["users"] * torch.nan},
+                  {"item.ids": tensors["user.ids"]}, {"item.ids": torch.zeros(3, dtype=torch.uint8)}):  # fmt: skip
+        save_tensors(path, "recommender", tensors | wrong, metadata)
+        with pytest.raises(ValueError, match="file: not a complete recommender"):
+            Recommender.load(path)
+
+
+# -- what cannot be a recommender ------------------------------------------------------------------------------
+
+
+def test_embeddings_that_are_not_finite_are_refused() -> None:
+    broken = model()
+    with torch.no_grad():
+        broken.embedding[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="are not finite"):
+        Recommender.from_model(broken, graph())
+    good = recommender()
+    assert good.fold_in is not None
+    with pytest.raises(ValueError, match="1 of 9 embeddings are not finite"):
+        fold_in = good.fold_in.clone()
+        fold_in[2, 1] = torch.inf
+        Recommender(good.users, good.items, fold_in, good.seen)
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    good = recommender()
+    with pytest.raises(ValueError, match="do not fit Interactions"):
+        Recommender(good.users[:3], good.items, None, good.seen)
+    with pytest.raises(ValueError, match="do not fit Interactions"):
+        Recommender(good.users, good.items[:, :2], None, good.seen)
+    with pytest.raises(ValueError, match=r"fold_in must have shape \(9, 4\)"):
+        Recommender(good.users, good.items, good.items[:, :2], good.seen)
+    with pytest.raises(ValueError, match="item column 'name' has 2 values for 9 items"):
+        Recommender(good.users, good.items, None, good.seen, item_columns={"name": ["a", "b"]})
+    with pytest.raises(ValueError, match="user column 'title' has 1 values for 7 users"):
+        Recommender(good.users, good.items, None, good.seen, user_columns={"title": ["a"]})
+    with pytest.raises(ValueError, match="over 7 users and 9 items"):
+        Recommender.from_model(model(), Interactions.from_edge_index(torch.tensor([[0], [0]]), USERS, ITEMS + 1))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_equals_cpu(tmp_path: Path) -> None:
+    expected = recommender()
+    found = Recommender.from_model(model().cuda(), graph())
+    found.save(tmp_path / "file")
+    for one in (found, Recommender.load(tmp_path / "file", "cuda")):
+        assert one.items.is_cuda
+        for ask in (lambda r: r.recommend(1, 5), lambda r: r.recommend_new([1, 2], 5), lambda r: r.similar_items(3, 5)):
+            assert [answer.index for answer in ask(one)] == [answer.index for answer in ask(expected)]
