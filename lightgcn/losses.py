@@ -110,26 +110,33 @@ class _InBatchSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, temperature: float, weight: float, block_size: int) -> Tensor:
-        grad_users = items * (-1 / temperature)
-        grad_items = users * (-1 / temperature)
+        # A column of ones beside the items, and of −1/τ beside the users, lets the matrix products shift the logits and
+        # add up their rows: nothing but `exp` passes over the logits between them.
+        width = users.shape[1]
+        ones = users.new_ones(len(users), 1)
+        left, right = torch.cat([users, -ones], dim=1).div_(temperature), torch.cat([items, ones], dim=1)
+        grad_users, grad_items = items * (-1 / temperature), users * (-1 / temperature)
         spread = users.new_zeros(())
         # Cosines are at most 1, so 1/τ bounds the logits and no pass for the maximum is needed; only where e^(-2/τ)
         # would vanish in this dtype is the row's own maximum taken.
         bounded = 2 / temperature < -math.log(torch.finfo(users.dtype).tiny)
+        buffer = users.new_empty(_CHUNK_ROWS * min(block_size, len(users)))
         for start in range(0, len(users), block_size):
-            block = items[start : start + block_size]
-            grad_block = grad_items[start : start + block_size]
-            for first in range(start, start + len(block), _CHUNK_ROWS):
-                rows = slice(first, min(first + _CHUNK_ROWS, start + len(block)))
-                chunk = users[rows] / temperature
-                logits = chunk @ block.T
-                shift = 1 / temperature if bounded else logits.amax(1, keepdim=True)
-                logits.sub_(shift).exp_()
-                sums = logits.sum(1, keepdim=True)
-                spread += (sums.log() + shift).sum()
-                logits.mul_(weight / sums)
-                grad_users[rows].addmm_(logits, block, alpha=1 / temperature)
-                grad_block.addmm_(logits.T, chunk)
+            end = min(start + block_size, len(users))
+            block = right[start:end]
+            for first in range(start, end, _CHUNK_ROWS):
+                rows = slice(first, min(first + _CHUNK_ROWS, end))
+                chunk = left[rows]
+                logits = buffer[: len(chunk) * len(block)].view(len(chunk), len(block))
+                torch.mm(chunk, block.T, out=logits)
+                shift = logits.new_zeros(()) if bounded else logits.amax(1, keepdim=True)
+                if not bounded:
+                    logits.sub_(shift)
+                weighted = logits.exp_() @ block
+                sums = weighted[:, width:]
+                spread += (sums.log() + shift + 1 / temperature).sum()
+                grad_users[rows].addcmul_(weighted[:, :width], weight / temperature / sums)
+                grad_items[start:end].addmm_(logits.T, chunk[:, :width] * (weight / sums))
         positive = (users * items).sum() / temperature
         if any(ctx.needs_input_grad[:2]):
             ctx.save_for_backward(grad_users, grad_items)

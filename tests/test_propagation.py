@@ -1,0 +1,256 @@
+import functools
+import re
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lightgcn import Adjacency, Interactions, normalized_adjacency, propagate
+
+NORMALIZATIONS = ["mean", "symmetric", (0.3, 0.9)]
+KINDS = ["ordinary", "weighted", "isolated nodes", "one edge", "no edges"]
+ALPHA = (0.3, -0.2, 0.5, 0.0, 0.7)
+
+
+@functools.cache
+def graph(kind="ordinary", device="cpu"):
+    if kind == "no edges":
+        return Interactions([], [], 3, 2).to(device)
+    if kind == "one edge":
+        return Interactions(torch.tensor([0]), torch.tensor([0]), 1, 1).to(device)
+    source = np.random.default_rng(0)
+    users, items = np.divmod(source.choice(5 * 6, 15, replace=False), 6)
+    size = (7, 8) if kind == "isolated nodes" else (5, 6)
+    weights = torch.from_numpy(source.uniform(0.1, 3, 15)) if kind == "weighted" else None
+    return Interactions(torch.from_numpy(users), torch.from_numpy(items), *size, weights).to(device)
+
+
+def features(nodes, width=3, dtype=torch.float64, seed=0):
+    return torch.randn(nodes, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def reference(dense, x, alpha):
+    """Σ αₖ Aᵏ x as it is written."""
+    total = torch.zeros_like(x)
+    for k, weight in enumerate(alpha):
+        total = total + weight * torch.linalg.matrix_power(dense, k) @ x
+    return total
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+class TestAgainstDense:
+    @pytest.mark.parametrize(
+        ("dtype", "tolerance"),
+        [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 8e-2)],
+        ids=str,
+    )
+    def test_value(self, kind, normalization, dtype, tolerance):
+        adjacency = normalized_adjacency(graph(kind), normalization, dtype=torch.float64)
+        x = features(adjacency.num_nodes, dtype=dtype)
+        for num_layers in range(5):
+            alpha = ALPHA[: num_layers + 1]
+            result = propagate(adjacency, x, alpha)
+            expected = reference(adjacency.to_dense(), x.double(), alpha)
+            assert result.dtype == dtype
+            scale = max(1.0, float(expected.abs().max()))
+            torch.testing.assert_close(result.double(), expected, rtol=0, atol=tolerance * scale)
+
+    def test_gradients_equal_autograd_through_the_dense_sum(self, kind, normalization):
+        adjacency = normalized_adjacency(graph(kind), normalization, dtype=torch.float64)
+        dense, weights = adjacency.to_dense(), features(adjacency.num_nodes, seed=2)
+        for num_layers in range(5):
+            results = []
+            for function, matrix in ((propagate, adjacency), (reference, dense)):
+                x = features(adjacency.num_nodes).requires_grad_()
+                alpha = torch.tensor(ALPHA[: num_layers + 1], dtype=torch.float64, requires_grad=True)
+                results.append(torch.autograd.grad((function(matrix, x, alpha) * weights).sum(), (x, alpha)))
+            for got, expected in zip(*results, strict=True):
+                torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+    def test_gradient_of_x_alone(self, kind, normalization):
+        adjacency = normalized_adjacency(graph(kind), normalization, dtype=torch.float64)
+        dense, weights = adjacency.to_dense(), features(adjacency.num_nodes, seed=2)
+        for num_layers in range(5):
+            alpha = ALPHA[: num_layers + 1]
+            x = features(adjacency.num_nodes).requires_grad_()
+            (grad,) = torch.autograd.grad(propagate(adjacency, x, alpha), x, weights)
+            torch.testing.assert_close(grad, reference(dense.T, weights, alpha), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_layers", [0, 2])
+@pytest.mark.parametrize("normalization", ["mean", (0.3, 0.9)], ids=str)
+def test_gradcheck(normalization, num_layers):
+    # User 2 is isolated. Small, because the check's cost grows with the square of the entries.
+    users, items = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
+    weights = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
+    adjacency = normalized_adjacency(Interactions(users, items, 3, 2, weights), normalization)
+    x = features(5, 2).requires_grad_()
+    alpha = torch.tensor(ALPHA[: num_layers + 1], dtype=torch.float64, requires_grad=True)
+    fixed = alpha.detach()
+    assert torch.autograd.gradcheck(lambda x: propagate(adjacency, x, fixed), x)
+    assert torch.autograd.gradcheck(lambda alpha: propagate(adjacency, x.detach(), alpha), alpha)
+    assert torch.autograd.gradcheck(lambda x, alpha: propagate(adjacency, x, alpha), (x, alpha))
+    assert torch.autograd.gradgradcheck(lambda x: propagate(adjacency, x, fixed).square(), x)
+    assert torch.autograd.gradgradcheck(lambda x, alpha: propagate(adjacency, x, alpha), (x, alpha))
+
+
+def test_gradcheck_on_an_asymmetric_matrix():
+    matrix = torch.where(features(5, 5) > 0.2, features(5, 5, seed=1), 0)
+    assert not torch.equal(matrix, matrix.T)
+    adjacency = Adjacency.from_sparse(matrix.to_sparse(), 2, 3)
+    x = features(5, 2).requires_grad_()
+    torch.testing.assert_close(propagate(adjacency, x, ALPHA), reference(matrix, x, ALPHA))
+    assert torch.autograd.gradcheck(lambda x: propagate(adjacency, x, ALPHA[:3]), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_isolated_nodes_keep_their_own_layer_and_nothing_is_nan(dtype):
+    adjacency = normalized_adjacency(graph("isolated nodes"), "symmetric")
+    x = features(15, dtype=dtype).requires_grad_()
+    result = propagate(adjacency, x, ALPHA)
+    result.sum().backward()
+    isolated = adjacency.to_dense().sum(1) == 0
+    assert isolated.sum() == 4
+    torch.testing.assert_close(result[isolated], ALPHA[0] * x[isolated])
+    torch.testing.assert_close(x.grad[isolated], torch.full((4, 3), ALPHA[0], dtype=dtype))
+    assert torch.isfinite(result).all()
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("num_layers", range(4))
+def test_layout_of_x_does_not_matter_and_x_is_left_alone(num_layers):
+    adjacency, alpha = normalized_adjacency(graph()), ALPHA[: num_layers + 1]
+    x = features(11, 4, torch.float32)
+    expected = propagate(adjacency, x, alpha)
+    for variant in (x.T.contiguous().T, torch.cat([x, x], 1)[:, 4:]):
+        assert not variant.is_contiguous()
+        weights = features(11, 4, torch.float32, seed=1)
+        leaf = variant.detach().requires_grad_()
+        result = propagate(adjacency, leaf, alpha)
+        assert torch.equal(result, expected)
+        # A gradient that is not contiguous, either.
+        (grad,) = torch.autograd.grad(result, leaf, weights.T.contiguous().T)
+        torch.testing.assert_close(grad, propagate(adjacency.T, weights, alpha))
+        assert torch.equal(variant, x)
+    assert torch.equal(x, features(11, 4, torch.float32))
+
+
+def test_the_result_of_no_layers_is_not_x_itself():
+    adjacency, x = normalized_adjacency(graph()), features(11)
+    result = propagate(adjacency, x, [1.0])
+    assert torch.equal(result, x)
+    assert result.data_ptr() != x.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_alpha_of_another_dtype(dtype):
+    adjacency = normalized_adjacency(graph())
+    x = features(11, dtype=dtype).requires_grad_()
+    for alpha_dtype in (torch.float32, torch.float64):
+        alpha = torch.tensor([0.5, 0.25, 0.25], dtype=alpha_dtype, requires_grad=True)
+        result = propagate(adjacency, x, alpha)
+        result.square().sum().backward()
+        assert result.dtype == x.grad.dtype == dtype
+        assert alpha.grad.dtype == alpha_dtype
+
+
+class BufferCount(TorchDispatchMode):
+    """The largest number of buffers of the size of ``given`` that were alive at the same time, besides it."""
+
+    def __init__(self, given):
+        super().__init__()
+        self.given, self.alive, self.most = given, [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        outputs = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(outputs):
+            if isinstance(leaf, torch.Tensor) and leaf.numel() == self.given.numel():
+                self.alive.append(weakref.ref(leaf))
+        alive = [tensor for reference in self.alive if (tensor := reference()) is not None]
+        self.most = max(self.most, len({tensor.data_ptr() for tensor in alive} - {self.given.data_ptr()}))
+        return outputs
+
+
+def count_saved(numel, saved):
+    def pack(tensor):
+        if tensor.numel() == numel:
+            saved.append(tensor.data_ptr())
+        return tensor
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+
+
+@pytest.mark.parametrize("learnable", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_memory_does_not_grow_with_the_number_of_layers(dtype, learnable):
+    # 11 x 37: no other tensor of a product has this size.
+    adjacency, x = normalized_adjacency(graph(), "symmetric"), features(11, 37, dtype).requires_grad_()
+    forward, backward = [], []
+    for num_layers in range(1, 7):
+        alpha = torch.full((num_layers + 1,), 0.5, requires_grad=learnable)
+        saved = []
+        with count_saved(x.numel(), saved), BufferCount(x) as count:
+            result = propagate(adjacency, x, alpha)
+        forward.append(count.most)
+        # The gradient of alpha needs x, which is alive anyway; no layer is kept.
+        assert saved == [x.data_ptr()] * learnable
+        grad = torch.ones_like(result)
+        with BufferCount(grad) as count:
+            torch.autograd.grad(result, [x, alpha] if learnable else [x], grad)
+        backward.append(count.most)
+    assert set(forward) == {2}
+    if learnable:
+        assert len(set(backward[1:])) == 1
+    else:
+        assert set(backward) == {2}
+
+
+def test_the_counter_sees_what_plain_autograd_keeps():
+    dense, x = normalized_adjacency(graph()).to_dense(), features(11, 37, torch.float32).requires_grad_()
+    most = []
+    for num_layers in (2, 5):
+        with BufferCount(x) as count:
+            layers = [x]
+            for _ in range(num_layers):
+                layers.append(dense @ layers[-1])
+            torch.stack(layers).mean(0)
+        most.append(count.most)
+    assert most[1] - most[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("x", "alpha", "message"),
+    [
+        (torch.ones(10, 2), [1.0], "x must be (11, d) floating for Adjacency(5 users + 6 items"),
+        (torch.ones(11), [1.0], "got (11,) of torch.float32"),
+        (torch.ones(11, 2).long(), [1.0], "got (11, 2) of torch.int64"),
+        (torch.ones(11, 2), [], "alpha must have shape (K + 1,) with K >= 0, got (0,)"),
+        (torch.ones(11, 2), torch.ones(2, 1), "alpha must have shape (K + 1,) with K >= 0, got (2, 1)"),
+        (torch.ones(11, 2), torch.tensor(1.0), "alpha must have shape (K + 1,) with K >= 0, got ()"),
+    ],
+)
+def test_wrong_arguments(x, alpha, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        propagate(normalized_adjacency(graph()), x, alpha)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)], ids=str)
+def test_cuda_equals_cpu(kind, dtype, tolerance):
+    adjacency = normalized_adjacency(graph(kind), "mean")
+    x = features(adjacency.num_nodes, 8, dtype)
+    results = []
+    for device in ("cpu", "cuda"):
+        leaf = x.to(device).requires_grad_()
+        alpha = torch.tensor(ALPHA, dtype=dtype, device=device, requires_grad=True)
+        result = propagate(adjacency.to(device), leaf, alpha)
+        result.square().sum().backward()
+        results.append((result.detach().cpu(), leaf.grad.cpu(), alpha.grad.cpu()))
+    for here, there in zip(*results, strict=True):
+        torch.testing.assert_close(there, here, rtol=tolerance, atol=tolerance)
