@@ -7,18 +7,17 @@ are slices (`indptr`), membership is a binary search (`keys`), and equal graphs 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Ids = npt.NDArray[Any]
+from lightgcn.ids import Ids, checked_ids, factorize, ids_array, numbers
+from lightgcn.validation import checked_count, checked_indices, checked_integers, checked_weights
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,15 +50,15 @@ class Interactions:
     item_ids: Ids | None = None
 
     def __post_init__(self) -> None:
-        num_users = _count("num_users", self.num_users)
-        num_items = _count("num_items", self.num_items)
+        num_users = checked_count("num_users", self.num_users)
+        num_items = checked_count("num_items", self.num_items)
         if num_users * num_items >= 2**63:
             raise ValueError(f"{num_users} users x {num_items} items: pair keys would overflow 64 bits")
-        users = _indices("users", self.users, num_users, "num_users")
-        items = _indices("items", self.items, num_items, "num_items")
+        users = checked_indices("users", self.users, num_users, "num_users")
+        items = checked_indices("items", self.items, num_items, "num_items")
         if len(users) != len(items):
             raise ValueError(f"users and items must be as many, got {len(users)} and {len(items)}")
-        weights = _weights(self.weights, len(users))
+        weights = checked_weights(self.weights, len(users))
         users, items, weights = _canonical(users, items, num_items, weights)
         values = {
             "users": users,
@@ -67,8 +66,8 @@ class Interactions:
             "num_users": num_users,
             "num_items": num_items,
             "weights": weights,
-            "user_ids": _ids("user_ids", self.user_ids, num_users),
-            "item_ids": _ids("item_ids", self.item_ids, num_items),
+            "user_ids": checked_ids("user_ids", self.user_ids, num_users),
+            "item_ids": checked_ids("item_ids", self.item_ids, num_items),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -97,12 +96,12 @@ class Interactions:
         edge_index = torch.as_tensor(edge_index)
         if edge_index.ndim != 2 or edge_index.shape[0] != 2:
             raise ValueError(f"edge_index must have shape (2, E), got {tuple(edge_index.shape)}")
-        users, items = _integers("users", edge_index[0]), _integers("items", edge_index[1])
+        users, items = checked_integers("users", edge_index[0]), checked_integers("items", edge_index[1])
         if num_users is None:
             num_users = max(int(users.max()) + 1, 0) if users.numel() else 0
         if num_items is None:
             num_items = max(int(items.max()) + 1, 0) if items.numel() else 0
-        return cls(users, items, num_users, num_items, weights, _array(user_ids), _array(item_ids))
+        return cls(users, items, num_users, num_items, weights, ids_array(user_ids), ids_array(item_ids))
 
     @classmethod
     def from_scipy(cls, matrix: Any, *, weighted: bool = False, **ids: Any) -> Interactions:
@@ -131,11 +130,11 @@ class Interactions:
             ValueError: for a missing column (the columns there are get named), a missing value (row and column),
                 ids that are neither all integers nor all strings, or columns of different lengths.
         """
-        user_codes, user_ids = _factorize(frame, user)
-        item_codes, item_ids = _factorize(frame, item)
+        user_codes, user_ids = factorize(frame, user)
+        item_codes, item_ids = factorize(frame, item)
         if len(user_codes) != len(item_codes):
             raise ValueError(f"columns {user!r} and {item!r} have {len(user_codes)} and {len(item_codes)} rows")
-        weights = None if weight is None else torch.from_numpy(_numbers(frame, weight))
+        weights = None if weight is None else torch.from_numpy(numbers(frame, weight))
         edge_index = torch.from_numpy(np.stack([user_codes, item_codes]))
         return cls.from_edge_index(
             edge_index,
@@ -245,7 +244,7 @@ class Interactions:
             ValueError: for a mask of another length, or a position out of range or given twice.
         """
         if edges.dtype != torch.bool:
-            edges = _indices("edges", edges, self.num_edges, "num_edges").sort().values
+            edges = checked_indices("edges", edges, self.num_edges, "num_edges").sort().values
             twice = edges[1:][edges[1:] == edges[:-1]]
             if twice.numel():
                 raise ValueError(f"edge positions must be distinct, {int(twice[0])} is there more than once")
@@ -323,50 +322,6 @@ class Interactions:
         return f"Interactions({self.num_users} users, {self.num_items} items, {self.num_edges} edges{weighted})"
 
 
-def _count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-        raise ValueError(f"{name} must be a non-negative integer, got {value!r}")
-    return int(value)
-
-
-def _integers(name: str, given: Any) -> Tensor:
-    values = torch.as_tensor(given)
-    if values.ndim != 1:
-        raise ValueError(f"{name} must have shape (E,), got {tuple(values.shape)}")
-    no_integer = values.dtype == torch.bool or values.is_floating_point() or values.is_complex()
-    if no_integer and values.numel():
-        raise ValueError(f"{name} must be integers, got {values.dtype}")
-    return values.to(torch.int64)
-
-
-def _indices(name: str, given: Any, count: int, count_name: str) -> Tensor:
-    values = _integers(name, given)
-    wrong = ((values < 0) | (values >= count)).nonzero().flatten()
-    if wrong.numel():
-        at = int(wrong[0])
-        hint = " Users and items count from zero, each on their own." if name in ("users", "items") else ""
-        raise ValueError(
-            f"{name}[{at}] is {int(values[at])}, outside [0, {count_name}={count}); "
-            f"{len(wrong)} of {len(values)} values are.{hint}"
-        )
-    return values
-
-
-def _weights(given: Any, num_edges: int) -> Tensor | None:
-    if given is None:
-        return None
-    weights = torch.as_tensor(given)
-    if not weights.is_floating_point():
-        weights = weights.to(torch.float32)
-    if weights.shape != (num_edges,):
-        raise ValueError(f"weights must have shape ({num_edges},), got {tuple(weights.shape)}")
-    wrong = (~(weights.isfinite() & (weights > 0))).nonzero().flatten()
-    if wrong.numel():
-        at = int(wrong[0])
-        raise ValueError(f"weights[{at}] is {float(weights[at])}; a weight must be finite and positive")
-    return weights
-
-
 def _canonical(
     users: Tensor, items: Tensor, num_items: int, weights: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -383,97 +338,11 @@ def _canonical(
     return keys // num_items, keys % num_items, weights
 
 
-def _ids(name: str, values: Ids | None, count: int) -> Ids | None:
-    if values is None:
-        return None
-    ids = _array(values)
-    assert ids is not None
-    if ids.ndim != 1 or len(ids) != count:
-        raise ValueError(f"{name} must be {count} values, one per node, got shape {ids.shape}")
-    if ids.dtype.kind not in "iu" and not all(isinstance(value, str) for value in ids):
-        others = [value for value in ids if not isinstance(value, str)]
-        wrong = next((value for value in others if not isinstance(value, int) or not _fits_64_bits(value)), others[0])
-        raise ValueError(f"{name} must be all integers of 64 bits or all strings, got {wrong!r}")
-    if len(set(ids.tolist())) != count:
-        counts = Counter(ids.tolist())
-        repeated = next(value for value in counts if counts[value] > 1)
-        raise ValueError(f"{name} must be distinct, {repeated!r} is there more than once")
-    return ids
-
-
-def _array(values: Sequence[Any] | Ids | None) -> Ids | None:
-    """Return ids as an int64 array or as an object array of strings, whatever sequence they came in."""
-    if values is None:
-        return None
-    array = np.asarray(values)
-    if array.dtype.kind in "iu" and (not array.size or _fits_64_bits(int(array.max()))):
-        return array.astype(np.int64, copy=False)
-    return np.asarray(values, dtype=object)
-
-
 def _renumber(name: str, kept: Tensor, count: int, device: torch.device) -> Tensor:
-    kept = _indices(name, kept, count, f"num_{name}").to(device)
+    kept = checked_indices(name, kept, count, f"num_{name}").to(device)
     new = torch.full((count,), -1, dtype=torch.int64, device=device)
     new[kept] = torch.arange(len(kept), device=device)
     if int((new >= 0).sum()) != len(kept):
         repeated = int(torch.bincount(kept).argmax())
         raise ValueError(f"{name} to keep must be distinct, {repeated} is there more than once")
     return new
-
-
-def _column(frame: Any, name: str) -> Any:
-    columns = list(frame.keys()) if isinstance(frame, Mapping) else None
-    if columns is None:
-        columns = list(getattr(frame, "column_names", getattr(frame, "columns", [])))
-    if name not in columns:
-        raise ValueError(f"no column {name!r}; the columns are {', '.join(map(repr, columns))}")
-    return frame[name]
-
-
-def _factorize(frame: Any, name: str) -> tuple[npt.NDArray[np.int64], Ids]:
-    """Return each row's index among the column's sorted distinct values, and those values."""
-    values = np.asarray(_column(frame, name))
-    if values.dtype.kind in "iu":
-        ids, codes = np.unique(values, return_inverse=True)
-        return codes.astype(np.int64), ids
-    listed = values.tolist()
-    kinds = set(map(type, listed))
-    if kinds == {int} and all(map(_fits_64_bits, listed)):
-        return _factorize({name: np.asarray(listed, dtype=np.int64)}, name)
-    if not kinds <= {str} or "" in listed:
-        _refuse_ids(name, listed)
-    distinct = sorted(set(listed))
-    index = {value: place for place, value in enumerate(distinct)}
-    codes = np.fromiter(map(index.__getitem__, listed), np.int64, len(listed))
-    return codes, np.asarray(distinct, dtype=object)
-
-
-def _fits_64_bits(value: int) -> bool:
-    return -(2**63) <= value < 2**63
-
-
-def _refuse_ids(name: str, listed: list[Any]) -> NoReturn:
-    for row, value in enumerate(listed):
-        if value is None or str(value) in ("", "nan", "NaT", "<NA>"):
-            raise ValueError(f"column {name!r}, row {row}: missing value ({value!r}); ids must not be missing or empty")
-    wanted = str if type(listed[0]) is str else int
-    row = next(
-        row
-        for row, value in enumerate(listed)
-        if type(value) is not wanted or (isinstance(value, int) and not _fits_64_bits(value))
-    )
-    raise ValueError(
-        f"column {name!r}, row {row}: {listed[row]!r} is no id; ids are all integers of 64 bits or all strings"
-    )
-
-
-def _numbers(frame: Any, name: str) -> npt.NDArray[np.float32]:
-    values = _column(frame, name)
-    try:
-        numbers = np.array(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"column {name!r} must hold numbers: {error}") from error
-    missing = np.isnan(numbers).nonzero()[0]
-    if len(missing):
-        raise ValueError(f"column {name!r}, row {missing[0]}: missing value")
-    return numbers

@@ -21,11 +21,11 @@ from lightgcn.adjacency import Normalization, as_adjacency, exponents, normalize
 from lightgcn.checkpoint import load_tensors, pack_strings, save_tensors, unpack_strings
 from lightgcn.evaluation import check_finite
 from lightgcn.interactions import Interactions
+from lightgcn.lookup import Id, find_node, index_of_ids
 from lightgcn.model import LightGCN
 from lightgcn.propagation import propagate
 from lightgcn.retrieval import check_k, rank_rows, top_k
 
-Id = int | str
 Columns = Mapping[str, Sequence[str]]
 
 
@@ -140,13 +140,17 @@ class Recommender:
             weights: optional positive weights of the items, for a model trained on weighted edges.
 
         Raises:
-            ValueError: for an unknown item, no item at all, a wrong k, or a model that cannot fold in.
+            ValueError: for an unknown item, no item at all, only items without users, a wrong k, or a model that
+                cannot fold in.
         """
         if isinstance(items, str):
             raise ValueError(f"items must be a list of ids or names, got the one string {items!r}")
         indices = [self.item_index(item) for item in items]
         check_k(k, len(self.items))
-        scores = self.fold_in_user(indices, weights) @ self.items.T
+        user = self.fold_in_user(indices, weights)
+        if not bool(user.any()):
+            raise ValueError("nothing is known of the given items: none has a user, so none tells about a new one")
+        scores = user @ self.items.T
         scores[torch.tensor(indices, device=scores.device)] = -torch.inf
         best = rank_rows(scores.unsqueeze(0), k)
         return self._named(best.items[0], best.scores[0])
@@ -200,8 +204,8 @@ class Recommender:
             ValueError: if there is no such user, or several have the name.
         """
         if self._user_index is None:
-            self._user_index = _index_of_ids(self.seen.user_ids, self.seen.num_users)
-        return _find("user", user, self._user_index, self.user_columns)
+            self._user_index = index_of_ids(self.seen.user_ids, self.seen.num_users)
+        return find_node("user", user, self._user_index, self.user_columns)
 
     def item_index(self, item: Id) -> int:
         """Return the index of an item given by id or, where it is unique, by name ("name" or "name by artist").
@@ -210,8 +214,8 @@ class Recommender:
             ValueError: if there is no such item (some that are close are named), or several have the name.
         """
         if self._item_index is None:
-            self._item_index = _index_of_ids(self.seen.item_ids, self.seen.num_items)
-        return _find("item", item, self._item_index, self.item_columns)
+            self._item_index = index_of_ids(self.seen.item_ids, self.seen.num_items)
+        return find_node("item", item, self._item_index, self.item_columns)
 
     def item(self, index: int, score: float = 0.0) -> Recommendation:
         """Return what is known of the item at an index."""
@@ -315,44 +319,5 @@ def _check_columns(side: str, columns: Columns | None, count: int) -> dict[str, 
     return dict(columns or {})
 
 
-def _index_of_ids(ids: Any, count: int) -> dict[Id, int]:
-    return {value: index for index, value in enumerate(range(count) if ids is None else ids.tolist())}
-
-
 def _plain(value: Any) -> Id:
     return int(value) if isinstance(value, np.integer) else value
-
-
-def _find(side: str, wanted: Id, index: dict[Id, int], columns: dict[str, Sequence[str]]) -> int:
-    """Find a node by id, by an id given as text, by name, or by "name by artist"."""
-    if wanted in index:
-        return index[wanted]
-    text = str(wanted).strip()
-    if text in index:
-        return index[text]
-    if text.removeprefix("-").isdecimal() and int(text) in index:
-        return index[int(text)]
-    names, artists = columns.get("name"), columns.get("artist")
-    if names is None:
-        raise ValueError(f"unknown {side} {wanted!r}: there is no such id among {len(index)} {side}s")
-    sought = text.casefold()
-    folded = [name.strip().casefold() for name in names]
-    found = [place for place, name in enumerate(folded) if name == sought]
-    if not found and artists is not None:
-        pairs = zip(folded, artists, strict=True)
-        found = [
-            place for place, (name, artist) in enumerate(pairs) if f"{name} by {artist.strip().casefold()}" == sought
-        ]
-    if len(found) == 1:
-        return found[0]
-    ids = list(index)
-    listed = found or [place for place, name in enumerate(folded) if sought and sought in name]
-    options = ", ".join(f"{ids[place]} ({_label(place, names, artists)})" for place in listed[:5])
-    if found:
-        raise ValueError(f"{len(found)} {side}s are called {wanted!r}; give an id: {options}")
-    hint = f"; close to it: {options}" if options else ""
-    raise ValueError(f"unknown {side} {wanted!r}: no such id or name among {len(index)} {side}s{hint}")
-
-
-def _label(place: int, names: Sequence[str], artists: Sequence[str] | None) -> str:
-    return names[place] + (f" by {artists[place]}" if artists is not None and artists[place] else "")

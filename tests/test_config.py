@@ -148,7 +148,7 @@ def test_new_model_has_the_settings() -> None:
     model = TrainConfig(embedding_dim=7, num_layers=2, learnable_alpha=True, init_std=0.5, seed=4).new_model(30, 40)
     assert (model.num_users, model.num_items, model.embedding_dim, model.num_layers) == (30, 40, 7, 2)
     assert isinstance(model.alpha, nn.Parameter)
-    assert float(model.embedding.std()) == pytest.approx(0.5, rel=0.1)
+    assert model.embedding.std().item() == pytest.approx(0.5, rel=0.1)
     again = TrainConfig(embedding_dim=7, num_layers=2, init_std=0.5, seed=4).new_model(30, 40)
     assert isinstance(again.alpha, tuple) and torch.equal(again.embedding, model.embedding)
     other = TrainConfig(embedding_dim=7, seed=5, init_std=0.5).new_model(30, 40)

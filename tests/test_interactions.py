@@ -510,3 +510,9 @@ def test_cuda_graph_equals_cpu_graph():
     assert moved.indptr.tolist() == graph.indptr.tolist()
     assert pairs_of(build(PAIRS).to("cuda").union(build([(1, 1)]).to("cuda"))) == sorted({*PAIRS, (1, 1)})
     assert moved.contains(moved.users, moved.items).all()
+
+
+def test_one_long_id_does_not_set_the_memory_of_all():
+    ids = ["x" * 100_000, *(f"u{number}" for number in range(999))]
+    graph = Interactions.from_edge_index(torch.tensor([[0], [0]]), 1000, 1, user_ids=ids)
+    assert graph.user_ids.dtype == object and graph.user_ids.tolist() == ids

@@ -390,3 +390,10 @@ def test_cuda_equals_cpu(tmp_path: Path) -> None:
         assert one.items.is_cuda
         for ask in (lambda r: r.recommend(1, 5), lambda r: r.recommend_new([1, 2], 5), lambda r: r.similar_items(3, 5)):
             assert [answer.index for answer in ask(one)] == [answer.index for answer in ask(expected)]
+
+
+def test_a_new_user_with_unknown_items_alone_is_refused() -> None:
+    # With the symmetric normalisation an item without users sends nothing, so every score would be zero.
+    with pytest.raises(ValueError, match="nothing is known"):
+        recommender().recommend_new([8], 3)
+    assert recommender().recommend_new([8, 0], 3)

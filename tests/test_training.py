@@ -29,9 +29,10 @@ from lightgcn import (
     preset,
     split_edges,
 )
+from lightgcn.batches import Batch, batch_loss, epoch_batches
 from lightgcn.datasets.synthetic import synthetic_interactions
 from lightgcn.seeding import make_generator
-from lightgcn.training import _EPOCH_STREAM, CHECKPOINT_FILE, HISTORY_FILE, Batch, _batches, batch_loss
+from lightgcn.training import _EPOCH_STREAM, CHECKPOINT_FILE, HISTORY_FILE
 
 USERS, ITEMS = 60, 45
 SMALL: dict[str, Any] = {"embedding_dim": 8, "epochs": 4, "eval_every": 2, "patience": None}
@@ -158,7 +159,7 @@ def test_bpr_step_equals_a_dense_reference(normalization: Any) -> None:
     config = TrainConfig(normalization=normalization, embedding_dim=6, l2=0.3, num_negatives=2, batch_size=40)
     split = small_split(config)
     model = new_model(config).double()
-    batch = next(_batches(split.train, config, torch.Generator().manual_seed(0)))
+    batch = next(epoch_batches(split.train, config, torch.Generator().manual_seed(0)))
     assert batch.negatives is not None and batch.negatives.shape == (40, 2)
     assert int(batch.right.min()) >= USERS and int(batch.negatives.min()) >= USERS
     adjacency = normalized_adjacency(split.train.message, normalization)
@@ -177,7 +178,7 @@ def test_bce_step_equals_a_dense_reference() -> None:
     config = preset("tutorial", l2=0.1, negative_pairs="all")
     split = small_split(config)
     model = new_model(config).double()
-    (batch,) = _batches(split.train, config, torch.Generator())
+    (batch,) = epoch_batches(split.train, config, torch.Generator())
     assert batch.labels is not None and len(batch.left) == split.train.edges.shape[1]
     loss = batch_loss(model, normalized_adjacency(split.train.message, "mean"), batch, config)
     z = model.propagate(normalized_adjacency(split.train.message, "mean"))
@@ -191,7 +192,7 @@ def test_bce_step_equals_a_dense_reference() -> None:
 def test_an_epoch_goes_through_every_positive(name: str) -> None:
     config = CONFIGS[name]
     links = small_split(config).train
-    batches = list(_batches(links, config, torch.Generator().manual_seed(0)))
+    batches = list(epoch_batches(links, config, torch.Generator().manual_seed(0)))
     pairs = torch.cat([torch.stack([batch.left, batch.right]) for batch in batches], dim=1)
     size = config.batch_size or pairs.shape[1]
     assert [len(batch.left) for batch in batches[:-1]] == [size] * (len(batches) - 1)
@@ -334,7 +335,7 @@ def test_what_is_predicted_carries_no_messages_in_disjoint_mode(name: str) -> No
         assert not bool(links.message.contains(links.positives.users, links.positives.items).any())
         adjacency = normalized_adjacency(links.message, config.normalization)
         generator = make_generator(config.seed, _EPOCH_STREAM, epoch)
-        (batch,) = _batches(links, config, generator)
+        (batch,) = epoch_batches(links, config, generator)
         loss = batch_loss(new_model(config), adjacency, batch, config).detach()
         assert record["loss"] == pytest.approx(float(loss), rel=1e-6)
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from lightgcn.checkpoint import load_tensors, pack_strings, save_tensors, unpack_strings, write_json
-from lightgcn.interactions import Ids, Interactions
+from lightgcn.ids import Ids
+from lightgcn.interactions import Interactions
 
 FILE_NAME = "dataset.safetensors"
 SUMMARY_NAME = "dataset.json"

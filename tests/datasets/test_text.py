@@ -1,8 +1,6 @@
 import gzip
 import lzma
-import os
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -162,19 +160,13 @@ def test_reading_what_was_written_gives_it_back(tmp_path_factory, lists):
     assert read_text(put(folder, train=again)).interactions.fingerprint() == graph.fingerprint()
 
 
-def gowalla():
-    root = Path(os.environ.get("LIGHTGCN_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
-    return root / "gowalla"
-
-
-@pytest.mark.skipif(not gowalla().is_dir(), reason="no Gowalla data: set LIGHTGCN_DATA to a folder with gowalla/")
-def test_gowalla_has_its_published_counts():
-    dataset = read_text(gowalla())
+def test_gowalla_has_its_published_counts(gowalla):
+    dataset = read_text(gowalla)
     graph, test = dataset.interactions, dataset.test
     assert (graph.num_users, graph.num_items, graph.num_edges, test.num_edges) == (29_858, 40_981, 810_128, 217_242)
     assert dataset.info["duplicate_entries"] == dataset.info["test_edges_also_in_train"] == 0
     assert int(graph.user_degrees.min()) > 0
-    with lzma.open(gowalla() / "train.txt.xz", "rt") as file:
+    with lzma.open(gowalla / "train.txt.xz", "rt") as file:
         for _, line in zip(range(50), file, strict=False):
             user, *items = map(int, line.split())
             assert torch.equal(graph.items_of(user), torch.tensor(sorted(items)))

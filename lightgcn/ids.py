@@ -1,0 +1,102 @@
+"""The ids that a data's owner gives to nodes, and the columns of data frames that hold them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[Any]
+
+
+def checked_ids(name: str, values: Ids | None, count: int) -> Ids | None:
+    """Return ids as `ids_array` does, or raise a ValueError if they are not ``count`` distinct ones of one kind."""
+    if values is None:
+        return None
+    ids = ids_array(values)
+    assert ids is not None
+    if ids.ndim != 1 or len(ids) != count:
+        raise ValueError(f"{name} must be {count} values, one per node, got shape {ids.shape}")
+    if ids.dtype.kind not in "iu" and not all(isinstance(value, str) for value in ids):
+        others = [value for value in ids if not isinstance(value, str)]
+        wrong = next((value for value in others if not isinstance(value, int) or not _fits_64_bits(value)), others[0])
+        raise ValueError(f"{name} must be all integers of 64 bits or all strings, got {wrong!r}")
+    if len(set(ids.tolist())) != count:
+        counts = Counter(ids.tolist())
+        repeated = next(value for value in counts if counts[value] > 1)
+        raise ValueError(f"{name} must be distinct, {repeated!r} is there more than once")
+    return ids
+
+
+def ids_array(values: Sequence[Any] | Ids | None) -> Ids | None:
+    """Return ids as an int64 array or as an object array of strings, whatever sequence they came in."""
+    if values is None:
+        return None
+    # A list of strings must not become a fixed-width array: one long id would set the width of all.
+    strings = not isinstance(values, np.ndarray) and len(values) > 0 and isinstance(values[0], str)
+    array = np.asarray(values, dtype=object if strings else None)
+    if array.dtype.kind in "iu" and (not array.size or _fits_64_bits(int(array.max()))):
+        return array.astype(np.int64, copy=False)
+    return np.asarray(values, dtype=object)
+
+
+def _column(frame: Any, name: str) -> Any:
+    columns = list(frame.keys()) if isinstance(frame, Mapping) else None
+    if columns is None:
+        columns = list(getattr(frame, "column_names", getattr(frame, "columns", [])))
+    if name not in columns:
+        raise ValueError(f"no column {name!r}; the columns are {', '.join(map(repr, columns))}")
+    return frame[name]
+
+
+def factorize(frame: Any, name: str) -> tuple[npt.NDArray[np.int64], Ids]:
+    """Return each row's index among the column's sorted distinct values, and those values."""
+    values = np.asarray(_column(frame, name))
+    if values.dtype.kind in "iu":
+        ids, codes = np.unique(values, return_inverse=True)
+        return codes.astype(np.int64), ids
+    listed = values.tolist()
+    kinds = set(map(type, listed))
+    if kinds == {int} and all(map(_fits_64_bits, listed)):
+        return factorize({name: np.asarray(listed, dtype=np.int64)}, name)
+    if not kinds <= {str} or "" in listed:
+        _refuse_ids(name, listed)
+    distinct = sorted(set(listed))
+    index = {value: place for place, value in enumerate(distinct)}
+    codes = np.fromiter(map(index.__getitem__, listed), np.int64, len(listed))
+    return codes, np.asarray(distinct, dtype=object)
+
+
+def _fits_64_bits(value: int) -> bool:
+    return -(2**63) <= value < 2**63
+
+
+def _refuse_ids(name: str, listed: list[Any]) -> NoReturn:
+    for row, value in enumerate(listed):
+        if value is None or str(value) in ("", "nan", "NaT", "<NA>"):
+            raise ValueError(f"column {name!r}, row {row}: missing value ({value!r}); ids must not be missing or empty")
+    wanted = str if type(listed[0]) is str else int
+    row = next(
+        row
+        for row, value in enumerate(listed)
+        if type(value) is not wanted or (isinstance(value, int) and not _fits_64_bits(value))
+    )
+    raise ValueError(
+        f"column {name!r}, row {row}: {listed[row]!r} is no id; ids are all integers of 64 bits or all strings"
+    )
+
+
+def numbers(frame: Any, name: str) -> npt.NDArray[np.float32]:
+    """Return a column of numbers; a ValueError names the column and, for a missing value, the row."""
+    values = _column(frame, name)
+    try:
+        read = np.array(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"column {name!r} must hold numbers: {error}") from error
+    missing = np.isnan(read).nonzero()[0]
+    if len(missing):
+        raise ValueError(f"column {name!r}, row {missing[0]}: missing value")
+    return read

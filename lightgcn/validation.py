@@ -1,0 +1,57 @@
+"""Checks of what callers pass in: the value in the form that the library uses, or a `ValueError` that names it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def checked_count(name: str, value: object) -> int:
+    """Return a non-negative integer as an int, or raise a ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise ValueError(f"{name} must be a non-negative integer, got {value!r}")
+    return int(value)
+
+
+def checked_integers(name: str, given: Any) -> Tensor:
+    """Return (n,) int64 from whatever (n,) integers were given, or raise a ValueError."""
+    values = torch.as_tensor(given)
+    if values.ndim != 1:
+        raise ValueError(f"{name} must have shape (E,), got {tuple(values.shape)}")
+    no_integer = values.dtype == torch.bool or values.is_floating_point() or values.is_complex()
+    if no_integer and values.numel():
+        raise ValueError(f"{name} must be integers, got {values.dtype}")
+    return values.to(torch.int64)
+
+
+def checked_indices(name: str, given: Any, count: int, count_name: str) -> Tensor:
+    """Return (n,) int64, each in ``[0, count)``; a ValueError names the first that is not."""
+    values = checked_integers(name, given)
+    wrong = ((values < 0) | (values >= count)).nonzero().flatten()
+    if wrong.numel():
+        at = int(wrong[0])
+        hint = " Users and items count from zero, each on their own." if name in ("users", "items") else ""
+        raise ValueError(
+            f"{name}[{at}] is {int(values[at])}, outside [0, {count_name}={count}); "
+            f"{len(wrong)} of {len(values)} values are.{hint}"
+        )
+    return values
+
+
+def checked_weights(given: Any, num_edges: int) -> Tensor | None:
+    """Return (num_edges,) finite positive floating weights, or None; a ValueError names the first that is not."""
+    if given is None:
+        return None
+    weights = torch.as_tensor(given)
+    if not weights.is_floating_point():
+        weights = weights.to(torch.float32)
+    if weights.shape != (num_edges,):
+        raise ValueError(f"weights must have shape ({num_edges},), got {tuple(weights.shape)}")
+    wrong = (~(weights.isfinite() & (weights > 0))).nonzero().flatten()
+    if wrong.numel():
+        at = int(wrong[0])
+        raise ValueError(f"weights[{at}] is {float(weights[at])}; a weight must be finite and positive")
+    return weights
