@@ -74,12 +74,25 @@ def save_tensors(
     """
     from safetensors.torch import save_file
 
-    flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    flat = _unshared(tensors)
     header = {
         "lightgcn": orjson.dumps({"kind": kind, "version": VERSION}).decode(),
         "metadata": orjson.dumps(dict(metadata or {}), option=orjson.OPT_SERIALIZE_NUMPY).decode(),
     }
     write_atomic(path, lambda temporary: save_file(flat, temporary, metadata=header))
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous tensors on the CPU, copied only where two share memory, which safetensors refuses."""
+    flat: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        part = tensor.detach().cpu().contiguous()
+        storage = part.untyped_storage()
+        whole = storage.nbytes() == part.numel() * part.element_size()
+        flat[name] = part if whole and storage.data_ptr() not in taken else part.clone()
+        taken.add(storage.data_ptr())
+    return flat
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -94,6 +107,8 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    with path.open("rb"):
+        pass  # A file that may not be read says so here, and is not called corrupt below.
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}

@@ -106,6 +106,8 @@ class TrainConfig:
                 raise ValueError(f"{name} must be a number of at least 0, got {getattr(self, name)!r}")
         if not (_is_number(self.disjoint) and 0 <= self.disjoint < 1):
             raise ValueError(f"disjoint must be in [0, 1), got {self.disjoint!r}")
+        if self.loss == "bce" and self.positives != "edges":
+            raise ValueError(f"positives={self.positives!r} goes with bpr and softmax; bce takes the link set's edges")
         parse_metric(self.metric)
 
     def new_model(self, num_users: int, num_items: int) -> LightGCN:

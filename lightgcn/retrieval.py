@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightgcn.interactions import Interactions
+from lightgcn.validation import checked_indices
 
 # Scores that one chunk may hold: 16 M float32, 64 MiB.
 _CHUNK_SCORES = 1 << 24
@@ -30,7 +32,7 @@ def top_k(
     k: int,
     *,
     seen: Interactions | None = None,
-    users: Tensor | None = None,
+    users: Tensor | Sequence[int] | None = None,
     chunk_size: int | None = None,
 ) -> TopK:
     """Return the k items with the highest dot product for each user; equal scores go by item index.
@@ -40,7 +42,7 @@ def top_k(
         item_embeddings: (num_items, d).
         k: how many, at most the number of items.
         seen: interactions whose items are left out for their user.
-        users: (B,) int64 rows of ``user_embeddings`` to answer for; None for all.
+        users: (B,) integer rows of ``user_embeddings`` to answer for; None for all.
         chunk_size: users at a time; None for what keeps a chunk's scores in 64 MiB.
 
     Returns:
@@ -59,9 +61,8 @@ def top_k(
         raise ValueError(f"seen is {seen}, the embeddings are of {len(user_embeddings)} users and {num_items} items")
     if users is None:
         users = torch.arange(len(user_embeddings), device=user_embeddings.device)
-    elif len(users) and not (int(users.min()) >= 0 and int(users.max()) < len(user_embeddings)):
-        found = f"{int(users.min())} to {int(users.max())}"
-        raise ValueError(f"users must be in [0, {len(user_embeddings)}), got {found}")
+    else:
+        users = checked_indices("users", users, len(user_embeddings), "num_users").to(user_embeddings.device)
     if chunk_size is None:
         chunk_size = max(1, _CHUNK_SCORES // num_items)
     elif chunk_size < 1:

@@ -87,6 +87,8 @@ def fit(
             ``epochs`` and ``patience``).
     """
     config = config or PRESETS["paper"]
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f'config must be a TrainConfig, got {config!r}; lightgcn.preset("fast") makes one')
     # The test set stays where it is, unread.
     split = split._replace(test=split.val)
     check_split(model, split, config)

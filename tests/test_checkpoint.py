@@ -1,6 +1,7 @@
 import os
 import re
 import stat
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -342,3 +343,11 @@ def test_cuda_tensors_come_back_on_the_cpu(tmp_path):
     tensors, _ = load_tensors(tmp_path / "a", "thing")
     assert tensors["a"].device.type == "cpu"
     assert tensors["a"].tolist() == [0, 1, 2]
+
+
+def test_tensors_that_share_memory_are_saved_whole(tmp_path: Path) -> None:
+    base = torch.arange(12.0)
+    tensors = {"base": base, "again": base, "part": base[3:7], "strided": base.view(3, 4).T, "empty": base[:0]}
+    save_tensors(tmp_path / "file", "test", tensors)
+    found, _ = load_tensors(tmp_path / "file", "test")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items()) and len(found) == 5

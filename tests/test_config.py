@@ -154,4 +154,9 @@ def test_new_model_has_the_settings() -> None:
     other = TrainConfig(embedding_dim=7, seed=5, init_std=0.5).new_model(30, 40)
     assert not torch.equal(other.embedding, model.embedding)
     xavier = TrainConfig(embedding_dim=7, init="xavier").new_model(30, 40).embedding
-    assert float(xavier.abs().max()) <= (6 / 77) ** 0.5
+    assert xavier.abs().max().item() <= (6 / 77) ** 0.5
+
+
+def test_positives_by_user_do_not_go_with_cross_entropy() -> None:
+    with pytest.raises(ValueError, match="positives='users' goes with bpr and softmax"):
+        TrainConfig(loss="bce", positives="users")

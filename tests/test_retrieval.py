@@ -131,6 +131,11 @@ def test_k_above_the_number_of_items_is_refused() -> None:
         top_k(torch.ones(2, 2), torch.ones(3, 2), 4)
 
 
+def test_users_may_be_a_list() -> None:
+    users, items = torch.randn(5, 3), torch.randn(4, 3)
+    assert torch.equal(top_k(users, items, 2, users=[3, 1]).items, top_k(users, items, 2).items[[3, 1]])
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="seen is Interactions"):
         top_k(torch.ones(2, 2), torch.ones(3, 2), 1, seen=edges({(0, 0)}, 3, 2))
@@ -139,7 +144,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(2,\) and \(3, 2\)"):
         top_k(torch.ones(2), torch.ones(3, 2), 1)
     for wrong in (2, -1):
-        with pytest.raises(ValueError, match=r"users must be in \[0, 2\)"):
+        with pytest.raises(ValueError, match=r"users\[1\] is -?\d+, outside \[0, num_users=2\)"):
             top_k(torch.ones(2, 2), torch.ones(3, 2), 1, users=torch.tensor([0, wrong]))
     for wrong in (0, -3):
         with pytest.raises(ValueError, match="chunk_size"):

@@ -638,3 +638,9 @@ def test_cuda_trains_and_resumes(name: str, tmp_path: Path) -> None:
     k = int(config.metric.partition("@")[2] or 0)
     found = evaluate(model, normalized_adjacency(val.message, config.normalization), val, ks=(k,) if k else ())
     assert found[config.metric] == pytest.approx(result.best_value, abs=1e-3)
+
+
+def test_a_config_by_name_is_refused_with_a_hint() -> None:
+    config = preset("fast")
+    with pytest.raises(ValueError, match=r'must be a TrainConfig, got \'fast\'; lightgcn.preset\("fast"\)'):
+        fit(new_model(config), small_split(config), "fast")  # type: ignore[arg-type]
