@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from lightgcn.adjacency import Normalization
 from lightgcn.metrics import RANKING_METRICS
 from lightgcn.model import LightGCN
@@ -29,9 +31,13 @@ def parse_metric(name: str) -> tuple[str, int | None]:
     )
 
 
+# What may differ when a run is resumed: how long to train.
+MAY_CHANGE = ("epochs", "patience")
+
+
 @dataclass(frozen=True)
 class TrainConfig:
-    """The settings of a training run; `preset` has good ones by name.
+    """The settings of a training run; `preset` has good ones by name. NumPy numbers become Python's.
 
     Attributes:
         loss: "bce" on the link set's positives and negatives, "bpr" with sampled negatives, "softmax" over in-batch
@@ -89,6 +95,10 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if isinstance(value, np.integer | np.floating):
+                object.__setattr__(self, name, value.item())
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {getattr(self, name)!r}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,7 +55,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model on a link set: ROC-AUC and loss of its links, and a ranking of all items for each user.
 
-    In the ranking a user's message edges are masked, and the positives of the set are what is relevant.
+    In the ranking the positives of the set are what is relevant, and a user's other message edges are masked.
 
     Args:
         model: the model.
@@ -66,6 +67,7 @@ def evaluate(
     Raises:
         ValueError: if a k or a metric's name is wrong, there is nothing to predict, or an embedding is not finite.
     """
+    ks = _checked_ks(ks)
     z = model.propagate(graph)
     check_finite(z)
     users, items = z[: model.num_users], z[model.num_users :]
@@ -119,7 +121,7 @@ def evaluate_ranking(
         user_embeddings: (num_users, d) final embeddings.
         item_embeddings: (num_items, d) final embeddings.
         relevant: the edges to find.
-        seen: edges whose items are masked for their user.
+        seen: edges whose items are masked for their user; those that are to be found stay in.
         ks: list lengths, each at most the number of items.
         metrics: names out of `lightgcn.metrics.RANKING_METRICS`.
 
@@ -131,11 +133,15 @@ def evaluate_ranking(
     unknown = [name for name in metrics if name not in RANKING_METRICS]
     if unknown:
         raise ValueError(f"unknown metric {unknown[0]!r}; there are {', '.join(RANKING_METRICS)}")
+    ks = _checked_ks(ks)
     for k in ks:
         check_k(k, relevant.num_items)
     users = relevant.user_degrees.nonzero().flatten()
     if not len(users) or not ks:
-        raise ValueError(f"nothing to evaluate: {len(users)} users have relevant items, ks is {tuple(ks)}")
+        raise ValueError(f"nothing to evaluate: {len(users)} users have relevant items, ks is {ks}")
+    # Where train edges both carry messages and are predicted, all that is to be found would be masked.
+    if seen is not None and bool(seen.contains(relevant.users, relevant.items).any()):
+        seen = seen.select(~relevant.contains(seen.users, seen.items))
     ranked = top_k(user_embeddings, item_embeddings, max(ks), seen=seen, users=users)
     hits = hits_of(ranked.items, relevant, users)
     num_relevant = relevant.user_degrees[users]
@@ -143,6 +149,13 @@ def evaluate_ranking(
         f"{name}@{k}": float(RANKING_METRICS[name](hits[:, :k], num_relevant).mean()) for k in ks for name in metrics
     }
     return Evaluation(values, num_users=len(users))
+
+
+def _checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
+    given = ks.tolist() if isinstance(ks, np.ndarray | Tensor) else ks
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise ValueError(f"ks must be a sequence of list lengths such as (10, 20), got {ks!r}")
+    return tuple(int(k) if isinstance(k, np.integer) else k for k in given)
 
 
 def _check_nodes(users: Tensor, items: Tensor, graph: Interactions) -> None:

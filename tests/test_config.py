@@ -6,6 +6,7 @@ import math
 from dataclasses import FrozenInstanceError, asdict, fields
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 import torch
@@ -160,3 +161,11 @@ def test_new_model_has_the_settings() -> None:
 def test_positives_by_user_do_not_go_with_cross_entropy() -> None:
     with pytest.raises(ValueError, match="positives='users' goes with bpr and softmax"):
         TrainConfig(loss="bce", positives="users")
+
+
+def test_numpy_numbers_become_plain_ones() -> None:
+    config = preset("fast", epochs=np.int64(3), seed=np.uint8(4), learning_rate=np.float32(0.5))
+    assert (config.epochs, config.seed, config.learning_rate) == (3, 4, 0.5)
+    assert {type(config.epochs), type(config.seed)} == {int} and type(config.learning_rate) is float
+    with pytest.raises(ValueError, match="epochs must be an integer of at least 1, got 0"):
+        preset("fast", epochs=np.int64(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -65,7 +66,7 @@ def naive_ranking(users: Tensor, items: Tensor, relevant: set[tuple[int, int]], 
 @pytest.mark.parametrize("normalization", ["mean", "symmetric"])
 def test_evaluate_equals_loops(part: str, normalization: Any) -> None:
     links = getattr(split(), part)
-    if part == "train":  # predicted edges that also carry messages would all be masked
+    if part == "train":
         links = split_edges(graph(), (0.6, 0.2, 0.2), disjoint=0.4, seed=2).train
     adjacency = normalized_adjacency(links.message, normalization)
     result = evaluate(model(), adjacency, links, ks=(3, 7), metrics=("recall", "ndcg", "hit_rate"))
@@ -128,10 +129,34 @@ def test_users_without_relevant_items_are_left_out() -> None:
     assert result["recall@1"] == 1.0 and result.num_users == 1
 
 
-def test_a_user_who_saw_everything_finds_nothing() -> None:
-    everything = Interactions.from_edge_index(torch.tensor([[0, 0], [0, 1]]), 1, 2)
-    result = evaluate_ranking(torch.ones(1, 1), torch.ones(2, 1), everything, seen=everything, ks=(2,))
-    assert result["recall@2"] == 0.0 and result["mrr@2"] == 0.0
+def test_what_is_to_be_found_is_not_masked() -> None:
+    """Train edges that also carry messages, and a test edge that is a train edge too."""
+    links = split().train
+    assert links.message is links.positives
+    result = evaluate(model(), normalized_adjacency(links.message), links, ks=(5,), metrics=("recall", "ndcg"))
+    users, items = model().embed(normalized_adjacency(links.message))
+    values, _ = naive_ranking(users.detach(), items.detach(), pairs(links.positives), set(), 5)
+    assert [result["recall@5"], result["ndcg@5"]] == pytest.approx(values[:2]) and values[0] > 0
+
+    # Of the two items that the user saw, the better one is to be found and the other stays masked.
+    seen = Interactions.from_edge_index(torch.tensor([[0, 0], [0, 1]]), 1, 3)
+    relevant = Interactions.from_edge_index(torch.tensor([[0], [1]]), 1, 3)
+    scores = torch.tensor([[3.0], [2.0], [1.0]])
+    assert evaluate_ranking(torch.ones(1, 1), scores, relevant, seen=seen, ks=(1,))["recall@1"] == 1.0
+
+
+def test_list_lengths_of_any_kind() -> None:
+    links = split().val
+    adjacency = normalized_adjacency(links.message)
+    expected = evaluate(model(), adjacency, links, ks=(3, 5))
+    for ks in ([3, 5], np.array([3, 5]), torch.tensor([3, 5]), (np.int64(3), 5)):
+        assert evaluate(model(), adjacency, links, ks=ks) == expected
+    users, items = model().embed(adjacency)
+    for wrong in (10, "10", torch.tensor(10)):
+        with pytest.raises(ValueError, match="ks must be a sequence of list lengths"):
+            evaluate(model(), adjacency, links, ks=wrong)
+        with pytest.raises(ValueError, match="ks must be a sequence of list lengths"):
+            evaluate_ranking(users, items, links.positives, ks=wrong)
 
 
 def test_popularity_ranks_by_degree_and_is_evaluated_as_a_model_is() -> None:
