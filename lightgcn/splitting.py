@@ -163,6 +163,7 @@ def split_edges(
     negatives: float = 1.0,
     stratify: Literal["user"] | None = None,
     negative_pairs: NegativePairs = "user_item",
+    known: Interactions | None = None,
     seed: int | torch.Generator = 0,
 ) -> Split:
     """Split the edges at random into train, validation and test link sets with negatives.
@@ -179,14 +180,16 @@ def split_edges(
         stratify: "user" splits each user's edges by the ratios and leaves every user at least one train edge;
             a user with too few edges for a part (``floor`` gives 0) has none in it.
         negative_pairs: "user_item", or "all" node pairs as DeepSnap draws them (for comparison with its figures).
+        known: further edges that validation and test negatives avoid, such as a test split that came with the data;
+            train negatives do not know them.
         seed: an integer, or a generator from which one is drawn.
 
     Returns:
         A `Split` of three `LinkSet`.
 
     Raises:
-        ValueError: if an argument is out of range, the graph is too small (the message says how many edges are
-            needed), or there are too few non-edges for the negatives.
+        ValueError: if an argument is out of range, ``known`` is over other nodes, the graph is too small (the message
+            says how many edges are needed), or there are too few non-edges for the negatives.
     """
     val_share, test_share = _check_ratios(ratios)
     if not 0 <= disjoint < 1:
@@ -203,14 +206,15 @@ def split_edges(
     part = divide(interactions, val_share, test_share, 2 if disjoint else 1, generator)
 
     train, val, test = (interactions.select(part == code) for code in (0, 1, 2))
-    known = train.union(val)
+    seen = train.union(val)
+    every = interactions if known is None else _pattern(interactions).union(_pattern(known.to(interactions.device)))
     num_supervision = train.num_edges
     if disjoint:
         num_supervision = min(max(1, _floor(disjoint * train.num_edges)), train.num_edges - 1)
     recipes = (
         _Recipe(train, None if disjoint else train, train, num_supervision, negatives, negative_pairs, seed, _TRAIN),
-        _Recipe(val, train, interactions, val.num_edges, negatives, negative_pairs, seed, _VAL),
-        _Recipe(test, known, interactions, test.num_edges, negatives, negative_pairs, seed, _TEST),
+        _Recipe(val, train, every, val.num_edges, negatives, negative_pairs, seed, _VAL),
+        _Recipe(test, seen, every, test.num_edges, negatives, negative_pairs, seed, _TEST),
     )
     return Split(*(recipe.draw(0) for recipe in recipes))
 
@@ -254,6 +258,10 @@ def _check_ratios(ratios: Sequence[float]) -> tuple[float, float]:
     if sum(shares[1:]) >= 1:
         raise ValueError(f"ratios must leave a share for train, got {shares}")
     return shares[1], shares[2] if len(shares) == 3 else 0.0
+
+
+def _pattern(graph: Interactions) -> Interactions:
+    return graph if graph.weights is None else replace(graph, weights=None)
 
 
 def _floor(value: float) -> int:

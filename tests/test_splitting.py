@@ -115,6 +115,31 @@ def test_negatives_are_true_and_distinct(graph, ratios, settings, epoch):
         assert not set(drawn) & forbidden
 
 
+@settings(deadline=None, max_examples=100)
+@given(graphs(), ratio_choices, options, st.integers(0, 3), st.data())
+def test_held_out_negatives_avoid_further_known_edges_and_train_ones_do_not_know_them(
+    graph, ratios, settings, epoch, data
+):
+    every = [(u, i) for u in range(graph.num_users) for i in range(graph.num_items)]
+    spare = [pair for pair in every if pair not in edges_of(graph)]
+    further = data.draw(st.lists(st.sampled_from(spare), unique=True, max_size=len(spare) // 3))
+    known = build(further, graph.num_users, graph.num_items, weights=torch.ones(len(further)))
+    split, plain = split_edges(graph, ratios, known=known, **settings), split_edges(graph, ratios, **settings)
+    assert same(split.train.resample(epoch), plain.train.resample(epoch))
+    assert parts(split) == parts(plain)
+    offset = graph.num_users if settings["negative_pairs"] == "all" else 0
+    forbidden = {(u, offset + i) for u, i in edges_of(graph) | set(further)}
+    for links in (split.val.resample(epoch), split.test.resample(epoch)):
+        drawn = {tuple(sorted(pair)) if offset else pair for pair in negatives_of(links)}
+        assert not drawn & forbidden
+        assert edges_of(links.exclude) == edges_of(graph) | set(further)
+
+
+def test_known_edges_over_other_nodes_are_refused():
+    with pytest.raises(ValueError, match="different nodes"):
+        split_edges(random_graph(100), known=build([(0, 0)], 2, 2))
+
+
 @settings(deadline=None, max_examples=60)
 @given(graphs(), ratio_choices, options)
 def test_edges_are_the_positives_then_the_negatives(graph, ratios, settings):
