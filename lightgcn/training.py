@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -22,7 +23,7 @@ from torch import Tensor
 from lightgcn.adjacency import Adjacency, normalized_adjacency
 from lightgcn.batches import batch_loss, check_split, epoch_batches, num_samples
 from lightgcn.checkpoint import load_tensors, save_tensors, write_atomic
-from lightgcn.config import PRESETS, TrainConfig, parse_metric
+from lightgcn.config import MAY_CHANGE, PRESETS, TrainConfig, parse_metric
 from lightgcn.evaluation import evaluate
 from lightgcn.model import LightGCN
 from lightgcn.seeding import make_generator
@@ -67,7 +68,8 @@ def fit(
 ) -> TrainResult:
     """Train a model on ``split.train``, in place, and leave it with the weights that did best on ``split.val``.
 
-    Work is done on the device that holds the model. The test set is not looked at.
+    Work is done on the device that holds the model. The test set is not looked at. The last epoch is always validated,
+    so a run that is resumed with more epochs equals a straight one where ``eval_every`` divides the old number.
 
     Args:
         model: the model to train.
@@ -83,8 +85,12 @@ def fit(
 
     Raises:
         ValueError: if the split is over other nodes than the model, lacks what the loss or the metric needs, the loss
-            is not finite, or the checkpoint to resume from is of another model, other data or other settings (but for
-            ``epochs`` and ``patience``).
+            is not finite, the checkpoint to resume from is of another model, other data or other settings (but for
+            ``epochs`` and ``patience``), or ``run_dir`` holds a checkpoint and ``resume`` is not set.
+
+    Warns:
+        UserWarning: if a ranking loss would learn from a part of the train edges by mistake: the split is disjoint,
+            the settings are not.
     """
     config = config or PRESETS["paper"]
     if not isinstance(config, TrainConfig):
@@ -94,6 +100,9 @@ def fit(
     check_split(model, split, config)
     if resume and run_dir is None:
         raise ValueError("resume needs the run_dir that holds the checkpoint")
+    if run_dir is not None and not resume and (Path(run_dir) / CHECKPOINT_FILE).exists():
+        raise ValueError(f"{run_dir}: holds a checkpoint; go on from it with resume=True, or give another run_dir")
+    _warn_of_unlearned_edges(split.train, config)
     run = _Run(model, split.to(model.embedding.device), config, None if run_dir is None else Path(run_dir))
     if resume:
         run.load()
@@ -102,6 +111,20 @@ def fit(
     with _progress_bar(run, progress) as bar:
         ended = run.train(on_epoch, should_stop, bar)
     return TrainResult(run.history, run.best_epoch, run.best_value, ended)
+
+
+def _warn_of_unlearned_edges(train: LinkSet, config: TrainConfig) -> None:
+    if config.loss == "bce" or config.disjoint or train.message is train.positives:
+        return
+    predicted, total = train.positives.num_edges, train.exclude.num_edges
+    if predicted + train.message.num_edges == total:  # no edge is both
+        warnings.warn(
+            f"{1 - predicted / total:.0%} of the train edges are not learned from in an epoch: the split is disjoint, "
+            f"which the {config.loss} loss has no need of; split with disjoint=0, or set disjoint in the config if "
+            "this is meant",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 @dataclass
@@ -288,7 +311,7 @@ class _Run:
     def _check_same_run(self, path: Path, metadata: dict[str, Any]) -> None:
         now = asdict(self.config)
         for name, value in metadata["config"].items():
-            if name not in ("epochs", "patience") and now.get(name) != value:
+            if name not in MAY_CHANGE and now.get(name) != value:
                 raise ValueError(f"{path}: was trained with {name}={value!r}, this run has {name}={now.get(name)!r}")
         if metadata["data"] != self._data_fingerprint:
             raise ValueError(f"{path}: was trained on other data or another split of it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -380,6 +381,30 @@ def test_weighted_edges() -> None:
     assert runs[0][-1]["loss"] != runs[1][-1]["loss"]
 
 
+@pytest.mark.parametrize("name", ["paper", "fast"])
+def test_a_disjoint_split_that_the_settings_do_not_know_of_gives_one_warning(name: str) -> None:
+    config = CONFIGS[name]
+    split = small_split(config, disjoint=0.2)
+    share = round(100 * split.train.message.num_edges / split.val.message.num_edges)
+    with pytest.warns(UserWarning, match=f"{share}% of the train edges are not learned from .*disjoint=0") as caught:
+        fit(new_model(config), split, config)
+    assert len(caught) == 1 and caught[0].filename == __file__
+
+
+def test_splits_that_go_with_the_settings_give_no_warning() -> None:
+    ranking, links = CONFIGS["paper"], CONFIGS["tutorial"]
+    whole = small_split(ranking)
+    copy = Interactions.from_edge_index(whole.train.positives.edge_index, USERS, ITEMS)
+    by_hand = whole._replace(train=LinkSet(copy, whole.train.positives, whole.train.negatives))
+    meant = TrainConfig(**{**vars(ranking), "disjoint": 0.2})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole_links = TrainConfig(**{**vars(links), "disjoint": 0.0})
+        pairs = [(whole, ranking), (by_hand, ranking), (small_split(meant), meant), (small_split(links), whole_links)]
+        for split, config in pairs:
+            fit(new_model(config), split, config)
+
+
 # -- resume ----------------------------------------------------------------------------------------------------
 
 # Steps per epoch of each of CONFIGS on `small_split`: 1, 4, 4, 2.
@@ -432,7 +457,7 @@ def test_an_interrupted_model_holds_the_weights_of_its_last_step(tmp_path: Path)
     result = fit(model, small_split(config), config, run_dir=tmp_path, should_stop=stop_after(0))
     assert_same_bits(state(model), state(new_model(config)))
     assert result.history == [] and result.best_epoch == 0 and math.isnan(result.best_value)
-    fit(model, small_split(config), config, run_dir=tmp_path, should_stop=stop_after(1))
+    fit(model, small_split(config), config, run_dir=tmp_path / "other", should_stop=stop_after(1))
     assert not torch.equal(model.embedding, new_model(config).embedding)
 
 
@@ -444,10 +469,20 @@ def test_resume_from_nothing_starts_anew(tmp_path: Path) -> None:
     assert_same_bits(state(plain), state(resumed))
 
 
-def test_a_new_run_replaces_the_history_of_an_old_one(tmp_path: Path) -> None:
+def test_a_run_that_is_there_is_not_replaced(tmp_path: Path) -> None:
     config = CONFIGS["fast"]
-    for _ in range(2):
-        result = fit(new_model(config), small_split(config), config, run_dir=tmp_path)
+    fit(new_model(config), small_split(config), config, run_dir=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=f"{tmp_path}: holds a checkpoint; .*resume=True"):
+        fit(new_model(config), small_split(config), config, run_dir=tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_history_without_a_checkpoint_is_replaced(tmp_path: Path) -> None:
+    """What is left of a run that diverged."""
+    config = CONFIGS["fast"]
+    (tmp_path / HISTORY_FILE).write_bytes(b'{"epoch": 1}\n')
+    result = fit(new_model(config), small_split(config), config, run_dir=tmp_path)
     assert [orjson.loads(line) for line in (tmp_path / HISTORY_FILE).open("rb")] == result.history
 
 
@@ -525,6 +560,7 @@ def test_resume_refuses_other_settings(checkpoint: Path, changes: dict[str, Any]
         resume(checkpoint, **changes)
 
 
+@pytest.mark.filterwarnings("ignore:.*train edges are not learned from:UserWarning")
 def test_resume_refuses_other_data(checkpoint: Path) -> None:
     config = CONFIGS["paper"]
     whole = small_split(config)
