@@ -12,7 +12,7 @@ from lightgcn.recommender import Recommendation, Recommender
 from lightgcn.retrieval import TopK, top_k
 from lightgcn.sampling import sample_negative_items, sample_negatives
 from lightgcn.splitting import LinkSet, Split, link_set, split_edges
-from lightgcn.subgraph import ego_graph, k_core, largest_component
+from lightgcn.subgraph import ego_graph, k_core, largest_component, rank_users_by_popularity
 from lightgcn.training import TrainResult, fit
 
 __version__ = "0.1.0"
@@ -46,6 +46,7 @@ __all__ = [
     "popularity",
     "preset",
     "propagate",
+    "rank_users_by_popularity",
     "sample_negative_items",
     "sample_negatives",
     "softmax_loss",

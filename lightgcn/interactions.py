@@ -111,7 +111,15 @@ class Interactions:
             matrix: any SciPy sparse matrix or array.
             weighted: keep the values as weights; otherwise each stored non-zero is an edge of weight one.
             ids: ``user_ids`` and ``item_ids``, as for the class.
+
+        Raises:
+            ValueError: as the class does, and for anything but a SciPy sparse matrix of two dimensions.
         """
+        from scipy.sparse import issparse
+
+        if not issparse(matrix) or matrix.ndim != 2:
+            kind = f"{type(matrix).__name__} of shape {getattr(matrix, 'shape', None)}"
+            raise ValueError(f"expected a SciPy sparse (num_users, num_items) matrix, got {kind}; csr_array makes one")
         coo = matrix.tocoo()
         kept = coo.data != 0
         rows, columns, data = coo.row[kept], coo.col[kept], coo.data[kept]

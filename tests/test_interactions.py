@@ -516,3 +516,9 @@ def test_one_long_id_does_not_set_the_memory_of_all():
     ids = ["x" * 100_000, *(f"u{number}" for number in range(999))]
     graph = Interactions.from_edge_index(torch.tensor([[0], [0]]), 1000, 1, user_ids=ids)
     assert graph.user_ids.dtype == object and graph.user_ids.tolist() == ids
+
+
+@pytest.mark.parametrize("matrix", [np.eye(3), [[1, 0]], None])
+def test_from_scipy_takes_sparse_matrices_alone(matrix):
+    with pytest.raises(ValueError, match=r"expected a SciPy sparse .* matrix, got"):
+        Interactions.from_scipy(matrix)

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightgcn import Interactions, ego_graph, k_core, largest_component
-from lightgcn.subgraph import rank_users_by_popularity
+from lightgcn import Interactions, ego_graph, k_core, largest_component, rank_users_by_popularity
 
 
 def build(pairs, num_users, num_items, **options):
