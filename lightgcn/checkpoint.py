@@ -100,11 +100,16 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is corrupt, is not one of this library's, or holds another kind or a newer version.
+        ValueError: if it is a folder or corrupt, is not one of this library's, or holds another kind or a newer
+            version.
     """
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
+    if path.is_dir():
+        inner = path / f"{kind}.safetensors"
+        hint = f"; did you mean {inner}?" if inner.is_file() else ""
+        raise ValueError(f"{path}: is a folder, a {kind} file is needed here{hint}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     with path.open("rb"):

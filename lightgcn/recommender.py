@@ -25,6 +25,7 @@ from lightgcn.lookup import Id, find_node, index_of_ids
 from lightgcn.model import LightGCN
 from lightgcn.propagation import propagate
 from lightgcn.retrieval import check_k, rank_rows, top_k
+from lightgcn.validation import checked_integers
 
 Columns = Mapping[str, Sequence[str]]
 
@@ -48,11 +49,11 @@ class Recommender:
         fold_in: (num_items, d) what each item sends to a new user (`fold_in_table`), or None for a model of no layers.
         seen: the users' known items, which are not recommended to them; its ids are the ones that go in and out.
         user_exponent: a of D⁻ᵃ P D⁻ᵇ: a new user's sum over n items is divided by nᵃ.
-        user_columns: optional columns beside the users, such as {"name": titles}.
+        user_columns: optional columns beside the users, such as {"name": titles}: one string per user, in their order.
         item_columns: optional columns beside the items, such as {"name": …, "artist": …}.
 
     Raises:
-        ValueError: if shapes do not fit or an embedding is not finite.
+        ValueError: if shapes do not fit, an embedding is not finite or a column holds anything but strings.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Recommender:
         """
         chosen = torch.tensor([self.user_index(user)], device=self.items.device)
         seen = self.seen if exclude_seen else None
-        best = top_k(self.users, self.items, k, seen=seen, users=chosen)
+        best = top_k(self.users, self.items, _plain(k), seen=seen, users=chosen)
         return self._named(best.items[0], best.scores[0])
 
     def recommend_new(
@@ -135,7 +136,7 @@ class Recommender:
         """Return the k items that score highest for a new user who has the given items; these are left out.
 
         Args:
-            items: ids or names; a repeated one counts once.
+            items: ids or names; a repeated one counts once, or with the sum of its weights.
             k: how many.
             weights: optional positive weights of the items, for a model trained on weighted edges.
 
@@ -145,7 +146,8 @@ class Recommender:
         """
         if isinstance(items, str):
             raise ValueError(f"items must be a list of ids or names, got the one string {items!r}")
-        indices = [self.item_index(item) for item in items]
+        indices = [self.item_index(item) for item in _listed("items", items)]
+        k = _plain(k)
         check_k(k, len(self.items))
         user = self.fold_in_user(indices, weights)
         if not bool(user.any()):
@@ -161,6 +163,7 @@ class Recommender:
         Raises:
             ValueError: for an unknown item, or a k below 1 or above the number of items.
         """
+        k = _plain(k)
         check_k(k, len(self.items))
         index = self.item_index(item)
         scores = F.cosine_similarity(self.items, self.items[index].unsqueeze(0), dim=1)
@@ -169,7 +172,9 @@ class Recommender:
         return self._named(best.items[0], best.scores[0])
 
     def fold_in_user(self, items: Sequence[int], weights: Sequence[float] | None = None) -> Tensor:
-        """Return the (d,) final embedding of a new user who has the given items (indices, repeats counted once).
+        """Return the (d,) final embedding of a new user who has the given items (indices).
+
+        As in `Interactions` a repeated item counts once, and the weights of a repeated one add up.
 
         The new user receives messages from its items and sends none: with m the item factor of the normalisation it is
         |S|⁻ᵃ Σ_{i∈S} m(i) Σ_{k≥1} αₖ e_i^(k-1), exactly what the graph with such a user added gives (the user's own
@@ -181,17 +186,20 @@ class Recommender:
         """
         if self.fold_in is None:
             raise ValueError("a model without layers cannot fold in a new user: it passes no messages")
-        items = [int(item) for item in items]
+        items = checked_integers("items", _listed("items", items)).tolist()
         if not items:
             raise ValueError("a new user needs at least one item")
         if min(items) < 0 or max(items) >= len(self.fold_in):
             raise ValueError(f"items must be in [0, {len(self.fold_in)}), got {min(items)} to {max(items)}")
-        given = torch.tensor([1.0] * len(items) if weights is None else list(map(float, weights)), dtype=torch.float64)
-        if len(given) != len(items) or not bool((given.isfinite() & (given > 0)).all()):
-            raise ValueError("weights must be as many as the items, finite and positive")
-        last = dict(zip(items, given.tolist(), strict=True))
-        index = torch.tensor(list(last), device=self.fold_in.device)
-        factor = torch.tensor(list(last.values()), dtype=self.fold_in.dtype, device=self.fold_in.device)
+        index, place = torch.tensor(items).unique(return_inverse=True)
+        if weights is None:
+            factor = torch.ones(len(index), dtype=torch.float64)
+        else:
+            given = torch.tensor(list(map(float, _listed("weights", weights))), dtype=torch.float64)
+            if len(given) != len(items) or not bool((given.isfinite() & (given > 0)).all()):
+                raise ValueError("weights must be as many as the items, finite and positive")
+            factor = torch.zeros(len(index), dtype=torch.float64).index_add_(0, place, given)
+        index, factor = index.to(self.fold_in.device), factor.to(self.fold_in.device, self.fold_in.dtype)
         total: Tensor = (self.fold_in[index] * factor.unsqueeze(1)).sum(0)
         return total.div(float(factor.sum()) ** self.user_exponent)
 
@@ -201,21 +209,22 @@ class Recommender:
         """Return the index of a user given by id or, where it is unique, by name.
 
         Raises:
-            ValueError: if there is no such user, or several have the name.
+            ValueError: if there is no such user, several have the name, or it is neither a string nor an integer.
         """
         if self._user_index is None:
             self._user_index = index_of_ids(self.seen.user_ids, self.seen.num_users)
-        return find_node("user", user, self._user_index, self.user_columns)
+        return find_node("user", _one_id("user", user), self._user_index, self.user_columns)
 
     def item_index(self, item: Id) -> int:
         """Return the index of an item given by id or, where it is unique, by name ("name" or "name by artist").
 
         Raises:
-            ValueError: if there is no such item (some that are close are named), or several have the name.
+            ValueError: if there is no such item (some that are close are named), several have the name, or it is
+                neither a string nor an integer.
         """
         if self._item_index is None:
             self._item_index = index_of_ids(self.seen.item_ids, self.seen.num_items)
-        return find_node("item", item, self._item_index, self.item_columns)
+        return find_node("item", _one_id("item", item), self._item_index, self.item_columns)
 
     def item(self, index: int, score: float = 0.0) -> Recommendation:
         """Return what is known of the item at an index."""
@@ -239,6 +248,8 @@ class Recommender:
         }
         if self.fold_in is not None:
             tensors["fold_in"] = self.fold_in
+        if self.seen.weights is not None:
+            tensors["seen.weights"] = self.seen.weights
         for side, ids, columns in (
             ("user", self.seen.user_ids, self.user_columns),
             ("item", self.seen.item_ids, self.item_columns),
@@ -254,7 +265,7 @@ class Recommender:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is corrupt or not a recommender's.
+            ValueError: if it is a folder, corrupt or not a recommender's.
         """
         tensors, metadata = load_tensors(path, "recommender")
         try:
@@ -273,6 +284,7 @@ class Recommender:
                 tensors["seen.items"],
                 len(users),
                 len(items),
+                tensors.get("seen.weights"),
                 user_ids=ids["user"],
                 item_ids=ids["item"],
             ).to(device)
@@ -312,12 +324,36 @@ def fold_in_table(
     return table[model.num_users :]
 
 
-def _check_columns(side: str, columns: Columns | None, count: int) -> dict[str, Sequence[str]]:
-    for name, values in (columns or {}).items():
-        if len(values) != count:
-            raise ValueError(f"{side} column {name!r} has {len(values)} values for {count} {side}s")
-    return dict(columns or {})
+def _check_columns(side: str, columns: Columns | None, count: int) -> dict[str, list[str]]:
+    return {name: _column(side, name, values, count) for name, values in (columns or {}).items()}
 
 
-def _plain(value: Any) -> Id:
-    return int(value) if isinstance(value, np.integer) else value
+def _column(side: str, name: str, values: Sequence[str], count: int) -> list[str]:
+    """Return a column's values in order, whatever holds them: a series of pandas is looked up by label, not place."""
+    listed = [values] if isinstance(values, str) else list(values)
+    if len(listed) != count or isinstance(values, str):
+        raise ValueError(f"{side} column {name!r} has {len(listed)} values for {count} {side}s")
+    for at, value in enumerate(listed):
+        if not isinstance(value, str):
+            raise ValueError(
+                f'{side} column {name!r}[{at}] is {value!r}; a column holds strings ("" for a missing one)'
+            )
+    return [str(value) for value in listed]
+
+
+def _listed(name: str, given: Any) -> list[Any]:
+    values = given.tolist() if isinstance(given, Tensor | np.ndarray) else given
+    if not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be a list, got {given!r}")
+    return list(values)
+
+
+def _one_id(side: str, given: Any) -> Id:
+    value = given.item() if isinstance(given, Tensor | np.ndarray) and given.ndim == 0 else _plain(given)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{side} must be one id or name (an integer or a string), got {given!r}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.integer | np.str_) else value

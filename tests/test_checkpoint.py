@@ -201,9 +201,10 @@ def test_newer_version(file, monkeypatch):
 
 
 def test_no_file(tmp_path):
-    for path in (tmp_path / "a", tmp_path):
-        with pytest.raises(FileNotFoundError, match=re.escape(f"{path}: no such file")):
-            load_tensors(path, "thing")
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path / 'a'}: no such file")):
+        load_tensors(tmp_path / "a", "thing")
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path}: is a folder, a thing file is needed here")):
+        load_tensors(tmp_path, "thing")
 
 
 def assert_refused(path):

@@ -147,6 +147,41 @@ def test_fold_in_with_learned_layer_weights() -> None:
     torch.testing.assert_close(Recommender.from_model(chosen, graph()).fold_in_user([1, 2]), expected)
 
 
+def test_weights_of_a_repeated_item_add_up() -> None:
+    weights = torch.rand(graph().num_edges, generator=torch.Generator().manual_seed(3)) + 0.5
+    found = recommender(weights=weights)
+    expected = found.fold_in_user([1, 2], [3.0, 3.0])
+    torch.testing.assert_close(found.fold_in_user([1, 1, 2], [1, 2, 3]), expected)
+    torch.testing.assert_close(found.fold_in_user(np.array([2, 1, 1]), torch.tensor([3.0, 1, 2])), expected)  # type: ignore[arg-type]
+
+
+def test_questions_as_tensors_and_numpy_numbers() -> None:
+    found = recommender()
+    assert found.recommend(torch.tensor(3), np.int64(4)) == found.recommend(3, 4)  # type: ignore[arg-type]
+    assert found.similar_items(np.int32(3), np.int64(4)) == found.similar_items(3, 4)  # type: ignore[arg-type]
+    expected = found.recommend_new([1, 2], 4)
+    for items in (torch.tensor([1, 2]), np.array([1, 2]), (np.int64(1), torch.tensor(2))):
+        assert found.recommend_new(items, np.int64(4)) == expected  # type: ignore[arg-type]
+    named = recommender(**string_ids())
+    assert named.recommend(np.str_("u3"), 4) == named.recommend("u3", 4)
+
+
+def test_what_is_no_question() -> None:
+    found = recommender()
+    for wrong in ([3], torch.tensor([3]), 3.0, None, True, {}):
+        with pytest.raises(ValueError, match="user must be one id or name"):
+            found.recommend(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"item must be one id or name .*got \[3\]"):
+        found.similar_items([3], 2)  # type: ignore[arg-type]
+    for wrong in (3, torch.tensor(3), np.int64(3)):
+        with pytest.raises(ValueError, match="items must be a list"):
+            found.recommend_new(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"weights must be a list, got 2\.0"):
+        found.recommend_new([3], 2, weights=2.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="items must be integers"):
+        found.fold_in_user([1.5])  # type: ignore[list-item]
+
+
 def test_a_repeated_item_counts_once() -> None:
     found = recommender(**string_ids())
     once = found.fold_in_user([2, 5])
@@ -307,6 +342,21 @@ def test_the_normalisation_is_kept_in_the_file(normalization: Any, tmp_path: Pat
     assert torch.equal(Recommender.load(tmp_path / "file").fold_in_user([1, 2, 3]), saved.fold_in_user([1, 2, 3]))
 
 
+def test_weights_of_what_was_seen_are_kept_in_the_file(tmp_path: Path) -> None:
+    weights = torch.rand(graph().num_edges, generator=torch.Generator().manual_seed(3)) + 0.5
+    saved = recommender(weights=weights)
+    saved.save(tmp_path / "file")
+    assert Recommender.load(tmp_path / "file").seen.fingerprint() == saved.seen.fingerprint()
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{tmp_path}: is a folder, a recommender file is needed here$"):
+        Recommender.load(tmp_path)
+    recommender().save(tmp_path / "recommender.safetensors")
+    with pytest.raises(ValueError, match=r"is a folder, .*did you mean .*recommender.safetensors"):
+        Recommender.load(tmp_path)
+
+
 @pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
 def test_a_truncated_file_is_refused(kept: float, tmp_path: Path) -> None:
     path = tmp_path / "file"
@@ -378,6 +428,27 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         Recommender(good.users, good.items, None, good.seen, user_columns={"title": ["a"]})
     with pytest.raises(ValueError, match="over 7 users and 9 items"):
         Recommender.from_model(model(), Interactions.from_edge_index(torch.tensor([[0], [0]]), USERS, ITEMS + 1))
+
+
+def test_columns_go_by_place_and_hold_plain_strings(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    good = recommender()
+    shuffled = pandas.Series(NAMES, index=range(ITEMS - 1, -1, -1))
+    for names in (shuffled, np.array(NAMES), tuple(NAMES)):
+        found = Recommender(good.users, good.items, good.fold_in, good.seen, item_columns={"name": names})
+        assert [found.item(index).columns["name"] for index in range(ITEMS)] == NAMES
+        assert all(type(name) is str for name in found.item_columns["name"])
+        found.save(tmp_path / "file")
+        assert Recommender.load(tmp_path / "file").item_columns == {"name": NAMES}
+
+
+@pytest.mark.parametrize("wrong", [None, 3, float("nan"), b"x"])
+def test_a_column_of_anything_but_strings_is_refused(wrong: Any) -> None:
+    good = recommender()
+    with pytest.raises(ValueError, match=r"item column 'name'\[2\] is .*; a column holds strings"):
+        Recommender(good.users, good.items, None, good.seen, item_columns={"name": [*NAMES[:2], wrong, *NAMES[3:]]})
+    with pytest.raises(ValueError, match="item column 'name' has 1 values"):
+        Recommender(good.users, good.items, None, good.seen, item_columns={"name": "ninechars"})
 
 
 @pytest.mark.gpu
