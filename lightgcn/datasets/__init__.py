@@ -75,7 +75,7 @@ def _load(source: str | Path, *, progress: bool) -> Dataset:
 
 def _detect(source: str | Path | Sequence[str | Path]) -> str:
     if not isinstance(source, str | Path):
-        return "mpd"
+        return _detect_several(source)
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; check the spelling and the current folder")
@@ -86,6 +86,18 @@ def _detect(source: str | Path | Sequence[str | Path]) -> str:
     if bare_suffix(path) in SUFFIXES:
         return SUFFIXES[bare_suffix(path)]
     raise ValueError(f"{path}: cannot tell the format of a file named {path.name!r}; accepted are {ACCEPTED}")
+
+
+def _detect_several(sources: Sequence[str | Path]) -> str:
+    for path in sources:
+        if SUFFIXES.get(bare_suffix(path)) == "table":
+            raise ValueError(f"{path}: several tables are not supported; join them into one file")
+        if bare_suffix(path) != ".json":
+            raise ValueError(
+                f"{path}: is no MPD slice by its name, which must end in .json; of several files only MPD slices are "
+                "accepted"
+            )
+    return "mpd"
 
 
 def _detect_folder(folder: Path) -> str:

@@ -7,6 +7,7 @@ dataset = Dataset.load("prepared")
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,16 +55,34 @@ class Dataset:
     def reindex(self, users: Tensor, items: Tensor) -> Dataset:
         """Keep the given nodes, (n,) and (m,) int64 distinct indices, in the order given, with their columns.
 
+        What ``info`` counts of the graph is counted anew, and what is dropped is added up there.
+
         Raises:
             ValueError: for an index out of range or given twice.
         """
-        return Dataset(
-            self.interactions.reindex(users, items),
-            _take(self.users, users),
-            _take(self.items, items),
-            None if self.test is None else self.test.reindex(users, items),
-            dict(self.info),
-        )
+        graph = self.interactions.reindex(users, items)
+        test = None if self.test is None else self.test.reindex(users, items)
+        info = self._recounted(graph, test)
+        return Dataset(graph, _take(self.users, users), _take(self.items, items), test, info)
+
+    def _recounted(self, graph: Interactions, test: Interactions | None) -> dict[str, Any]:
+        now = _counts(graph, test)
+        info = {name: now.get(name, value) for name, value in self.info.items()}
+        dropped = {
+            "dropped_users": self.interactions.num_users - graph.num_users,
+            "dropped_items": self.interactions.num_items - graph.num_items,
+            "dropped_edges": self.interactions.num_edges - graph.num_edges,
+        }
+        if test is not None and self.test is not None:
+            dropped["dropped_test_edges"] = self.test.num_edges - test.num_edges
+        return info | {name: self.info.get(name, 0) + count for name, count in dropped.items()}
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 hex digest of the interactions and the test split: without one, that of the interactions."""
+        if self.test is None:
+            return self.interactions.fingerprint()
+        both = f"{self.interactions.fingerprint()} {self.test.fingerprint()}"
+        return hashlib.sha256(both.encode()).hexdigest()
 
     def save(self, folder: str | Path) -> Path:
         """Write the dataset to ``folder`` and return it: one atomic file with everything, and a summary to read.
@@ -149,6 +168,20 @@ def _aligned(test: Interactions, train: Interactions) -> Interactions:
         if own is not None and (wanted is None or not np.array_equal(own, wanted)):
             raise ValueError(f"test.{name} differ from interactions.{name}")
     return test.with_ids(train.user_ids, train.item_ids)
+
+
+def _counts(graph: Interactions, test: Interactions | None) -> dict[str, int]:
+    """Return the readers' counts of a graph, by their names in ``info``."""
+    counts = {
+        "playlists": graph.num_users,
+        "tracks": graph.num_items,
+        "edges": graph.num_edges,
+        "empty_playlists": int((graph.user_degrees == 0).sum()),
+    }
+    if test is not None:
+        counts["test_edges"] = test.num_edges
+        counts["test_edges_also_in_train"] = int(graph.contains(test.users, test.items).sum())
+    return counts
 
 
 def _take(columns: Mapping[str, list[str]], kept: Tensor) -> dict[str, list[str]]:

@@ -46,10 +46,14 @@ def read_table(
 
     Raises:
         FileNotFoundError: if the file is not there.
-        ValueError: naming file and row, for a missing column or id, a wrong weight, a row with too few or too many
-            fields, a table without rows, or Parquet without pyarrow installed.
+        ValueError: naming file and row, for a missing column or id, one column for two of users, items and weights, a
+            wrong weight, a row with too few or too many fields, a table without rows, or Parquet without pyarrow
+            installed.
     """
     path = existing_file(source)
+    if user == item or weight in (user, item):
+        twice = user if user == item else weight
+        raise ValueError(f"{path}: column {twice!r} is asked for twice; users, items and weights are different columns")
     wanted = [name for name in (user, item, weight, user_name, item_name) if name is not None]
     if bare_suffix(path) == ".parquet":
         if separator is not None:

@@ -15,6 +15,9 @@ from lightgcn.datasets.files import COMPRESSIONS, read_bytes, with_progress
 from lightgcn.interactions import Interactions
 
 LARGEST = 2**31 - 2
+# More nodes than the first, and than the second for each number in the file, are raw ids and no indices: each node
+# costs memory in every table.
+MANY_NODES, NODES_PER_NUMBER = 1_000_000, 1000
 Numbers = npt.NDArray[np.int64]
 
 
@@ -31,7 +34,8 @@ def read_text(source: str | Path, *, test: str | Path | None = None, progress: b
 
     Raises:
         FileNotFoundError: if a file is not there.
-        ValueError: naming file, line and value, for anything but integers in [0, 2**31 - 2], and for an empty file.
+        ValueError: naming file, line and value, for anything but integers in [0, 2**31 - 2], for an empty file, and for
+            an index so high that it must be a raw id: above a million, and above 1000 for each number in the files.
     """
     source = Path(source)
     train_file = _in_folder(source, "train") if source.is_dir() else source
@@ -41,6 +45,7 @@ def read_text(source: str | Path, *, test: str | Path | None = None, progress: b
     test_file = Path(test) if test is not None else _in_folder(source, "test") if source.is_dir() else None
     files = [train_file] if test_file is None else [train_file, test_file]
     parsed = [_parse(file, read_bytes(file)) for file in with_progress(files, progress, total=len(files), unit="file")]
+    _check_indices(files, parsed)
     num_users = max(most for _, _, most in parsed) + 1
     num_items = max(int(items.max()) for _, items, _ in parsed) + 1
     graphs = [
@@ -99,6 +104,18 @@ def _parse(path: Path, data: bytes) -> tuple[Numbers, Numbers, int]:
     if bool(first.all()):
         raise ValueError(f"{path}: no line holds an item; each must hold a user index and then item indices")
     return users[~first], values[~first], int(users.max())
+
+
+def _check_indices(files: list[Path], parsed: list[tuple[Numbers, Numbers, int]]) -> None:
+    """Refuse a file in which an index is too high for as many numbers as there are."""
+    highest = [max(most, int(items.max())) for _, items, most in parsed]
+    numbers = sum(len(np.unique(users)) + len(items) for users, items, _ in parsed)
+    path, most = files[int(np.argmax(highest))], max(highest)
+    if most > max(MANY_NODES, NODES_PER_NUMBER * numbers):
+        raise ValueError(
+            f"{path}: the highest index is {most}, with {numbers} numbers in all; indices count nodes from zero "
+            "without gaps. Are these raw ids? Give them as a table (.csv with a header user,item)"
+        )
 
 
 def _explain(path: Path, data: bytes) -> NoReturn:

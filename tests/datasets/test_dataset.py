@@ -94,7 +94,8 @@ def test_reindex_keeps_columns_ids_and_test_in_step():
     assert dataset.items == {"name": ["z", "w", "y"], "artist": ["", "p", "q"]}
     assert dataset.test.edge_index.tolist() == [[1], [2]]
     assert dataset.test.user_ids.tolist() == [2**62, 70]
-    assert dataset.info == example().info
+    dropped = {"dropped_users": 1, "dropped_items": 1, "dropped_edges": 1, "dropped_test_edges": 1}
+    assert dataset.info == example().info | dropped
 
 
 @pytest.mark.parametrize(
@@ -206,3 +207,28 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     save_tensors(tmp_path / "dataset.safetensors", "recommender", {"x": torch.zeros(1)})
     with pytest.raises(ValueError, match="holds a recommender, expected a dataset"):
         Dataset.load(tmp_path)
+
+
+def test_a_fingerprint_covers_the_test_split():
+    train = graph([(0, 1), (0, 3), (2, 0)])
+    plain = Dataset(train, {}, {})
+    one, other = (Dataset(train, {}, {}, graph(pairs)) for pairs in ([(1, 1)], [(1, 2)]))
+    assert plain.fingerprint() == train.fingerprint()
+    assert len({plain.fingerprint(), one.fingerprint(), other.fingerprint()}) == 3
+    assert one.fingerprint() == Dataset(train, {"name": list("abc")}, {}, graph([(1, 1)])).fingerprint()
+
+
+def test_reindex_keeps_info_true_and_counts_what_it_drops():
+    info = {"format": "x", "entries": 9, "playlists": 3, "tracks": 4, "edges": 3, "empty_playlists": 1, "test_edges": 3}
+    info["test_edges_also_in_train"] = 1
+    test = graph([(1, 1), (0, 2), (0, 1)])
+    whole = Dataset(graph([(0, 1), (0, 3), (2, 0)]), {}, {}, test, info)
+    part = whole.reindex(torch.tensor([0, 1]), torch.tensor([1, 3]))
+    assert part.test.num_edges == 2
+    assert part.info == info | {
+        "playlists": 2, "tracks": 2, "edges": 2, "empty_playlists": 1, "test_edges": 2, "test_edges_also_in_train": 1,
+        "dropped_users": 1, "dropped_items": 2, "dropped_edges": 1, "dropped_test_edges": 1,
+    }  # fmt: skip
+    again = part.reindex(torch.tensor([1]), torch.tensor([0, 1]))
+    assert (again.info["dropped_users"], again.info["dropped_edges"], again.info["dropped_test_edges"]) == (2, 3, 2)
+    assert whole.info == info

@@ -73,6 +73,15 @@ def test_several_files_are_slices(sources):
         open_dataset([sources / "text" / "train.txt"], format="text")
 
 
+def test_several_files_that_are_no_slices_are_named(sources):
+    tables = [sources / "table.csv", sources / "table.tsv"]
+    with pytest.raises(ValueError, match=r"table\.csv: several tables are not supported; join them"):
+        open_dataset(tables)
+    mixed = [sources / "json" / "part.json", sources / "text" / "train.txt"]
+    with pytest.raises(ValueError, match=r"train\.txt: is no MPD slice by its name, which must end in \.json"):
+        open_dataset(mixed)
+
+
 def test_options_reach_the_reader(sources):
     assert open_dataset(sources / "table.csv", weight="w").interactions.weights.tolist() == [2.0]
     assert open_dataset(sources / "mpd", slices=(0, 1)).info["slices"] == 1

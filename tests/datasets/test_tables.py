@@ -200,3 +200,11 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match=re.escape('pip install "lightgcn[parquet]"')):
         read_table(put(tmp_path / "a.parquet", b"PAR1"))
+
+
+@pytest.mark.parametrize("options", [{"item": "user"}, {"weight": "item"}, {"user": "w", "weight": "w"}])
+def test_one_column_for_two_things_is_refused(tmp_path, options):
+    path = tmp_path / "a.csv"
+    path.write_text("user,item,w\n1,2,3\n")
+    with pytest.raises(ValueError, match=r"a\.csv: column '\w+' is asked for twice"):
+        read_table(path, **options)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightgcn.datasets import read_text
+from lightgcn.datasets.text import _parse
 
 
 def naive(text):
@@ -114,9 +115,24 @@ def test_a_bad_value_is_refused_by_file_line_and_value(tmp_path, part, value, sa
 
 
 def test_the_largest_value_and_a_byte_order_mark_are_accepted(tmp_path):
-    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbf2 2147483646 0000000007")
-    dataset = read_text(tmp_path)
-    assert dataset.interactions.edge_index.tolist() == [[2, 2], [7, 2147483646]]
+    data = b"\xef\xbb\xbf2 2147483646 0000000007"
+    users, items, most = _parse(tmp_path / "train.txt", data)
+    assert (users.tolist(), items.tolist(), most) == ([2, 2], [2147483646, 7], 2)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("line", ["1500000000 1 0\n", "1 1500000000\n", "0 1000001\n"])
+def test_raw_ids_are_refused_before_they_take_memory(tmp_path, part, line):
+    put(tmp_path, **({"train": "0 1\n", "test": "1 0\n"} | {part: line}))
+    highest = max(map(int, line.split()))
+    with pytest.raises(ValueError, match=rf"{part}\.txt: the highest index is {highest}, .*raw ids\? .*table"):
+        read_text(tmp_path)
+
+
+def test_a_million_nodes_and_a_thousand_for_each_number_are_accepted(tmp_path):
+    assert read_text(put(tmp_path, train="0 1000000\n")).interactions.num_items == 1_000_001
+    lines = "".join(f"{user} {user}\n" for user in range(1000))
+    assert read_text(put(tmp_path, train=lines + "0 1999000\n")).interactions.num_items == 1_999_001
 
 
 @pytest.mark.parametrize(
