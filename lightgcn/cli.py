@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import types
@@ -16,13 +17,13 @@ from typing import Any, NoReturn
 import orjson
 import torch
 
-from lightgcn.config import preset
+from lightgcn.config import MAY_CHANGE, TrainConfig, preset
 from lightgcn.datasets import Dataset, open_dataset
 from lightgcn.demo import run_demo, track_label
 from lightgcn.evaluation import Evaluation
 from lightgcn.options import build_parser, changed_settings
 from lightgcn.recommender import Recommender
-from lightgcn.runs import RECOMMENDER_FILE, RunConfig, default_ratios, evaluate_run, train_run
+from lightgcn.runs import RECOMMENDER_FILE, RunConfig, default_ratios, evaluate_run, newer_training, train_run
 from lightgcn.subgraph import k_core, largest_component
 
 BAD_INPUT = 2
@@ -35,10 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
-    except (ValueError, OSError) as error:
-        if os.environ.get("LIGHTGCN_DEBUG"):
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        out_of_memory = _is_out_of_memory(error)
+        if os.environ.get("LIGHTGCN_DEBUG") or (isinstance(error, RuntimeError) and not out_of_memory):
             raise
-        _complain(_one_line(error))
+        _complain(f"out of memory {_one_line(error)[:200]}".strip() if out_of_memory else _one_line(error))
         return BAD_INPUT
     except KeyboardInterrupt:
         _complain("interrupted; files that were complete before are unchanged")
@@ -69,6 +71,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
+    _device(arguments.device)  # has no use for one, but an option that cannot be met is refused
     out = Path(arguments.out)
     if (out / "dataset.safetensors").exists() and not arguments.overwrite:
         raise FileExistsError(f"{out}: holds a prepared dataset already; give --overwrite or another folder")
@@ -90,9 +93,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
         _print_json({"out": str(out), "info": dataset.info, "steps": [{"step": name, **size} for name, size in steps]})
         return 0
     for name, size in steps:
-        _say(f"{name:<18} {size['users']:>10,} users {size['items']:>10,} items {size['edges']:>12,} edges")
+        test = f" {size['test_edges']:>12,} test edges" if "test_edges" in size else ""
+        _say(f"{name:<18} {size['users']:>10,} users {size['items']:>10,} items {size['edges']:>12,} edges{test}")
     for name, value in dataset.info.items():
-        if isinstance(value, int) and value and name not in ("edges", "users", "items"):
+        if isinstance(value, int) and value and name not in ("edges", "test_edges"):
             _say(f"  {name.replace('_', ' '):<32} {value:>12,}")
     _say(f"saved to {out}\nNext:  lightgcn train {out} runs/first")
     return 0
@@ -100,21 +104,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     device = _device(arguments.device)
-    changes = changed_settings(arguments)
-    saved = _saved_run(arguments) if arguments.resume else None
-    settings = replace(saved.train, **changes) if saved else preset(arguments.preset or "fast", **changes)
+    saved = RunConfig.load(arguments.run) if arguments.resume else None
+    settings = _settings(arguments, saved)
     dataset = open_dataset(arguments.data, progress=not arguments.json)
-    if saved is None:
-        config = RunConfig(
-            str(Path(arguments.data).resolve()),
-            dataset.interactions.fingerprint(),
-            settings,
-            ratios=tuple(arguments.ratios or default_ratios(dataset)),
-            stratify=arguments.stratify,
-            split_seed=settings.seed,
-        )
-    else:
-        config = replace(saved, train=settings)
+    config = _run_config(arguments, settings, dataset, saved)
     report = None if arguments.json or sys.stderr.isatty() else _say_epoch
     result = train_run(
         dataset,
@@ -127,7 +120,7 @@ def _train(arguments: argparse.Namespace) -> int:
         progress=not arguments.json,
     )
     if result.ended == "interrupted":
-        again = f"lightgcn train {arguments.data} {arguments.run} --resume"
+        again = shlex.join(["lightgcn", "train", arguments.data, arguments.run, "--resume"])
         _complain(f"interrupted; saved to {arguments.run}; go on with: {again}")
         return INTERRUPTED
     best = next((record for record in result.history if record["epoch"] == result.best_epoch), {})
@@ -143,12 +136,30 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _saved_run(arguments: argparse.Namespace) -> RunConfig:
-    """Return the settings of the run to resume; `fit` refuses a change that would make it another run."""
-    for name in ("preset", "ratios", "stratify"):
-        if getattr(arguments, name) is not None:
-            raise ValueError(f"--{name} cannot change in a run that is resumed; leave it out")
-    return RunConfig.load(arguments.run)
+def _settings(arguments: argparse.Namespace, saved: RunConfig | None) -> TrainConfig:
+    """Return the training settings: those of the run to resume, where there is one, with what was given."""
+    changes = changed_settings(arguments)
+    if saved is None:
+        return preset(arguments.preset or "fast", **changes)
+    if arguments.preset is None:
+        return replace(saved.train, **changes)
+    # A preset given once more says what the settings are; how long to train stays as it is unless that is given.
+    kept = {name: getattr(saved.train, name) for name in MAY_CHANGE}
+    return preset(arguments.preset, **kept | changes)
+
+
+def _run_config(
+    arguments: argparse.Namespace, settings: TrainConfig, dataset: Dataset, saved: RunConfig | None
+) -> RunConfig:
+    data = str(Path(arguments.data).resolve())
+    names = ("ratios", "stratify", "negatives")
+    given: dict[str, Any] = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    if "ratios" in given:
+        given["ratios"] = tuple(given["ratios"])
+    if saved is not None:
+        return replace(saved, data=data, train=settings, **given)
+    defaults: dict[str, Any] = {"ratios": default_ratios(dataset), "split_seed": settings.seed}
+    return RunConfig(data, dataset.fingerprint(), settings, **defaults | given)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -156,19 +167,36 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     config = RunConfig.load(arguments.run)
     dataset = open_dataset(arguments.data or config.data, progress=not arguments.json)
     results = evaluate_run(dataset, arguments.run, ks=arguments.k, device=device)
+    newer = _note_newer_training(Path(arguments.run))
     if arguments.json:
-        _print_json({name: asdict(result) for name, result in results.items()})
+        values: dict[str, Any] = {name: asdict(result) for name, result in results.items()}
+        if newer is not None:
+            values["newer_training"] = {"model_epochs": newer[0], "checkpoint_epochs": newer[1]}
+        _print_json(values)
         return 0
     _say_evaluations(results)
     return 0
 
 
+def _note_newer_training(run: Path) -> tuple[int, int] | None:
+    """Say so where a longer run was interrupted, and the model is still the one of before."""
+    newer = newer_training(run)
+    if newer is not None:
+        _complain(
+            f"note: the model in {run} is of {newer[0]} epochs, and training has gone on to {newer[1]} since without "
+            "ending; finish it with lightgcn train --resume"
+        )
+    return newer
+
+
 def _recommend(arguments: argparse.Namespace) -> int:
+    device = _device(arguments.device)
     path = Path(arguments.run)
     file = path / RECOMMENDER_FILE if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise FileNotFoundError(f"{path}: no {RECOMMENDER_FILE} here; train a model first (lightgcn train)")
-    recommender = Recommender.load(file)
+    recommender = Recommender.load(file, device)
+    _note_newer_training(file.parent)
     if arguments.user is not None:
         tracks = recommender.recommend(arguments.user, arguments.k)
         title = f"for user {arguments.user}"
@@ -241,6 +269,13 @@ def _print_json(value: Any) -> None:
     print(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode())
 
 
+def _is_out_of_memory(error: BaseException) -> bool:
+    # On a CPU torch has no class of its own for it.
+    phrases = ("not enough memory", "can't allocate memory", "CUDA out of memory")
+    is_torch = isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_torch
+
+
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
@@ -249,7 +284,8 @@ def _one_line(error: BaseException) -> str:
 
 def _counts(dataset: Dataset) -> dict[str, int]:
     graph = dataset.interactions
-    return {"users": graph.num_users, "items": graph.num_items, "edges": graph.num_edges}
+    counts = {"users": graph.num_users, "items": graph.num_items, "edges": graph.num_edges}
+    return counts if dataset.test is None else counts | {"test_edges": dataset.test.num_edges}
 
 
 def _say_epoch(record: dict[str, Any]) -> None:

@@ -11,11 +11,18 @@ from typing import Any
 
 import torch
 
-from lightgcn.config import preset
+from lightgcn.checkpoint import read_json, write_json
+from lightgcn.config import TrainConfig, preset
 from lightgcn.datasets import Dataset, read_mpd, write_synthetic_mpd
+from lightgcn.datasets.slices import SLICE_NAME
 from lightgcn.recommender import Recommendation, Recommender
-from lightgcn.runs import RECOMMENDER_FILE, RunConfig, evaluate_run, train_run
+from lightgcn.runs import RECOMMENDER_FILE, RUN_FILES, RunConfig, evaluate_run, train_run
 from lightgcn.subgraph import largest_component
+
+MARKER_FILE = "lightgcn-demo.json"
+_SLICE_SIZE = 1000
+# Fewer may fall apart into components too small to split and to rank 20 items in.
+_LEAST_PLAYLISTS = 50
 
 
 def run_demo(
@@ -31,8 +38,9 @@ def run_demo(
     """Write synthetic MPD slices, read them, train, evaluate and recommend, all under ``folder``.
 
     Args:
-        folder: where ``mpd/``, ``prepared/`` and ``run/`` are written; what an earlier demo left there is replaced.
-        num_playlists: how many playlists to make up.
+        folder: where ``mpd/``, ``prepared/`` and ``run/`` are written: a new or empty folder, or that of an earlier
+            demo (a marker file tells), whose files are replaced; no other file is touched.
+        num_playlists: how many playlists to make up, at least 50.
         seed: of the data, the split and the training.
         device: where to train.
         say: called with each line of the story.
@@ -41,27 +49,32 @@ def run_demo(
         progress: show progress bars on a terminal.
 
     Raises:
-        ValueError: if ``num_playlists`` is too small to make a graph that can be split.
+        ValueError: before anything is written or replaced, if ``num_playlists`` or ``seed`` is out of range, or the
+            folder holds files and is not a demo's.
     """
+    settings = _checked_settings(num_playlists, seed)
     folder = Path(folder)
     slices, prepared, run = folder / "mpd", folder / "prepared", folder / "run"
+    _claim(folder, num_playlists)
     began = time.monotonic()
     say(f"1  Writing {num_playlists:,} synthetic playlists as MPD slices (made-up music, no real listener) to {slices}")
-    for old in (*slices.glob("mpd.slice.*.json"), *run.glob("*")):
-        old.unlink()
     paths = write_synthetic_mpd(
-        slices, num_playlists=num_playlists, num_tracks=2 * num_playlists, seed=seed, progress=progress
+        slices,
+        num_playlists=num_playlists,
+        num_tracks=2 * num_playlists,
+        slice_size=_SLICE_SIZE,
+        seed=seed,
+        progress=progress,
     )
 
     say(f"2  Reading {len(paths)} slices")
-    dataset = read_mpd(slices, progress=progress)
+    dataset = read_mpd(paths, progress=progress)
     say(f"   {_size(dataset)} from {dataset.info['entries']:,} entries")
     dataset = dataset.reindex(*largest_component(dataset.interactions))
     dataset.save(prepared)
     say(f"   largest connected component: {_size(dataset)}, saved to {prepared}")
 
-    settings = preset("fast", seed=seed)
-    config = RunConfig(str(prepared), dataset.interactions.fingerprint(), settings, split_seed=seed)
+    config = RunConfig(str(prepared.resolve()), dataset.fingerprint(), settings, split_seed=settings.seed)
     train, val, test = (part.positives.num_edges for part in config.split(dataset))
     say(f"3  Split: {train:,} train, {val:,} validation, {test:,} test edges")
     say(f"4  Training LightGCN, {settings.num_layers} layer, d = {settings.embedding_dim}, into {run}")
@@ -112,6 +125,41 @@ def run_demo(
         },
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _checked_settings(num_playlists: int, seed: int) -> TrainConfig:
+    if isinstance(num_playlists, bool) or not isinstance(num_playlists, int) or num_playlists < _LEAST_PLAYLISTS:
+        raise ValueError(f"num_playlists must be an integer of at least {_LEAST_PLAYLISTS}, got {num_playlists!r}")
+    return preset("fast", seed=seed)
+
+
+def _claim(folder: Path, num_playlists: int) -> None:
+    """Take an empty folder or an earlier demo's, remove that one's files, and mark it with those that will be written.
+
+    Raises:
+        ValueError: if the folder holds files and no marker, or is no folder.
+    """
+    marker = folder / MARKER_FILE
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file; the demo needs a folder")
+    if marker.is_file():
+        for name in _marked_slices(marker):
+            (folder / "mpd" / name).unlink(missing_ok=True)
+        for name in RUN_FILES:
+            (folder / "run" / name).unlink(missing_ok=True)
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder}: holds files and is not the folder of an earlier demo; choose a new folder")
+    firsts = range(0, num_playlists, _SLICE_SIZE)
+    names = [f"mpd.slice.{first}-{min(first + _SLICE_SIZE, num_playlists) - 1}.json" for first in firsts]
+    write_json(marker, {"made by": "lightgcn demo, which replaces the files of its own here", "slices": names})
+
+
+def _marked_slices(marker: Path) -> list[str]:
+    content = read_json(marker)
+    names = content.get("slices") if isinstance(content, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) and SLICE_NAME.fullmatch(name) for name in names):
+        raise ValueError(f"{marker}: not what lightgcn demo wrote; choose a new folder")
+    return names
 
 
 def track_label(track: Recommendation) -> str:

@@ -118,13 +118,16 @@ def _train(parser: argparse.ArgumentParser) -> None:
         help="train, validation and test shares (0.8 0.1 0.1; 0.9 0.1 where the data brings a test split)",
     )
     parser.add_argument("--stratify", choices=["user"], help="split each user's edges by the ratios")
-    parser.add_argument("--resume", action="store_true", help="go on with the run that is in the folder")
+    parser.add_argument("--negatives", type=float, metavar="N", help="negatives per positive of each set (1.0)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in the folder; --epochs and --patience may change"
+    )
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run folder")
     parser.add_argument("--data", help="dataset, where it has moved since training")
-    parser.add_argument("--k", type=int, nargs="+", default=[20], help="list lengths (20)")
+    parser.add_argument("-k", "--k", type=int, nargs="+", default=[20], help="list lengths (20)")
 
 
 def _recommend(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +136,7 @@ def _recommend(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--user", help="a known user (playlist), by id or unique name")
     who.add_argument("--items", nargs="+", metavar="ITEM", help="a new user's items, by id, name or 'name by artist'")
     who.add_argument("--similar", metavar="ITEM", help="items like this one")
-    parser.add_argument("-k", type=int, default=10, help="how many (%(default)s)")
+    parser.add_argument("-k", "--k", type=int, default=10, help="how many (%(default)s)")
 
 
 def _slice_range(text: str) -> tuple[int, int]:

@@ -5,6 +5,7 @@ checkpoint.safetensors     the state of training, to resume from
 history.jsonl              one record per epoch
 model.safetensors          the best model
 recommender.safetensors    final embeddings over all known edges, with ids and names, for `Recommender.load`
+trained.json               how many epochs these two were trained
 test.json                  metrics on the test set, once they were asked for
 """
 
@@ -22,17 +23,20 @@ import torch
 from lightgcn.adjacency import normalized_adjacency
 from lightgcn.baselines import popularity
 from lightgcn.checkpoint import load_model, read_json, save_model, write_json
-from lightgcn.config import TrainConfig
+from lightgcn.config import MAY_CHANGE, TrainConfig
 from lightgcn.datasets import Dataset
 from lightgcn.evaluation import Evaluation, evaluate, evaluate_links, evaluate_ranking
+from lightgcn.interactions import Interactions
 from lightgcn.recommender import Recommender
-from lightgcn.splitting import Split, link_set, split_edges
-from lightgcn.training import CHECKPOINT_FILE, TrainResult, fit
+from lightgcn.splitting import LinkSet, Split, link_set, split_edges
+from lightgcn.training import CHECKPOINT_FILE, HISTORY_FILE, TrainResult, fit
 
 CONFIG_FILE = "run.json"
 MODEL_FILE = "model.safetensors"
 RECOMMENDER_FILE = "recommender.safetensors"
+TRAINED_FILE = "trained.json"
 TEST_FILE = "test.json"
+RUN_FILES = (CONFIG_FILE, CHECKPOINT_FILE, HISTORY_FILE, MODEL_FILE, RECOMMENDER_FILE, TRAINED_FILE, TEST_FILE)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class RunConfig:
 
     Attributes:
         data: path of the dataset, as `open_dataset` takes it.
-        fingerprint: of the dataset's interactions, so that other data under the same path is noticed.
+        fingerprint: of the dataset (`Dataset.fingerprint`), so that other data under the same path is noticed.
         train: the training settings.
         ratios: (train, validation, test) shares; (train, validation) for a dataset that brings its own test split.
         stratify: None or "user", as for `split_edges`.
@@ -83,32 +87,67 @@ class RunConfig:
             raise ValueError(f"{path}: not the settings of a run ({error})") from error
 
     def split(self, dataset: Dataset) -> Split:
-        """Split a dataset the way of this run; a test split that came with the data is used as it is.
+        """Split a dataset the way of this run; where a test split came with the data, the test set is empty here.
 
         Raises:
-            ValueError: as `split_edges` does, or if the dataset is not the run's.
+            ValueError: as `split_edges` does, if the dataset is not the run's, or if its own test split does not go
+                with the ratios or the weights.
         """
-        if dataset.interactions.fingerprint() != self.fingerprint:
+        if dataset.fingerprint() != self.fingerprint:
             raise ValueError(f"{self.data}: holds other interactions than the ones that this run was made with")
-        split = split_edges(
+        if dataset.test is not None:
+            _check_own_test(dataset.interactions, dataset.test, self.ratios)
+        return split_edges(
             dataset.interactions,
             self.ratios,
             disjoint=self.train.disjoint,
             negatives=self.negatives,
             stratify=self.stratify,
             negative_pairs=self.train.negative_pairs,
+            known=dataset.test,
             seed=self.split_seed,
         )
+
+    def test_links(self, dataset: Dataset) -> LinkSet:
+        """Return the test set: the split's, or the one that came with the data, as it is.
+
+        Raises:
+            ValueError: as `split` does, or if there is no test set.
+        """
+        split = self.split(dataset)
         if dataset.test is None:
-            return split
-        test = link_set(
+            if not split.test.positives.num_edges:
+                raise ValueError(
+                    f"this run has no test set: {self.data} brings none, and the ratios "
+                    f"{' '.join(map(str, self.ratios))} leave no share for one"
+                )
+            return split.test
+        return link_set(
             dataset.interactions,
             dataset.test,
             negatives=self.negatives,
             negative_pairs=self.train.negative_pairs,
             seed=self.split_seed,
         )
-        return split._replace(test=test)
+
+    def check_resumes(self, saved: RunConfig) -> None:
+        """Raise a ValueError unless a run of the saved settings can go on with these."""
+        now, before = ({**asdict(one.train), **asdict(one)} for one in (self, saved))
+        for name in (*now["train"], "ratios", "stratify", "negatives", "split_seed"):
+            if name not in MAY_CHANGE and now[name] != before[name]:
+                raise ValueError(
+                    f"{name} cannot change: it is {before[name]!r} there, and {now[name]!r} was given; "
+                    f"in a run that is resumed only {' and '.join(MAY_CHANGE)} can"
+                )
+
+
+def _check_own_test(train: Interactions, test: Interactions, ratios: tuple[float, ...]) -> None:
+    if len(ratios) == 3:
+        raise ValueError(
+            f"the data brings its own test split: give two ratios (train and validation, such as 0.9 0.1), got {ratios}"
+        )
+    if (train.weights is None) != (test.weights is None):
+        raise ValueError(f"the data and its own test split must both have weights or none: {train} and {test}")
 
 
 def default_ratios(dataset: Dataset) -> tuple[float, ...]:
@@ -129,20 +168,31 @@ def train_run(
 ) -> TrainResult:
     """Train on a dataset into a run folder and, unless interrupted, write the model and a recommender.
 
-    ``watch`` is entered for the time of training alone; what it gives is `fit`'s ``should_stop``.
+    ``watch`` is entered for the time of training alone; what it gives is `fit`'s ``should_stop``. The settings are
+    written once `fit` has accepted them and the checkpoint to resume from.
 
     Raises:
-        FileExistsError: if the folder holds a run already and ``resume`` is not set.
-        ValueError: as `fit` does.
+        FileExistsError: if the folder holds a run already (a checkpoint or a model) and ``resume`` is not set.
+        ValueError: as `fit` does, or if ``resume`` is set and other settings than how long to train differ.
     """
     folder = Path(folder)
-    if not resume and ((folder / CONFIG_FILE).exists() or (folder / CHECKPOINT_FILE).exists()):
+    if not resume and any((folder / name).exists() for name in (CHECKPOINT_FILE, MODEL_FILE)):
         raise FileExistsError(f"{folder}: holds a run already; resume it, or choose another folder")
+    if resume and (folder / CONFIG_FILE).is_file():
+        config.check_resumes(RunConfig.load(folder))
     split = config.split(dataset)
     model = config.train.new_model(dataset.interactions.num_users, dataset.interactions.num_items).to(device)
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save(folder)
-    with watch or nullcontext() as should_stop:
+    with watch or nullcontext() as stop_asked:
+        saved = False
+
+        def should_stop() -> bool:
+            # Asked before each step, so the first time once everything was accepted: a refused run leaves no trace.
+            nonlocal saved
+            if not saved:
+                config.save(folder)
+                saved = True
+            return stop_asked is not None and stop_asked()
+
         result = fit(
             model,
             split,
@@ -153,6 +203,8 @@ def train_run(
             should_stop=should_stop,
             progress=progress,
         )
+    if not saved:  # there was no step left to do
+        config.save(folder)
     if result.ended != "interrupted":
         save_model(folder / MODEL_FILE, model)
         known = dataset.interactions if dataset.test is None else dataset.interactions.union(dataset.test)
@@ -160,7 +212,17 @@ def train_run(
             model, known, config.train.normalization, user_columns=dataset.users, item_columns=dataset.items
         )
         recommender.save(folder / RECOMMENDER_FILE)
+        write_json(folder / TRAINED_FILE, {"epochs": len(result.history), "best_epoch": result.best_epoch})
     return result
+
+
+def newer_training(folder: str | Path) -> tuple[int, int] | None:
+    """Return (epochs behind the folder's model, epochs trained by now) where training has gone on since, else None."""
+    trained, history = Path(folder) / TRAINED_FILE, Path(folder) / HISTORY_FILE
+    if not (trained.is_file() and history.is_file()):
+        return None
+    behind, done = int(read_json(trained)["epochs"]), history.read_bytes().count(b"\n")
+    return (behind, done) if done > behind else None
 
 
 def evaluate_run(
@@ -177,14 +239,14 @@ def evaluate_run(
 
     Raises:
         FileNotFoundError: if the folder holds no trained model.
-        ValueError: if the dataset is not the run's, or a k is wrong.
+        ValueError: if the dataset is not the run's, there is no test set, or a k is wrong.
     """
     folder = Path(folder)
     config = RunConfig.load(folder)
     if not (folder / MODEL_FILE).is_file():
         raise FileNotFoundError(f"{folder}: training has not ended here yet; go on with lightgcn train --resume")
     model = load_model(folder / MODEL_FILE).to(device)
-    test = config.split(dataset).test.to(device)
+    test = config.test_links(dataset).to(device)
     adjacency = normalized_adjacency(test.message, config.train.normalization)
     users, items = popularity(test.message)
     ranking = evaluate_ranking(users, items, test.positives, seen=test.message, ks=ks)

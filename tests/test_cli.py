@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from lightgcn import cli
+from lightgcn import Interactions, cli, preset
 from lightgcn.checkpoint import load_model
+from lightgcn.datasets import Dataset, read_text
+from lightgcn.runs import RunConfig
 
 FAST = ["--preset", "fast", "--epochs", "12", "--batch-size", "256"]
 
@@ -210,7 +214,7 @@ def test_bad_settings_are_one_line_and_leave_no_run(
     options: list[str], said: str, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in _fails(capsys, "train", prepared, tmp_path / "run", *options)
-    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_graph_too_small_to_split_says_how_many_edges_are_needed(
@@ -245,11 +249,23 @@ def test_k_below_one_in_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_cuda_asked_for_where_there_is_none(
-    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    prepared: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "CUDA" in _fails(capsys, "train", prepared, tmp_path / "run", "--device", "cuda")
-    assert not (tmp_path / "run").exists()
+    out = tmp_path / "run"
+    for command in (("train", prepared, out), ("prepare", prepared, out), ("recommend", run, "--user", "0"),
+                    ("evaluate", run), ("demo", "--out", out)):  # fmt: skip
+        assert "no CUDA device" in _fails(capsys, *command, "--device", "cuda")
+    assert not out.exists()
+
+
+def test_recommend_answers_on_the_device_that_was_asked_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    load = cli.Recommender.load
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cli.Recommender, "load", lambda path, device: asked.append(device) or load(path))
+    assert cli.main(["recommend", str(run), "--user", "0", "--k", "3", "--device", "cuda"]) == 0
+    assert asked == [torch.device("cuda")]
 
 
 def test_resume_refuses_a_checkpoint_of_another_shape_a_corrupt_one_and_other_data(
@@ -259,7 +275,26 @@ def test_resume_refuses_a_checkpoint_of_another_shape_a_corrupt_one_and_other_da
     assert cli.main(["train", str(prepared), str(run), *FAST]) == 0
     assert "embedding_dim" in _fails(capsys, "train", prepared, run, "--resume", "--embedding-dim", "8")
     assert "holds a run already" in _fails(capsys, "train", prepared, run)
-    assert "cannot change" in _fails(capsys, "train", prepared, run, "--resume", "--preset", "paper")
+    before = (run / "run.json").read_bytes()
+    for options, said in (
+        (
+            ["--preset", "paper"],
+            "loss cannot change: it is 'softmax' there, and 'bpr' was given",
+        ),
+        (
+            ["--preset", "fast"],
+            "batch_size cannot change: it is 256 there, and 16384 was given",
+        ),
+        (
+            ["--learning-rate", "0.1"],
+            "learning_rate cannot change: it is 0.001 there, and 0.1",
+        ),
+        (["--ratios", "0.7", "0.2", "0.1"], "ratios cannot change: it is (0.8, 0.1, 0.1)"),
+        (["--stratify", "user"], "stratify cannot change: it is None there, and 'user'"),
+        (["--negatives", "2"], "negatives cannot change: it is 1.0 there, and 2.0"),
+    ):
+        assert said in _fails(capsys, "train", prepared, run, "--resume", *options)
+        assert (run / "run.json").read_bytes() == before
     other = tmp_path / "other"
     assert cli.main(["prepare", str(slices), str(other), "--slices", "0:2"]) == 0
     assert "other interactions" in _fails(capsys, "train", other, run, "--resume")
@@ -270,6 +305,215 @@ def test_resume_refuses_a_checkpoint_of_another_shape_a_corrupt_one_and_other_da
     model = run / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-100])
     assert "model.safetensors" in _fails(capsys, "evaluate", run)
+
+
+def test_the_same_command_with_resume_goes_on(prepared: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ["train", str(prepared), str(run), *FAST, "--ratios", "0.7", "0.2", "0.1", "--stratify", "user"]
+    command += ["--negatives", "0.5", "--seed", "3"]
+    assert cli.main(command) == 0
+    before = (run / "run.json").read_bytes()
+    assert json.loads(before)["negatives"] == 0.5
+    assert cli.main([*command, "--resume"]) == 0
+    assert (run / "run.json").read_bytes() == before
+    assert cli.main([*command, "--resume", "--epochs", "14", "--patience", "9"]) == 0
+    assert (
+        json.loads((run / "run.json").read_text())["train"] | {"epochs": 14, "patience": 9}
+        == json.loads((run / "run.json").read_text())["train"]
+    )
+
+
+def test_resume_with_a_bad_checkpoint_leaves_the_settings(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert cli.main(["train", str(prepared), str(run), *FAST]) == 0
+    before = (run / "run.json").read_bytes()
+    checkpoint = run / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert "checkpoint.safetensors" in _fails(capsys, "train", prepared, run, "--resume", "--epochs", "40")
+    assert (run / "run.json").read_bytes() == before
+
+
+def test_a_first_run_that_failed_does_not_block_the_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (f"{user} {' '.join(str((user + step) % 9) for step in range(5))}\n" for user in range(30))
+    (tmp_path / "train.txt").write_text("".join(lines))
+    run = tmp_path / "run"
+    assert "only 9" in _fails(capsys, "train", tmp_path, run)
+    assert not run.exists()
+    options = ["--metric", "recall@3", "--epochs", "2", "--json"]
+    assert "diverged" in _fails(capsys, "train", tmp_path, run, *options, "--learning-rate", "1e38", "--set", "l2=1")
+    assert cli.main(["train", str(tmp_path), str(run), *options]) == 0
+    assert json.loads((run / "run.json").read_text())["train"]["l2"] == 0
+
+
+def test_a_model_that_training_has_left_behind_is_noted(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    assert cli.main(["train", str(prepared), str(run), "--epochs", "2"]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run), "--json"]) == 0
+    assert "newer_training" not in json.loads(capsys.readouterr().out)
+
+    calls = iter(range(100))
+
+    @contextmanager
+    def stop_later() -> Iterator[Callable[[], bool]]:
+        yield lambda: next(calls) >= 1
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cli, "_stop_on_interrupt", stop_later)
+        assert cli.main(["train", str(prepared), str(run), "--resume", "--epochs", "9"]) == 130
+    said = "is of 2 epochs, and training has gone on to 3"
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run), "-k", "5", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert said in err and json.loads(out)["newer_training"] == {"model_epochs": 2, "checkpoint_epochs": 3}
+    assert cli.main(["recommend", str(run), "--user", "0", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert said in err and len(json.loads(out)) == 10
+    assert cli.main(["train", str(prepared), str(run), "--resume"]) == 0
+    capsys.readouterr()
+    assert cli.main(["recommend", str(run), "--user", "0"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def with_test(tmp_path: Path) -> Path:
+    """Text data with a test split; user 40 has edges there alone."""
+    folder = tmp_path / "text"
+    folder.mkdir()
+    lines = [[user, *((user * 7 + step) % 30 for step in range(12))] for user in range(40)]
+    (folder / "train.txt").write_text("".join(" ".join(map(str, line)) + "\n" for line in lines))
+    tests = "".join(f"{user} {(user * 7 + 12) % 30} {(user * 7 + 13) % 30}\n" for user in range(41))
+    (folder / "test.txt").write_text(tests)
+    return folder
+
+
+def test_three_ratios_with_a_test_split_are_refused(
+    with_test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = _fails(capsys, "train", with_test, tmp_path / "run", "--ratios", "0.8", "0.1", "0.1")
+    assert "brings its own test split: give two ratios" in error and not (tmp_path / "run").exists()
+
+
+def test_validation_negatives_avoid_the_test_split_which_training_does_not_draw(
+    with_test: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = read_text(with_test)
+    config = RunConfig("here", dataset.fingerprint(), preset("fast"), ratios=(0.9, 0.1), negatives=1.0)
+    with monkeypatch.context() as patched:
+        patched.setattr("lightgcn.runs.link_set", None)
+        split = config.split(dataset)
+    assert not bool(dataset.test.contains(*split.val.negatives).any())
+    assert split.test.positives.num_edges == split.test.negatives.shape[1] == 0
+    assert config.test_links(dataset).positives.fingerprint() == dataset.test.fingerprint()
+
+
+def test_another_test_split_is_other_data(with_test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", str(with_test), str(tmp_path / "run"), *FAST]) == 0
+    path = with_test / "test.txt"
+    path.write_text(path.read_text().replace("40 22\n", "40 21\n").replace("40 22 23", "40 21 23"))
+    assert "other interactions" in _fails(capsys, "evaluate", tmp_path / "run")
+
+
+def test_a_test_split_of_weighted_data_must_be_weighted() -> None:
+    weighted = Interactions.from_edge_index(torch.tensor([[0, 1], [0, 1]]), 2, 3, weights=torch.ones(2))
+    dataset = Dataset(weighted, {}, {}, Interactions.from_edge_index(torch.tensor([[0], [1]]), 2, 3))
+    config = RunConfig("here", dataset.fingerprint(), preset("fast"), ratios=(0.5, 0.5))
+    with pytest.raises(ValueError, match="both have weights or none"):
+        config.split(dataset)
+
+
+def test_evaluate_says_that_there_is_no_test_set(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", str(prepared), str(tmp_path / "run"), *FAST, "--ratios", "0.9", "0.1"]) == 0
+    assert "no test set" in _fails(capsys, "evaluate", tmp_path / "run")
+
+
+def test_prepare_counts_the_test_edges_that_a_core_drops(
+    with_test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["prepare", str(with_test), str(tmp_path / "out"), "--k-core", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [step["test_edges"] for step in result["steps"]] == [82, 80]
+    assert result["info"]["test_edges"] == 80 and result["info"]["dropped_test_edges"] == 2
+    assert cli.main(["prepare", str(with_test), str(tmp_path / "two"), "--k-core", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "82 test edges" in out and "80 test edges" in out and "dropped test edges" in out
+
+
+def test_what_prepare_cannot_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.csv", "b.csv", "a.json"):
+        (tmp_path / name).write_text("user,item\n1,2\n")
+    a, b, slice_, out = (tmp_path / name for name in ("a.csv", "b.csv", "a.json", "out"))
+    assert "several tables are not supported" in _fails(capsys, "prepare", a, b, out)
+    assert "a.csv" in _fails(capsys, "prepare", slice_, a, out)
+    assert "'user' is asked for twice" in _fails(capsys, "prepare", a, out, "--user", "user", "--item", "user")
+    (tmp_path / "train.txt").write_text("1500000000 1 0\n")
+    assert "raw ids" in _fails(capsys, "prepare", tmp_path / "train.txt", out)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+def test_out_of_memory_is_one_line(
+    error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "open_dataset", fail)
+    assert "out of memory" in _fails(capsys, "prepare", tmp_path, tmp_path / "out")
+    with pytest.raises(RuntimeError, match="a bug"):
+        error = RuntimeError("a bug")
+        cli.main(["prepare", str(tmp_path), str(tmp_path / "out")])
+
+
+def test_torch_that_cannot_allocate_is_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert cli._is_out_of_memory(caught.value)
+
+
+def test_demo_checks_before_it_replaces_and_touches_no_file_of_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine"
+    (mine / "mpd").mkdir(parents=True)
+    (mine / "mpd" / "mpd.slice.0-999.json").write_text("mine")
+    assert "not the folder of an earlier demo" in _fails(capsys, "demo", "--out", mine, "--playlists", "60")
+    assert [path.name for path in mine.rglob("*.json")] == ["mpd.slice.0-999.json"]
+    assert "is a file" in _fails(capsys, "demo", "--out", mine / "mpd" / "mpd.slice.0-999.json")
+
+    demo = tmp_path / "demo"
+    assert cli.main(["demo", "--out", str(demo), "--playlists", "60", "--json"]) == 0
+    others = [demo / "run" / "notes.txt", demo / "mpd" / "mpd.slice.5000-5999.json"]
+    for path in others:
+        path.write_text("mine")
+    before = {path: path.read_bytes() for path in demo.rglob("*") if path.is_file()}
+    assert "num_playlists" in _fails(capsys, "demo", "--out", demo, "--playlists", "0")
+    assert "seed" in _fails(capsys, "demo", "--out", demo, "--seed", "-1")
+    assert {path: path.read_bytes() for path in demo.rglob("*") if path.is_file()} == before
+    assert cli.main(["demo", "--out", str(demo), "--playlists", "70", "--json"]) == 0
+    assert [path.read_text() for path in others] == ["mine", "mine"]
+    assert not (demo / "mpd" / "mpd.slice.0-59.json").exists() and (demo / "mpd" / "mpd.slice.0-69.json").exists()
+
+
+def test_demo_run_knows_its_data_from_any_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", "--out", "demo", "--playlists", "60", "--json"]) == 0
+    monkeypatch.chdir("/")
+    assert cli.main(["evaluate", str(tmp_path / "demo" / "run")]) == 0
 
 
 def test_prepare_replaces_a_dataset_only_when_told_to(
