@@ -12,7 +12,10 @@ weighted edges carry values.
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +28,8 @@ from lightgcn.interactions import Interactions
 
 Normalization = Literal["mean", "symmetric"]
 Degrees = npt.NDArray[np.float64]
+# Rows of a product that are made at a time on a CPU, so that it never is a large share of memory.
+BLOCK_ROWS = 1 << 18
 _EXPONENTS = {"mean": (1.0, 0.0), "symmetric": (0.5, 0.5)}
 
 
@@ -45,21 +50,50 @@ class Pattern:
     def to_sparse_csr(self, dtype: torch.dtype) -> Tensor:
         """Return the matrix as a (N, N) ``torch.sparse_csr`` tensor."""
         size = (len(self.row_ends) - 1,) * 2
+        _say_beta_warning_unheard()
         values = self.values
         if values is None:
             values = torch.ones(len(self.columns), device=self.columns.device)
         return torch.sparse_csr_tensor(self.row_ends, self.columns, values.to(dtype), size, check_invariants=False)
 
-    def matmul(self, x: Tensor) -> Tensor:
-        """Multiply: (N, d) floating gives (N, d) of the same dtype; not differentiable."""
-        # On a CPU the gather-sum kernel of `embedding_bag` needs no values and beats the CSR product; it is
-        # slow in float64, which serves for references only.
-        if x.device.type == "cpu" and x.dtype != torch.float64 and x.numel():
-            weights = None if self.values is None else self.values.to(x.dtype)
-            return F.embedding_bag(
-                self.columns, x, self.row_ends, mode="sum", per_sample_weights=weights, include_last_offset=True
+    def products(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the product with (N, d) ``x`` by blocks of rows, (rows, (n, d) of the dtype of ``x``); not differentiable.
+
+        On a CPU a block is made by the gather-sum kernel of `embedding_bag`, which needs no values and beats the CSR
+        product. That kernel is slow in float64, which serves for references only; there and on other devices there is
+        one block.
+        """
+        if x.device.type != "cpu" or x.dtype == torch.float64 or not x.numel():
+            yield slice(0, len(x)), self.to_sparse_csr(x.dtype) @ x
+            return
+        weights = None if self.values is None else self.values.to(x.dtype)
+        for rows, entries, offsets in self._blocks:
+            part = None if weights is None else weights[entries]
+            yield (
+                rows,
+                F.embedding_bag(
+                    self.columns[entries], x, offsets, mode="sum", per_sample_weights=part, include_last_offset=True
+                ),
             )
-        return self.to_sparse_csr(x.dtype) @ x
+
+    @cached_property
+    def _blocks(self) -> list[tuple[slice, slice, Tensor]]:
+        """Blocks of rows: the rows, their entries, and (n + 1,) offsets of the rows in these entries."""
+        size = len(self.row_ends) - 1
+        blocks = []
+        for first in range(0, size, BLOCK_ROWS):
+            rows = slice(first, min(first + BLOCK_ROWS, size))
+            ends = self.row_ends[rows.start : rows.stop + 1]
+            blocks.append((rows, slice(int(ends[0]), int(ends[-1])), ends - ends[0]))
+        return blocks
+
+    def row_sums(self) -> Tensor:
+        """Return the (N,) float64 sums of the entries' absolute values by row."""
+        counts = self.row_ends.diff()
+        if self.values is None:
+            return counts.double()
+        sums: Tensor = torch.segment_reduce(self.values.double().abs(), "sum", offsets=self.row_ends.long(), axis=0)
+        return sums
 
     def to(self, device: torch.device | str) -> Pattern:
         values = None if self.values is None else self.values.to(device)
@@ -82,6 +116,9 @@ class Adjacency:
         num_users: number of user nodes.
         num_items: number of item nodes.
         dtype: of the values, as a tensor's.
+        half_tables: whether `lightgcn.propagate` gathers float32 embeddings from a float16 copy, with sums in float32:
+            2 to 3 times faster on a CPU, and within 1e-3 of the norm. No effect on weighted edges, on other dtypes and
+            on other devices.
     """
 
     pattern: Pattern
@@ -91,6 +128,7 @@ class Adjacency:
     num_users: int
     num_items: int
     dtype: torch.dtype = torch.float32
+    half_tables: bool = False
 
     @classmethod
     def from_sparse(cls, matrix: Tensor, num_users: int, num_items: int) -> Adjacency:
@@ -145,10 +183,61 @@ class Adjacency:
         """Return ``self @ x`` in a new tensor, with ``x`` as scratch space: its content is lost. Not differentiable."""
         if self.column_scale is not None:
             x.mul_(self.column_scale.to(x.dtype).unsqueeze(1))
-        y = self.pattern.matmul(x)
-        if self.row_scale is not None:
-            y.mul_(self.row_scale.to(x.dtype).unsqueeze(1))
+        y = torch.empty_like(x)
+        row = None if self.row_scale is None else self.row_scale.to(x.dtype).unsqueeze(1)
+        for rows, product in self.pattern.products(x):
+            if row is None:
+                y[rows] = product
+            else:
+                torch.mul(product, row[rows], out=y[rows])
         return y
+
+    # -- what `propagate` asks for -------------------------------------------------------------------------
+
+    def gathers_half(self, x: Tensor) -> bool:
+        """Whether the product with ``x`` is made from a float16 copy of it."""
+        return self.half_tables and x.dtype == torch.float32 and x.device.type == "cpu" and self.pattern.values is None
+
+    def descale(self, dtype: torch.dtype) -> tuple[Tensor | None, float]:
+        """Return D⁻⁽ᵃ⁺ᵇ⁾ as an (N, 1) tensor, None for ones, times a number.
+
+        The number is a power of two: 1/degree itself can be too small for float16.
+        """
+        if dtype == torch.float16:
+            return self._half_descale
+        return (None if self._descale is None else self._descale.to(dtype).unsqueeze(1)), 1.0
+
+    @cached_property
+    def _descale(self) -> Tensor | None:
+        """(N,) float64 D⁻⁽ᵃ⁺ᵇ⁾, None for ones."""
+        scales = [scale for scale in (self.row_scale, self.column_scale) if scale is not None]
+        return math.prod(scales[1:], start=scales[0]) if scales else None
+
+    @cached_property
+    def _half_descale(self) -> tuple[Tensor | None, float]:
+        descale = self._descale
+        if descale is None:
+            return None, 1.0
+        unit = 2.0 ** (math.ceil(math.log2(float(descale.max()) or 1.0)) - 15)
+        return descale.div(unit).half().unsqueeze(1), unit
+
+    @cached_property
+    def max_degree(self) -> int:
+        """The most entries in a row."""
+        return int(self.pattern.row_ends.diff().max()) if self.num_nodes else 0
+
+    @cached_property
+    def gain(self) -> float:
+        """The most that a layer can enlarge D⁻ᵇ h: the maximum norm of D⁻⁽ᵃ⁺ᵇ⁾ P, which is 1 where a + b = 1."""
+        sums = self.pattern.row_sums()
+        return float((sums if self._descale is None else sums * self._descale).max()) if self.num_nodes else 0.0
+
+    @cached_property
+    def largest_column_scale(self) -> float:
+        """The largest entry of D⁻ᵇ."""
+        return 1.0 if self.column_scale is None else float(self.column_scale.max())
+
+    # -- conversions ---------------------------------------------------------------------------------------
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Adjacency:
         """Return it on another device, in another floating dtype, or both; itself, where nothing changes."""
@@ -163,7 +252,7 @@ class Adjacency:
         # Scales stay as they were made, in float64: a dtype change and back loses nothing.
         row = None if self.row_scale is None else self.row_scale.to(device)
         column = None if self.column_scale is None else self.column_scale.to(device)
-        return Adjacency(pattern, transposed, row, column, self.num_users, self.num_items, dtype)
+        return Adjacency(pattern, transposed, row, column, self.num_users, self.num_items, dtype, self.half_tables)
 
     def to_sparse_csr(self) -> Tensor:
         """Return A as a (N, N) ``torch.sparse_csr`` tensor of ``dtype``."""
@@ -211,6 +300,7 @@ def normalized_adjacency(
     normalization: Normalization | tuple[float, float] = "symmetric",
     *,
     dtype: torch.dtype = torch.float32,
+    half_tables: bool = False,
 ) -> Adjacency:
     """Build A = D⁻ᵃ P D⁻ᵇ for a user-item graph, on the graph's device.
 
@@ -221,6 +311,7 @@ def normalized_adjacency(
         interactions: the graph that messages flow along.
         normalization: "mean" (a=1, b=0), "symmetric" (a=b=1/2), or the exponents (a, b).
         dtype: floating dtype of the values.
+        half_tables: whether propagation on a CPU gathers from float16 copies (see `Adjacency`).
 
     Raises:
         ValueError: if ``normalization`` is not one of these.
@@ -228,7 +319,8 @@ def normalized_adjacency(
     a, b = exponents(normalization)
     pattern, degrees = _symmetric_pattern(interactions)
     row, column = (_scale(degrees, exponent) for exponent in (a, b))
-    adjacency = Adjacency(pattern, pattern, row, column, interactions.num_users, interactions.num_items, dtype)
+    counts = interactions.num_users, interactions.num_items
+    adjacency = Adjacency(pattern, pattern, row, column, *counts, dtype, half_tables)
     return adjacency.to(interactions.device)
 
 
@@ -303,6 +395,14 @@ def _symmetric_pattern(interactions: Interactions) -> tuple[Pattern, Degrees]:
         sums = [matrix.astype(np.float64).sum(axis=1) for matrix in (block, back)]
         degrees = np.concatenate(sums)
     return Pattern(torch.from_numpy(row_ends), torch.from_numpy(columns), values), degrees
+
+
+@cache
+def _say_beta_warning_unheard() -> None:
+    """Have PyTorch say once, to nobody, that sparse CSR is in beta: it says so to each process's first user of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.empty(0, dtype=torch.int64), torch.empty(0), (1, 1))
 
 
 def _pattern_from_coo(coo: Tensor) -> Pattern:

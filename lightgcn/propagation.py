@@ -1,21 +1,39 @@
-"""Propagation: Σₖ αₖ Aᵏ x, with an exact gradient and memory that does not grow with the number of layers."""
+"""Propagation: Σₖ αₖ Aᵏ x, with an exact gradient and memory that does not grow with the number of layers.
+
+With A = D⁻ᵃ P D⁻ᵇ, Horner's rule is run on t = D⁻ᵇ h, where a layer is one gather-sum over the pattern and one pass over
+its result:
+
+    t ← D⁻⁽ᵃ⁺ᵇ⁾ (P t) + αₖ D⁻ᵇ x        for k = K-1 … 1, from t = α_K D⁻ᵇ x
+    z = D⁻ᵃ (P t) + α₀ x
+
+Where the adjacency has a half-precision table, t is kept in float16, times a power of two that puts the largest sum
+of a row just below what float16 holds; the kernel adds up in float32.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lightgcn.adjacency import Adjacency
+
+# Bytes of a row of the table that a product gathers from: two cache lines.
+_SLAB_BYTES = 128
+# Rows that are scaled and cast at a time: 2 MiB of float32 at 64 columns.
+_CAST_ROWS = 8192
 
 
 def propagate(adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float]) -> Tensor:
     """Return Σₖ αₖ Aᵏ x for k = 0 … K (He et al., SIGIR 2020, eq. 4 and 8), differentiable in ``x`` and ``alpha``.
 
-    Horner's rule: h ← α_K x, then h ← A h + αₖ x for k = K-1 … 0, which takes K products and two (N, d) buffers.
-    The map is linear in x, so its gradient is the same polynomial in Aᵀ and no layer has to be stored.
+    K products, and at most three (N, d) buffers beside ``x`` whatever K is. The map is linear in x, so its gradient is
+    the same polynomial in Aᵀ and no layer has to be stored.
 
     Args:
         adjacency: over N nodes.
@@ -28,6 +46,42 @@ def propagate(adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float]) 
     Raises:
         ValueError: if the shapes do not fit or ``alpha`` is empty.
     """
+    alpha = _checked(adjacency, x, alpha)
+    result: Tensor = _Propagate.apply(x, alpha, adjacency)  # type: ignore[no-untyped-call]
+    return result
+
+
+def propagate_rows(
+    adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float], nodes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return some rows of ``propagate(adjacency, x, alpha)``, and the same rows of ``x``: what a training step looks at.
+
+    Cheaper than to index both: neither the other rows nor two dense gradients are formed, and the gradient is added up
+    in a fixed order. Differentiable once, in ``x`` and ``alpha``.
+
+    Args:
+        adjacency: over N nodes.
+        x: (N, d) floating.
+        alpha: (K + 1,) weights of the layers.
+        nodes: (B,) int64 node numbers, repeats allowed.
+
+    Returns:
+        (B, d) final and (B, d) layer-0 embeddings.
+
+    Raises:
+        ValueError: as `propagate`, and if ``nodes`` is not (B,) int64.
+    """
+    alpha = _checked(adjacency, x, alpha)
+    if nodes.ndim != 1 or nodes.dtype != torch.int64:
+        raise ValueError(f"nodes must be (B,) int64, got {tuple(nodes.shape)} of {nodes.dtype}")
+    if alpha.requires_grad:
+        # The gradient of the layer weights needs every row of every power.
+        return F.embedding(nodes, propagate(adjacency, x, alpha)), F.embedding(nodes, x)
+    final, start = _PropagateRows.apply(x, alpha, adjacency, nodes)  # type: ignore[no-untyped-call]
+    return final, start
+
+
+def _checked(adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float]) -> Tensor:
     if x.ndim != 2 or x.shape[0] != adjacency.num_nodes or not x.is_floating_point():
         raise ValueError(
             f"x must be ({adjacency.num_nodes}, d) floating for {adjacency}, got {tuple(x.shape)} of {x.dtype}"
@@ -36,8 +90,7 @@ def propagate(adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float]) 
         alpha = torch.tensor([float(weight) for weight in alpha], dtype=torch.float64)
     if alpha.ndim != 1 or len(alpha) == 0:
         raise ValueError(f"alpha must have shape (K + 1,) with K >= 0, got {tuple(alpha.shape)}")
-    result: Tensor = _Propagate.apply(x, alpha, adjacency)  # type: ignore[no-untyped-call]
-    return result
+    return alpha
 
 
 class _Propagate(torch.autograd.Function):
@@ -46,7 +99,7 @@ class _Propagate(torch.autograd.Function):
         # x itself is needed only for the gradient of alpha.
         ctx.save_for_backward(alpha, *([x] if ctx.needs_input_grad[1] else []))
         ctx.adjacency = adjacency
-        return _horner(adjacency, x.detach(), alpha.detach().tolist())
+        return _polynomial(adjacency, x.detach(), alpha.detach().tolist())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -67,10 +120,129 @@ class _Propagate(torch.autograd.Function):
         return (grad_x if ctx.needs_input_grad[0] else None), torch.stack(grad_alpha).to(alpha.dtype), None
 
 
-def _horner(adjacency: Adjacency, x: Tensor, alpha: Sequence[float]) -> Tensor:
-    h = torch.mul(x, alpha[-1]).contiguous()
-    for weight in reversed(alpha[:-1]):
-        h = adjacency.product_(h)
-        if weight:
-            h.add_(x, alpha=weight)
-    return h
+class _PropagateRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, adjacency: Adjacency, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(nodes)
+        ctx.adjacency, ctx.alpha, ctx.shape = adjacency, alpha.tolist(), x.shape
+        start = F.embedding(nodes, x)
+        final = start * ctx.alpha[0]
+        for columns, layers in _column_slabs(adjacency, x, ctx.alpha):
+            last = layers.table.new_empty(layers.table.shape)
+            for rows, product in adjacency.pattern.products(layers.table):
+                last[rows] = product
+            part = F.embedding(nodes, last).to(x.dtype)
+            final[:, columns] += part if layers.row is None else part.mul_(layers.row[nodes])
+        return final, start
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (nodes,) = ctx.saved_tensors
+        distinct, sums = _sum_by_node(nodes, torch.cat(grads, dim=1))
+        final, start = sums.chunk(2, dim=1)
+        grad = final.new_zeros(ctx.shape)
+        # What flows through layer 0 alone touches these rows only, and is added to them at the end.
+        grad[distinct] = final
+        _polynomial(ctx.adjacency.T, grad, [0.0, *ctx.alpha[1:]], out=grad)
+        grad[distinct] += start.add(final, alpha=ctx.alpha[0])
+        return grad, None, None, None
+
+
+def _sum_by_node(nodes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Add up the rows of each node: (n,) distinct nodes, increasing, and (n, d) sums, in an order that is fixed."""
+    ordered, order = nodes.sort(stable=True)
+    distinct, counts = torch.unique_consecutive(ordered, return_counts=True)
+    ends = F.pad(counts.cumsum(0), (1, 0))
+    if rows.dtype == torch.float64 or not len(nodes):
+        return distinct, torch.segment_reduce(rows[order], "sum", offsets=ends, axis=0)
+    return distinct, F.embedding_bag(order, rows, ends, mode="sum", include_last_offset=True)
+
+
+def _polynomial(adjacency: Adjacency, x: Tensor, alpha: Sequence[float], out: Tensor | None = None) -> Tensor:
+    """Return Σₖ αₖ Aᵏ x in a new tensor, or in ``out``, which may be x."""
+    if not any(alpha[1:]) or not x.numel():
+        return torch.mul(x, alpha[0], out=out)
+    result = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+    for columns, layers in _column_slabs(adjacency, x, alpha):
+        for rows, product in adjacency.pattern.products(layers.table):
+            part = product.to(x.dtype)
+            if layers.row is not None:
+                part.mul_(layers.row[rows])
+            torch.add(part, x[rows, columns], alpha=alpha[0], out=result[rows, columns])
+    return result
+
+
+class _Layers(NamedTuple):
+    """All layers but the last product, for some columns of x: there z = ``row`` * (P ``table``) + α₀ x."""
+
+    table: Tensor  # (N, w), in float16 or the dtype of x
+    row: Tensor | None  # (N, 1) of the dtype of x; None for ones
+
+
+def _column_slabs(adjacency: Adjacency, x: Tensor, alpha: Sequence[float]) -> Iterator[tuple[slice, _Layers]]:
+    """Run Horner's rule down to the last product, some columns of ``x`` at a time; nothing where only layer 0 has weight.
+
+    A product acts on each column alone. On a CPU it takes about half the time for the same columns where a row of the
+    table is two cache lines at most, so that the rows that come up often stay in cache.
+    """
+    highest = max((k for k, weight in enumerate(alpha) if weight), default=0)
+    if highest == 0 or not x.numel():
+        return
+    weights = alpha[1 : highest + 1]
+    half = adjacency.gathers_half(x)
+    scale = _half_scale(adjacency, x, weights) if half else 1.0
+    dtype = torch.float16 if half else x.dtype
+    row = adjacency.row_scale
+    if row is None and scale != 1:
+        row = torch.ones(len(x), dtype=torch.float64, device=x.device)
+    factor = None if row is None else row.div(scale).to(x.dtype).unsqueeze(1)
+
+    width = x.shape[1]
+    if x.device.type == "cpu" and dtype != torch.float64:
+        width = _SLAB_BYTES // dtype.itemsize
+    for first in range(0, x.shape[1], width):
+        columns = slice(first, first + width)
+        yield columns, _Layers(_last_table(adjacency, x[:, columns], weights, scale, dtype), factor)
+
+
+def _last_table(adjacency: Adjacency, x: Tensor, weights: Sequence[float], scale: float, dtype: torch.dtype) -> Tensor:
+    """Return ``scale`` times t of the last product; ``weights`` are those of layers 1 … K."""
+    largest = max(weights, key=abs)
+    start = _scaled(x, adjacency.column_scale, largest * scale, dtype)
+    factor, unit = adjacency.descale(dtype)
+    table = start if weights[-1] == largest else start * (weights[-1] / largest)
+    other = None  # the buffer that the next layer is written to
+    for weight in reversed(weights[:-1]):
+        other = torch.empty_like(start) if other is None else other
+        for rows, product in adjacency.pattern.products(table):
+            add = start[rows] if weight == largest else start[rows] * (weight / largest)
+            if factor is None:
+                torch.add(add, product, out=other[rows])
+            else:
+                torch.addcmul(add, product, factor[rows], value=unit, out=other[rows])
+        table, other = other, None if table is start else table
+    return table
+
+
+def _scaled(x: Tensor, scale: Tensor | None, factor: float, dtype: torch.dtype) -> Tensor:
+    """Return (N, w) x times (N,) scale times a number, contiguous and in another dtype."""
+    result = torch.empty(x.shape, dtype=dtype, device=x.device)
+    column = None if scale is None else scale.mul(factor).to(x.dtype).unsqueeze(1)
+    if dtype == x.dtype:
+        return torch.mul(x, factor if column is None else column, out=result)
+    for first in range(0, len(x), _CAST_ROWS):
+        rows = slice(first, first + _CAST_ROWS)
+        result[rows] = x[rows] * (factor if column is None else column[rows])
+    return result
+
+
+def _half_scale(adjacency: Adjacency, x: Tensor, weights: Sequence[float]) -> float:
+    """Return the power of two that a float16 table is multiplied by, so that no sum over a row can overflow."""
+    low, high = x.aminmax()
+    gain = max(1.0, adjacency.gain)
+    bound = max(-float(low), float(high)) * adjacency.largest_column_scale * max(adjacency.max_degree, 1)
+    bound *= sum(abs(weight) * gain**power for power, weight in enumerate(reversed(weights)))
+    if not (0 < bound < math.inf):
+        return 1.0
+    return 2.0 ** min(math.floor(math.log2(2**15 / bound)), 120)
