@@ -57,7 +57,7 @@ class Pattern:
         return torch.sparse_csr_tensor(self.row_ends, self.columns, values.to(dtype), size, check_invariants=False)
 
     def products(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the product with (N, d) ``x`` by blocks of rows, (rows, (n, d) of the dtype of ``x``); not differentiable.
+        """Yield the product with (N, d) ``x`` by blocks of rows: (rows, (n, d) of its dtype); not differentiable.
 
         On a CPU a block is made by the gather-sum kernel of `embedding_bag`, which needs no values and beats the CSR
         product. That kernel is slow in float64, which serves for references only; there and on other devices there is

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.adjacency import Adjacency
@@ -37,9 +36,8 @@ def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: Trai
     if batch.negatives is not None:
         parts.append(batch.negatives.reshape(-1))
     nodes, sizes = torch.cat(parts), [len(part) for part in parts]
-    # `embedding`, unlike indexing, has a backward pass that adds up in a fixed order.
-    rows = F.embedding(nodes, model.propagate(adjacency))
-    left, right, *rest = rows.split(sizes)
+    final, start = model.embed_nodes(adjacency, nodes)
+    left, right, *rest = final.split(sizes)
     if config.loss == "bce":
         assert batch.labels is not None
         loss = bce_loss((left * right).sum(1), batch.labels)
@@ -55,7 +53,7 @@ def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: Trai
             block_size=config.block_size,
         )
     if config.l2:
-        loss = loss + config.l2 * l2_penalty(F.embedding(nodes, model.embedding), batch_size=len(left))
+        loss = loss + config.l2 * l2_penalty(start, batch_size=len(left))
     return loss
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightgcn.adjacency import Adjacency, as_adjacency
-from lightgcn.propagation import propagate
+from lightgcn.propagation import propagate, propagate_rows
 from lightgcn.seeding import make_generator
 
 
@@ -108,6 +108,18 @@ class LightGCN(nn.Module):
         """Return the final embeddings: (num_users, d) and (num_items, d)."""
         z = self.propagate(graph)
         return z[: self.num_users], z[self.num_users :]
+
+    def embed_nodes(self, graph: Adjacency | Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the final and the layer-0 embeddings of some nodes, (B, d) each: what a training step looks at.
+
+        Cheaper than to index `propagate` and ``embedding`` (see `lightgcn.propagation.propagate_rows`).
+
+        Args:
+            graph: as for `propagate`.
+            nodes: (B,) int64 node numbers, repeats allowed; item ``i`` is node ``num_users + i``.
+        """
+        adjacency = as_adjacency(graph, self.num_users, self.num_items)
+        return propagate_rows(adjacency, self.embedding, self.alpha, nodes)
 
     def forward(self, graph: Adjacency | Tensor, edges: Tensor, *, node_pairs: bool = False) -> Tensor:
         """Score pairs by the dot product of their final embeddings.

@@ -1,7 +1,7 @@
 """Propagation: Σₖ αₖ Aᵏ x, with an exact gradient and memory that does not grow with the number of layers.
 
-With A = D⁻ᵃ P D⁻ᵇ, Horner's rule is run on t = D⁻ᵇ h, where a layer is one gather-sum over the pattern and one pass over
-its result:
+With A = D⁻ᵃ P D⁻ᵇ, Horner's rule is run on t = D⁻ᵇ h, where a layer is one gather-sum over the pattern and one pass
+over its result:
 
     t ← D⁻⁽ᵃ⁺ᵇ⁾ (P t) + αₖ D⁻ᵇ x        for k = K-1 … 1, from t = α_K D⁻ᵇ x
     z = D⁻ᵃ (P t) + α₀ x
@@ -54,7 +54,7 @@ def propagate(adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float]) 
 def propagate_rows(
     adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float], nodes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return some rows of ``propagate(adjacency, x, alpha)``, and the same rows of ``x``: what a training step looks at.
+    """Return some rows of ``propagate(adjacency, x, alpha)``, and the same rows of ``x``: what a step looks at.
 
     Cheaper than to index both: neither the other rows nor two dense gradients are formed, and the gradient is added up
     in a fixed order. Differentiable once, in ``x`` and ``alpha``.
@@ -133,6 +133,7 @@ class _PropagateRows(torch.autograd.Function):
                 last[rows] = product
             part = F.embedding(nodes, last).to(x.dtype)
             final[:, columns] += part if layers.row is None else part.mul_(layers.row[nodes])
+            del layers, last, product
         return final, start
 
     @staticmethod
@@ -170,6 +171,8 @@ def _polynomial(adjacency: Adjacency, x: Tensor, alpha: Sequence[float], out: Te
             if layers.row is not None:
                 part.mul_(layers.row[rows])
             torch.add(part, x[rows, columns], alpha=alpha[0], out=result[rows, columns])
+        # Free before the next slab is begun.
+        del layers, product, part
     return result
 
 
@@ -181,7 +184,7 @@ class _Layers(NamedTuple):
 
 
 def _column_slabs(adjacency: Adjacency, x: Tensor, alpha: Sequence[float]) -> Iterator[tuple[slice, _Layers]]:
-    """Run Horner's rule down to the last product, some columns of ``x`` at a time; nothing where only layer 0 has weight.
+    """Run Horner's rule down to the last product, some columns of ``x`` at a time; none where only layer 0 has weight.
 
     A product acts on each column alone. On a CPU it takes about half the time for the same columns where a row of the
     table is two cache lines at most, so that the rows that come up often stay in cache.
@@ -221,6 +224,7 @@ def _last_table(adjacency: Adjacency, x: Tensor, weights: Sequence[float], scale
                 torch.add(add, product, out=other[rows])
             else:
                 torch.addcmul(add, product, factor[rows], value=unit, out=other[rows])
+            del product  # before the next one is made
         table, other = other, None if table is start else table
     return table
 
