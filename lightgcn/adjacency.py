@@ -76,6 +76,17 @@ class Pattern:
                 ),
             )
 
+    def product(self, x: Tensor) -> Tensor:
+        """Return the whole product, (N, d) of the dtype of ``x``; not differentiable."""
+        whole = None
+        for rows, part in self.products(x):
+            if len(part) == len(x):
+                return part
+            whole = torch.empty_like(x) if whole is None else whole
+            whole[rows] = part
+        assert whole is not None
+        return whole
+
     @cached_property
     def _blocks(self) -> list[tuple[slice, slice, Tensor]]:
         """Blocks of rows: the rows, their entries, and (n + 1,) offsets of the rows in these entries."""
@@ -161,7 +172,7 @@ class Adjacency:
         """Where the entries live."""
         return self.pattern.columns.device
 
-    @property
+    @cached_property
     def T(self) -> Adjacency:
         """The transpose; it shares all storage."""
         return replace(

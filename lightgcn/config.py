@@ -64,6 +64,8 @@ class TrainConfig:
         metric: what chooses the best epoch on validation: "roc_auc", "loss", or a ranking metric such as "recall@20".
         eval_every: epochs between validations.
         patience: validations without a new best before training stops; None: never.
+        precision: "float32", or "mixed": propagation gathers from float16 tables where that is faster (on a CPU, for
+            unweighted edges), with sums, weights and optimiser in float32.
         seed: of the start and of every draw.
 
     Raises:
@@ -92,6 +94,7 @@ class TrainConfig:
     metric: str = "recall@20"
     eval_every: int = 10
     patience: int | None = 10
+    precision: Literal["float32", "mixed"] = "mixed"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -158,6 +161,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "init": ("normal", "xavier"),
     "positives": ("edges", "users"),
     "negative_pairs": ("user_item", "all"),
+    "precision": ("float32", "mixed"),
 }
 
 PRESETS = {

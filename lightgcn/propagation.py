@@ -25,8 +25,8 @@ from lightgcn.adjacency import Adjacency
 
 # Bytes of a row of the table that a product gathers from: two cache lines.
 _SLAB_BYTES = 128
-# Rows that are scaled and cast at a time: 2 MiB of float32 at 64 columns.
-_CAST_ROWS = 8192
+# Rows that are scaled and cast at a time: 1 MiB of float32 at 64 columns.
+_CAST_ROWS = 4096
 
 
 def propagate(adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float]) -> Tensor:
@@ -128,12 +128,9 @@ class _PropagateRows(torch.autograd.Function):
         start = F.embedding(nodes, x)
         final = start * ctx.alpha[0]
         for columns, layers in _column_slabs(adjacency, x, ctx.alpha):
-            last = layers.table.new_empty(layers.table.shape)
-            for rows, product in adjacency.pattern.products(layers.table):
-                last[rows] = product
-            part = F.embedding(nodes, last).to(x.dtype)
+            part = F.embedding(nodes, adjacency.pattern.product(layers.table)).to(x.dtype)
             final[:, columns] += part if layers.row is None else part.mul_(layers.row[nodes])
-            del layers, last, product
+            del layers
         return final, start
 
     @staticmethod
@@ -142,10 +139,8 @@ class _PropagateRows(torch.autograd.Function):
         (nodes,) = ctx.saved_tensors
         distinct, sums = _sum_by_node(nodes, torch.cat(grads, dim=1))
         final, start = sums.chunk(2, dim=1)
-        grad = final.new_zeros(ctx.shape)
         # What flows through layer 0 alone touches these rows only, and is added to them at the end.
-        grad[distinct] = final
-        _polynomial(ctx.adjacency.T, grad, [0.0, *ctx.alpha[1:]], out=grad)
+        grad = _polynomial(ctx.adjacency.T, final, [0.0, *ctx.alpha[1:]], at=distinct)
         grad[distinct] += start.add(final, alpha=ctx.alpha[0])
         return grad, None, None, None
 
@@ -160,19 +155,27 @@ def _sum_by_node(nodes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return distinct, F.embedding_bag(order, rows, ends, mode="sum", include_last_offset=True)
 
 
-def _polynomial(adjacency: Adjacency, x: Tensor, alpha: Sequence[float], out: Tensor | None = None) -> Tensor:
-    """Return Σₖ αₖ Aᵏ x in a new tensor, or in ``out``, which may be x."""
+def _polynomial(adjacency: Adjacency, x: Tensor, alpha: Sequence[float], at: Tensor | None = None) -> Tensor:
+    """Return Σₖ αₖ Aᵏ x in a new tensor; with ``at``, x has the rows of these nodes alone, others and α₀ are 0."""
+    shape = (adjacency.num_nodes, x.shape[1])
     if not any(alpha[1:]) or not x.numel():
-        return torch.mul(x, alpha[0], out=out)
-    result = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
-    for columns, layers in _column_slabs(adjacency, x, alpha):
+        return x * alpha[0] if at is None else x.new_zeros(shape)
+    result = x.new_empty(shape)
+    for columns, layers in _column_slabs(adjacency, x, alpha, at):
         for rows, product in adjacency.pattern.products(layers.table):
+            target = result[rows, columns]
+            if at is not None or not alpha[0]:
+                target.copy_(product)
+                if layers.row is not None:
+                    target.mul_(layers.row[rows])
+                continue
             part = product.to(x.dtype)
             if layers.row is not None:
                 part.mul_(layers.row[rows])
-            torch.add(part, x[rows, columns], alpha=alpha[0], out=result[rows, columns])
+            torch.add(part, x[rows, columns], alpha=alpha[0], out=target)
+            del part
         # Free before the next slab is begun.
-        del layers, product, part
+        del layers, product
     return result
 
 
@@ -183,7 +186,9 @@ class _Layers(NamedTuple):
     row: Tensor | None  # (N, 1) of the dtype of x; None for ones
 
 
-def _column_slabs(adjacency: Adjacency, x: Tensor, alpha: Sequence[float]) -> Iterator[tuple[slice, _Layers]]:
+def _column_slabs(
+    adjacency: Adjacency, x: Tensor, alpha: Sequence[float], at: Tensor | None = None
+) -> Iterator[tuple[slice, _Layers]]:
     """Run Horner's rule down to the last product, some columns of ``x`` at a time; none where only layer 0 has weight.
 
     A product acts on each column alone. On a CPU it takes about half the time for the same columns where a row of the
@@ -193,12 +198,14 @@ def _column_slabs(adjacency: Adjacency, x: Tensor, alpha: Sequence[float]) -> It
     if highest == 0 or not x.numel():
         return
     weights = alpha[1 : highest + 1]
+    largest = max(weights, key=abs)
+    ratios = [weight / largest for weight in weights]
     half = adjacency.gathers_half(x)
     scale = _half_scale(adjacency, x, weights) if half else 1.0
     dtype = torch.float16 if half else x.dtype
     row = adjacency.row_scale
     if row is None and scale != 1:
-        row = torch.ones(len(x), dtype=torch.float64, device=x.device)
+        row = torch.ones(adjacency.num_nodes, dtype=torch.float64, device=x.device)
     factor = None if row is None else row.div(scale).to(x.dtype).unsqueeze(1)
 
     width = x.shape[1]
@@ -206,20 +213,21 @@ def _column_slabs(adjacency: Adjacency, x: Tensor, alpha: Sequence[float]) -> It
         width = _SLAB_BYTES // dtype.itemsize
     for first in range(0, x.shape[1], width):
         columns = slice(first, first + width)
-        yield columns, _Layers(_last_table(adjacency, x[:, columns], weights, scale, dtype), factor)
+        # Not kept under a name: the start of the layers is done with once the last table is there.
+        table = _last_table(adjacency, _scaled(adjacency, x[:, columns], largest * scale, dtype, at), ratios)
+        yield columns, _Layers(table, factor)
+        del table
 
 
-def _last_table(adjacency: Adjacency, x: Tensor, weights: Sequence[float], scale: float, dtype: torch.dtype) -> Tensor:
-    """Return ``scale`` times t of the last product; ``weights`` are those of layers 1 … K."""
-    largest = max(weights, key=abs)
-    start = _scaled(x, adjacency.column_scale, largest * scale, dtype)
-    factor, unit = adjacency.descale(dtype)
-    table = start if weights[-1] == largest else start * (weights[-1] / largest)
+def _last_table(adjacency: Adjacency, start: Tensor, weights: Sequence[float]) -> Tensor:
+    """Return t of the last product; ``start`` is D⁻ᵇ x times the largest weight, by which ``weights`` are divided."""
+    table = start if weights[-1] == 1 else start * weights[-1]
+    factor, unit = adjacency.descale(start.dtype)
     other = None  # the buffer that the next layer is written to
     for weight in reversed(weights[:-1]):
         other = torch.empty_like(start) if other is None else other
         for rows, product in adjacency.pattern.products(table):
-            add = start[rows] if weight == largest else start[rows] * (weight / largest)
+            add = start[rows] if weight == 1 else start[rows] * weight
             if factor is None:
                 torch.add(add, product, out=other[rows])
             else:
@@ -229,15 +237,23 @@ def _last_table(adjacency: Adjacency, x: Tensor, weights: Sequence[float], scale
     return table
 
 
-def _scaled(x: Tensor, scale: Tensor | None, factor: float, dtype: torch.dtype) -> Tensor:
-    """Return (N, w) x times (N,) scale times a number, contiguous and in another dtype."""
-    result = torch.empty(x.shape, dtype=dtype, device=x.device)
+def _scaled(adjacency: Adjacency, x: Tensor, factor: float, dtype: torch.dtype, at: Tensor | None) -> Tensor:
+    """Return (N, w) D⁻ᵇ x times a number, contiguous and in another dtype; ``at`` as in `_polynomial`."""
+    scale = adjacency.column_scale
     column = None if scale is None else scale.mul(factor).to(x.dtype).unsqueeze(1)
+    if at is not None:
+        result = torch.zeros((adjacency.num_nodes, x.shape[1]), dtype=dtype, device=x.device)
+        result[at] = (x * (factor if column is None else column[at])).to(dtype)
+        return result
+    result = torch.empty(x.shape, dtype=dtype, device=x.device)
     if dtype == x.dtype:
         return torch.mul(x, factor if column is None else column, out=result)
+    buffer = x.new_empty(min(len(x), _CAST_ROWS), x.shape[1])
     for first in range(0, len(x), _CAST_ROWS):
-        rows = slice(first, first + _CAST_ROWS)
-        result[rows] = x[rows] * (factor if column is None else column[rows])
+        rows = slice(first, min(first + _CAST_ROWS, len(x)))
+        part = buffer[: rows.stop - first]
+        torch.mul(x[rows], factor if column is None else column[rows], out=part)
+        result[rows] = part
     return result
 
 

@@ -25,6 +25,7 @@ from lightgcn.batches import batch_loss, check_split, epoch_batches, num_samples
 from lightgcn.checkpoint import load_tensors, save_tensors, write_atomic
 from lightgcn.config import MAY_CHANGE, PRESETS, TrainConfig, parse_metric
 from lightgcn.evaluation import evaluate
+from lightgcn.interactions import Interactions
 from lightgcn.model import LightGCN
 from lightgcn.seeding import make_generator
 from lightgcn.splitting import LinkSet, Split
@@ -150,7 +151,7 @@ class _Run:
             parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
         )
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.model.embedding.device)
-        self.val_adjacency = normalized_adjacency(self.split.val.message, self.config.normalization)
+        self.val_adjacency = self._new_adjacency(self.split.val.message)
         self.saved_at = time.monotonic()
 
     # -- the loop ------------------------------------------------------------------------------------------
@@ -255,7 +256,11 @@ class _Run:
     def _adjacency(self, links: LinkSet) -> Adjacency:
         if links.message is self.split.val.message:
             return self.val_adjacency
-        return normalized_adjacency(links.message, self.config.normalization)
+        return self._new_adjacency(links.message)
+
+    def _new_adjacency(self, graph: Interactions) -> Adjacency:
+        mixed = self.config.precision == "mixed"
+        return normalized_adjacency(graph, self.config.normalization, half_tables=mixed)
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 
