@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Rows of logits that are live at a time: 512 x 2048 float32 are 4 MiB, which stays in a core's share of cache.
-_CHUNK_ROWS = 512
+# Logits that are live at a time: 16 MiB of float32, whatever the batch is.
+_CHUNK_LOGITS = 1 << 22
 
 
 def bce_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -95,7 +95,6 @@ def in_batch_softmax_loss(
         raise ValueError(f"expected two (B, d) tensors, got {tuple(users.shape)} and {tuple(items.shape)}")
     if block_size < 1 or not negative_weight > 0:
         raise ValueError(f"block_size and negative_weight must be positive, got {block_size}, {negative_weight}")
-    users, items = F.normalize(users, dim=1), F.normalize(items, dim=1)
     # Gradients are added up in place in the embeddings' own dtype, which a caller's autocast would mix with another.
     with torch.autocast(users.device.type, enabled=False):
         loss: Tensor = _InBatchSoftmax.apply(users, items, temperature, negative_weight, block_size)  # type: ignore[no-untyped-call]
@@ -103,51 +102,68 @@ def in_batch_softmax_loss(
 
 
 class _InBatchSoftmax(torch.autograd.Function):
-    """The loss on unit vectors, with both gradients formed in the forward pass, a few rows of logits at a time.
+    """The loss, with both gradients formed in the forward pass, a few rows of logits at a time.
 
-    A chunk's logits are used for the loss and both gradients while they are in cache, and never stored.
+    A chunk's logits are used for the loss and both gradients while they are in cache, and never stored: three matrix
+    products, one pass for the exponential and one for its sum.
     """
 
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, temperature: float, weight: float, block_size: int) -> Tensor:
-        # A column of ones beside the items, and of −1/τ beside the users, lets the matrix products shift the logits and
-        # add up their rows: nothing but `exp` passes over the logits between them.
-        width = users.shape[1]
-        ones = users.new_ones(len(users), 1)
-        left, right = torch.cat([users, -ones], dim=1).div_(temperature), torch.cat([items, ones], dim=1)
-        grad_users, grad_items = items * (-1 / temperature), users * (-1 / temperature)
+        (left, left_norm), (right, right_norm) = _unit_rows(users), _unit_rows(items)
+        scaled = left / temperature
         spread = users.new_zeros(())
-        # Cosines are at most 1, so 1/τ bounds the logits and no pass for the maximum is needed; only where e^(-2/τ)
-        # would vanish in this dtype is the row's own maximum taken.
-        bounded = 2 / temperature < -math.log(torch.finfo(users.dtype).tiny)
-        buffer = users.new_empty(_CHUNK_ROWS * min(block_size, len(users)))
+        grad_left, grad_right = torch.empty_like(left), torch.empty_like(right)
+        # Cosines are at most 1, so 1/τ bounds the logits and no pass for the maximum is needed; only where the sum of
+        # their exponentials could leave this dtype is the row's own maximum taken.
+        bounded = 1 / temperature + math.log(block_size) < math.log(torch.finfo(users.dtype).max) - 1
+        width = max(1, min(block_size, len(users)))
+        chunk_rows = max(1, min(_CHUNK_LOGITS // width, width))
+        buffer = users.new_empty(chunk_rows * width)
         for start in range(0, len(users), block_size):
             end = min(start + block_size, len(users))
             block = right[start:end]
-            for first in range(start, end, _CHUNK_ROWS):
-                rows = slice(first, min(first + _CHUNK_ROWS, end))
-                chunk = left[rows]
-                logits = buffer[: len(chunk) * len(block)].view(len(chunk), len(block))
-                torch.mm(chunk, block.T, out=logits)
-                shift = logits.new_zeros(()) if bounded else logits.amax(1, keepdim=True)
+            # Its transpose adds up faster: rows of it are as long as those of the logits.
+            pulled = block.new_zeros(block.T.shape)
+            for first in range(start, end, chunk_rows):
+                rows = slice(first, min(first + chunk_rows, end))
+                logits = buffer[: (rows.stop - first) * len(block)].view(-1, len(block))
+                torch.mm(scaled[rows], block.T, out=logits)
                 if not bounded:
-                    logits.sub_(shift)
-                weighted = logits.exp_() @ block
-                sums = weighted[:, width:]
-                spread += (sums.log() + shift + 1 / temperature).sum()
-                grad_users[rows].addcmul_(weighted[:, :width], weight / temperature / sums)
-                grad_items[start:end].addmm_(logits.T, chunk[:, :width] * (weight / sums))
-        positive = (users * items).sum() / temperature
+                    highest = logits.amax(1, keepdim=True)
+                    spread += highest.sum()
+                    logits.sub_(highest)
+                sums = logits.exp_().sum(1, keepdim=True)
+                spread += sums.log().sum()
+                torch.mm(logits, block, out=grad_left[rows]).mul_(weight / sums)
+                pulled.addmm_((left[rows] * (weight / sums)).T, logits)
+            grad_right[start:end] = pulled.T
+        positive = torch.dot(left.view(-1), right.view(-1))
         if any(ctx.needs_input_grad[:2]):
-            ctx.save_for_backward(grad_users, grad_items)
-        return (weight * spread - positive) / max(len(users), 1)
+            factor = 1 / temperature / max(len(users), 1)
+            ctx.save_for_backward(
+                _through_norm(grad_left.sub_(right), left, left_norm, factor),
+                _through_norm(grad_right.sub_(left), right, right_norm, factor),
+            )
+        return (weight * spread - positive / temperature) / max(len(users), 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_users, grad_items = ctx.saved_tensors
-        factor = grads[0] / max(len(grad_users), 1)
-        return grad_users * factor, grad_items * factor, None, None, None
+        return grad_users * grads[0], grad_items * grads[0], None, None, None
+
+
+def _unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (B, d) x / ‖x‖ and (B, 1) norms, of at least 1e-12 as `torch.nn.functional.normalize` has it."""
+    norm = torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True).clamp_min_(1e-12)
+    return x.detach() / norm, norm
+
+
+def _through_norm(grad: Tensor, unit: Tensor, norm: Tensor, factor: float) -> Tensor:
+    """Return ``factor`` times the gradient in x of a function of x / ‖x‖ whose gradient there is ``grad``."""
+    along = torch.linalg.vecdot(grad, unit).unsqueeze(1)
+    return grad.addcmul_(unit, along, value=-1).mul_(factor / norm)
 
 
 def l2_penalty(*embeddings: Tensor, batch_size: int) -> Tensor:

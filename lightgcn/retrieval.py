@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,8 +12,9 @@ from torch import Tensor
 from lightgcn.interactions import Interactions
 from lightgcn.validation import checked_indices
 
-# Scores that one chunk may hold: 16 M float32, 64 MiB.
-_CHUNK_SCORES = 1 << 24
+# Scores that one chunk holds: few enough on a CPU to stay in cache from the product to the ranking (16 MiB of float32),
+# many enough on other devices to keep them busy (256 MiB).
+_CPU_CHUNK, _DEVICE_CHUNK = 1 << 22, 1 << 26
 
 
 class TopK(NamedTuple):
@@ -43,7 +45,7 @@ def top_k(
         k: how many, at most the number of items.
         seen: interactions whose items are left out for their user.
         users: (B,) integer rows of ``user_embeddings`` to answer for; None for all.
-        chunk_size: users at a time; None for what keeps a chunk's scores in 64 MiB.
+        chunk_size: users at a time; None for what keeps a chunk's scores in cache.
 
     Returns:
         A `TopK` of B rows.
@@ -64,20 +66,24 @@ def top_k(
     else:
         users = checked_indices("users", users, len(user_embeddings), "num_users").to(user_embeddings.device)
     if chunk_size is None:
-        chunk_size = max(1, _CHUNK_SCORES // num_items)
+        chunk_size = max(1, (_CPU_CHUNK if item_embeddings.device.type == "cpu" else _DEVICE_CHUNK) // num_items)
     elif chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    chunks = []
-    for chunk in users.split(chunk_size):
-        scores = user_embeddings[chunk] @ item_embeddings.T
+    result = TopK(users.new_empty(len(users), k), item_embeddings.new_empty(len(users), k))
+    group_size = _group_size(num_items, k)
+    width = -(-num_items // group_size) * group_size
+    buffer = item_embeddings.new_empty(min(chunk_size, len(users)), width)
+    for first in range(0, len(users), chunk_size):
+        chunk = users[first : first + chunk_size]
+        scores = buffer[: len(chunk)]
+        torch.mm(user_embeddings[chunk], item_embeddings.T, out=scores[:, :num_items])
+        scores[:, num_items:] = -torch.inf
         if seen is not None:
             rows, items = edges_of(seen, chunk)
-            scores[rows, items] = -torch.inf
-        chunks.append(rank_rows(scores, k))
-    if not chunks:
-        empty = users.new_zeros((0, k))
-        return TopK(empty, empty.to(item_embeddings.dtype))
-    return TopK(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
+            scores.view(-1).index_fill_(0, rows * width + items, -torch.inf)
+        best = _rank(scores, k, group_size)
+        result.items[first : first + chunk_size], result.scores[first : first + chunk_size] = best
+    return result
 
 
 def rank_rows(scores: Tensor, k: int) -> TopK:
@@ -86,22 +92,53 @@ def rank_rows(scores: Tensor, k: int) -> TopK:
     Raises:
         ValueError: if a score is NaN.
     """
-    # One place more than asked for shows in which rows a tie straddles the cut, where `topk` may keep any of the
-    # equals.
-    wide = min(k + 1, scores.shape[1])
-    values, items = scores.topk(wide, dim=1)
-    if bool(values[:, 0].isnan().any()):
+    return _rank(scores, k, 1)
+
+
+def _group_size(num_items: int, k: int) -> int:
+    """Return how many scores are looked at through their maximum: what makes groups and candidates about as many."""
+    size = min(64, math.isqrt(num_items // k))
+    return size if size >= 8 else 1
+
+
+def _rank(scores: Tensor, k: int, group_size: int) -> TopK:
+    """Rank rows by way of the maxima of groups, whose number divides the width.
+
+    Each of the k best items is in one of the k groups with the highest maxima: a pass for the maxima and two short
+    selections find what a selection over the whole row would.
+    """
+    if group_size == 1:
+        best, tied = _select(scores, k)
+    else:
+        # Group j is every item that is j modulo the number of groups, so that the pass runs along rows of memory.
+        groups = scores.view(len(scores), group_size, -1)
+        maxima, chosen = groups.amax(1).topk(k + 1, dim=1)
+        tied = (maxima[:, k - 1] == maxima[:, k]) & (maxima[:, k] > -torch.inf)
+        chosen = chosen[:, :k]
+        candidates = groups.gather(2, chosen.unsqueeze(1).expand(-1, group_size, -1)).flatten(1)
+        best, tied_inside = _select(candidates, k)
+        tied |= tied_inside
+        place, group = best.items // k, chosen.gather(1, best.items % k)
+        best = TopK(place * groups.shape[2] + group, best.scores)
+    if bool(best.scores[:, 0].isnan().any()):
         raise ValueError("scores contain NaN: the embeddings are not finite")
-    if wide > k:
-        straddled = (values[:, k - 1] == values[:, k]).nonzero().flatten()
-        values, items = values[:, :k], items[:, :k].clone()
-        if len(straddled):
-            ranked = scores[straddled].sort(dim=1, descending=True, stable=True).indices
-            items[straddled] = ranked[:, :k]
-    items, by_index = items.sort(dim=1)
-    values, by_value = values.gather(1, by_index).sort(dim=1, descending=True, stable=True)
-    items = items.gather(1, by_value).masked_fill_(values == -torch.inf, -1)
-    return TopK(items, values)
+    # Where equal scores straddle the cut, a selection keeps any of them: these rows are sorted.
+    rows = tied.nonzero().flatten()
+    if len(rows):
+        ranked = scores[rows].sort(dim=1, descending=True, stable=True)
+        best.items[rows], best.scores[rows] = ranked.indices[:, :k], ranked.values[:, :k]
+    items, by_index = best.items.sort(dim=1)
+    values, by_value = best.scores.gather(1, by_index).sort(dim=1, descending=True, stable=True)
+    return TopK(items.gather(1, by_value).masked_fill_(values == -torch.inf, -1), values)
+
+
+def _select(scores: Tensor, k: int) -> tuple[TopK, Tensor]:
+    """Return the top k of each row, best first, equals in any order, and the rows where equals straddle the cut."""
+    values, items = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    if values.shape[1] == k:
+        return TopK(items, values), torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    tied = (values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)
+    return TopK(items[:, :k].clone(), values[:, :k].clone()), tied
 
 
 def edges_of(interactions: Interactions, users: Tensor) -> tuple[Tensor, Tensor]:

@@ -141,8 +141,8 @@ def test_in_batch_softmax_equals_autograd(temperature: float, weight: float, blo
 def test_in_batch_softmax_does_not_depend_on_how_many_rows_are_live(monkeypatch: pytest.MonkeyPatch) -> None:
     users, items = draw(23, 4).requires_grad_(), draw(23, 4, seed=1).requires_grad_()
     results = []
-    for rows in (512, 3):
-        monkeypatch.setattr(losses, "_CHUNK_ROWS", rows)
+    for rows in (1 << 22, 50, 1):
+        monkeypatch.setattr(losses, "_CHUNK_LOGITS", rows)
         loss = in_batch_softmax_loss(users, items, block_size=10)
         results.append((loss, *torch.autograd.grad(loss, (users, items))))
     torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-12)

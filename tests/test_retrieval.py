@@ -175,3 +175,22 @@ def test_cuda_equals_cpu() -> None:
     found = top_k(users.cuda(), items.cuda(), 25, seen=seen.to("cuda"), chunk_size=16)
     expected = top_k(users, items, 25, seen=seen)
     assert torch.equal(found.items.cpu(), expected.items) and torch.equal(found.scores.cpu(), expected.scores)
+
+
+@pytest.mark.parametrize("num_items", [640, 1000, 4099])
+@pytest.mark.parametrize("chunk_size", [1, 9, None])
+@pytest.mark.parametrize("high", [2, 1000])
+def test_selection_by_groups_equals_a_full_sort(num_items: int, chunk_size: int | None, high: int) -> None:
+    # Whole numbers below 2 tie all the time, below 1000 hardly ever.
+    users, items = whole_numbers(0, 20, 4, high), whole_numbers(1, num_items, 4, high)
+    seen = {(user, (7 * user + step) % num_items) for user in range(19) for step in range(60)}
+    seen |= {(19, item) for item in range(3, num_items)}
+    found = top_k(users, items, 7, seen=edges(seen, 20, num_items), chunk_size=chunk_size)
+    assert_equal(found, naive(users, items, 7, seen, list(range(20))))
+
+
+def test_nan_in_one_of_many_items_is_found() -> None:
+    items = torch.randn(5000, 4)
+    items[4321, 2] = math.nan
+    with pytest.raises(ValueError, match="scores contain NaN"):
+        top_k(torch.randn(3, 4), items, 10)
