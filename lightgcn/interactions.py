@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lightgcn.ids import Ids, checked_ids, factorize, ids_array, numbers
+from lightgcn.sorting import distinct_integers
 from lightgcn.validation import checked_count, checked_indices, checked_integers, checked_weights
 
 
@@ -212,8 +213,27 @@ class Interactions:
         wanted = users.long() * self.num_items + items
         if self.num_edges == 0:
             return torch.zeros_like(wanted, dtype=torch.bool)
+        if self.device.type != "cpu":
+            return self._has_keys(wanted)
+        found = self._filter[_slots(wanted, len(self._filter))]
+        unsure = found.nonzero().flatten()
+        found[unsure] = self._has_keys(wanted[unsure])
+        return found
+
+    def _has_keys(self, wanted: Tensor) -> Tensor:
         place = torch.searchsorted(self.keys, wanted).clamp_(max=self.num_edges - 1)
         return self.keys[place] == wanted
+
+    @cached_property
+    def _filter(self) -> Tensor:
+        """(M,) bool, a power of two: True at the slot of each edge, and so at about a tenth of all slots.
+
+        One look tells most non-edges, without the twenty steps of a binary search.
+        """
+        size = 1 << max(3, 8 * self.num_edges - 1).bit_length()
+        marks = torch.zeros(size, dtype=torch.bool, device=self.device)
+        marks[_slots(self.keys, size)] = True
+        return marks
 
     def to_scipy(self) -> Any:
         """Return a (num_users, num_items) SciPy CSR array of its own memory: the weights, or ones.
@@ -330,6 +350,11 @@ class Interactions:
         return f"Interactions({self.num_users} users, {self.num_items} items, {self.num_edges} edges{weighted})"
 
 
+def _slots(keys: Tensor, size: int) -> Tensor:
+    """Spread (n,) keys over ``size`` slots, a power of two: multiplicative hashing (Knuth, TAOCP 3, 6.4)."""
+    return (keys * -7046029254386353131).bitwise_right_shift_(64 - size.bit_length()).bitwise_and_(size - 1)
+
+
 def _canonical(
     users: Tensor, items: Tensor, num_items: int, weights: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -339,11 +364,12 @@ def _canonical(
         # Copies: a caller that changes its tensors later must not change the graph.
         return users.clone(), items.clone(), None if weights is None else weights.clone()
     if weights is None:
-        keys = torch.unique(keys)
+        keys = distinct_integers(keys)
     else:
         keys, place = torch.unique(keys, return_inverse=True)
         weights = weights.new_zeros(len(keys)).index_add_(0, place, weights)
-    return keys // num_items, keys % num_items, weights
+    users = torch.div(keys, num_items, rounding_mode="floor")
+    return users, keys.sub_(users, alpha=num_items), weights
 
 
 def _renumber(name: str, kept: Tensor, count: int, device: torch.device) -> Tensor:

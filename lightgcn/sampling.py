@@ -14,15 +14,18 @@ import torch
 from torch import Tensor
 
 from lightgcn.interactions import Interactions
+from lightgcn.seeding import generator_of
+from lightgcn.sorting import distinct_integers, sort_integers
+from lightgcn.validation import checked_indices
 
 
-def sample_negatives(exclude: Interactions, num_samples: int, generator: torch.Generator) -> Tensor:
+def sample_negatives(exclude: Interactions, num_samples: int, generator: torch.Generator | int) -> Tensor:
     """Draw distinct user-item pairs that are no edges, uniformly among all non-edges.
 
     Args:
         exclude: the graph whose edges must not be drawn.
         num_samples: how many pairs.
-        generator: on the device of ``exclude``.
+        generator: on the device of ``exclude``, or a seed.
 
     Returns:
         (2, num_samples) int64: users, items; sorted by user, then item.
@@ -31,11 +34,11 @@ def sample_negatives(exclude: Interactions, num_samples: int, generator: torch.G
         ValueError: if there are fewer non-edges than ``num_samples``; the message has both counts.
     """
     total = exclude.num_users * exclude.num_items
-    keys = _distinct_non_keys(exclude.keys, total, num_samples, generator)
-    return torch.stack([keys // max(exclude.num_items, 1), keys % max(exclude.num_items, 1)])
+    keys = _distinct_non_keys(exclude.keys, total, num_samples, generator_of(generator, exclude.device))
+    return _pairs(keys, exclude.num_items)
 
 
-def sample_negative_node_pairs(exclude: Interactions, num_samples: int, generator: torch.Generator) -> Tensor:
+def sample_negative_node_pairs(exclude: Interactions, num_samples: int, generator: torch.Generator | int) -> Tensor:
     """Draw distinct ordered node pairs that are no edges in either direction, as DeepSnap does.
 
     User-user and item-item pairs and self-loops are among them, which makes them easy to tell from edges: use
@@ -49,42 +52,58 @@ def sample_negative_node_pairs(exclude: Interactions, num_samples: int, generato
     """
     nodes = exclude.num_nodes
     users, items = exclude.users, exclude.items + exclude.num_users
-    both_ways = torch.cat([users * nodes + items, items * nodes + users]).sort().values
-    keys = _distinct_non_keys(both_ways, nodes * nodes, num_samples, generator)
-    return torch.stack([keys // max(nodes, 1), keys % max(nodes, 1)])
+    both_ways = sort_integers(torch.cat([users * nodes + items, items * nodes + users]))
+    keys = _distinct_non_keys(both_ways, nodes * nodes, num_samples, generator_of(generator, exclude.device))
+    return _pairs(keys, nodes)
 
 
 def sample_negative_items(
-    exclude: Interactions, users: Tensor, generator: torch.Generator, num_negatives: int = 1
+    exclude: Interactions, users: Tensor, generator: torch.Generator | int, num_negatives: int = 1
 ) -> Tensor:
     """Draw items that each given user has no edge to, uniformly and independently.
 
     Args:
         exclude: the graph whose edges must not be drawn.
         users: (B,) int64 user indices.
-        generator: on the device of ``exclude``.
+        generator: on the device of ``exclude``, or a seed.
         num_negatives: draws per user (with replacement).
 
     Returns:
         (B, num_negatives) int64 item indices.
 
     Raises:
-        ValueError: if a user has an edge to every item, or ``num_negatives`` < 1.
+        ValueError: if a user is out of range or has an edge to every item, or ``num_negatives`` < 1.
     """
     if num_negatives < 1:
         raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
-    room = (exclude.num_items - exclude.user_degrees)[users]
-    if room.numel() and int(room.min()) == 0:
-        full = int(users[int(room.argmin())])
+    users = checked_indices("users", users, exclude.num_users, "num_users")
+    generator = generator_of(generator, exclude.device)
+    if not len(users):
+        return users.new_empty((0, num_negatives))
+    full = exclude.user_degrees == exclude.num_items
+    if bool(full.any()) and bool(full[users].any()):
+        first = int(users[int(full[users].to(torch.int8).argmax())])
         raise ValueError(
-            f"user {full} has an edge to each of the {exclude.num_items} items: no negative is left to draw"
+            f"user {first} has an edge to each of the {exclude.num_items} items: no negative is left to draw"
         )
-    # A 62-bit draw taken modulo the room: the bias, room / 2**62, is below what any sample could show.
-    draws = torch.randint(2**62, (len(users), num_negatives), generator=generator, device=exclude.device)
-    first_rank = users * exclude.num_items - exclude.indptr[users]
-    ranks = first_rank.unsqueeze(1) + draws % room.unsqueeze(1)
-    keys = _non_key_at(exclude.keys, ranks)
-    return keys - (users * exclude.num_items).unsqueeze(1)
+    # 53 random bits spread over the items: the bias, num_items / 2**53, is below what any sample could show.
+    shape, device = (len(users), num_negatives), exclude.device
+    draws = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
+    items = draws.mul_(exclude.num_items).long().view(-1)
+    users = users if num_negatives == 1 else users.repeat_interleave(num_negatives)
+    # A draw among all items that is a non-edge is a fair draw among the non-edges; the few others are drawn by rank.
+    edges = exclude.contains(users, items).nonzero().flatten()
+    if len(edges):
+        items[edges] = _non_edge_by_rank(exclude, users[edges], generator)
+    return items.view(shape)
+
+
+def _non_edge_by_rank(exclude: Interactions, users: Tensor, generator: torch.Generator) -> Tensor:
+    room = (exclude.num_items - exclude.user_degrees)[users]
+    draws = torch.rand(len(users), generator=generator, device=exclude.device, dtype=torch.float64)
+    first_key = users * exclude.num_items
+    ranks = draws.mul_(room).long().add_(first_key).sub_(exclude.indptr[users])
+    return _non_key_at(exclude.keys, ranks).sub_(first_key)
 
 
 def sample_user_positives(interactions: Interactions, num_samples: int, generator: torch.Generator) -> Tensor:
@@ -137,23 +156,32 @@ def _distinct_non_keys(sorted_keys: Tensor, total: int, num_samples: int, genera
 def _non_key_at(sorted_keys: Tensor, ranks: Tensor) -> Tensor:
     """Return the integers that stand at the given ranks among the non-negative integers outside ``sorted_keys``."""
     gaps = sorted_keys - torch.arange(len(sorted_keys), device=sorted_keys.device)
-    return ranks + torch.searchsorted(gaps, ranks, right=True)
+    return torch.searchsorted(gaps, ranks, right=True).add_(ranks)
+
+
+def _pairs(keys: Tensor, width: int) -> Tensor:
+    """Take (n,) keys ``left * width + right`` apart: (2, n) int64."""
+    pairs = keys.new_empty((2, len(keys)))
+    torch.div(keys, max(width, 1), rounding_mode="floor", out=pairs[0])
+    torch.sub(keys, pairs[0], alpha=width, out=pairs[1])
+    return pairs
 
 
 def _distinct_integers(limit: int, num_samples: int, generator: torch.Generator) -> Tensor:
     """Return a sorted, uniformly drawn set of ``num_samples`` integers below ``limit``."""
     device = generator.device
     if limit <= 4 * num_samples:
-        return torch.randperm(limit, generator=generator, device=device)[:num_samples].sort().values
+        return sort_integers(torch.randperm(limit, generator=generator, device=device)[:num_samples])
     drawn = torch.empty(0, dtype=torch.int64, device=device)
     while len(drawn) < num_samples:
-        # Enough that repeats, a share of at most 1/4 here, seldom ask for a second round.
-        more = int((num_samples - len(drawn)) * 1.2) + 16
-        fresh = torch.randint(limit, (more,), generator=generator, device=device)
-        drawn = torch.unique(torch.cat([drawn, fresh]))
+        # Enough that the repeats to expect, at most a quarter here, seldom ask for a second round.
+        missing = num_samples - len(drawn)
+        repeats = missing * (missing / 2 + len(drawn)) / limit
+        fresh = torch.randint(limit, (missing + int(1.1 * repeats) + 16,), generator=generator, device=device)
+        drawn = distinct_integers(torch.cat([drawn, fresh]))
     surplus = len(drawn) - num_samples
     if surplus:
         kept = torch.ones(len(drawn), dtype=torch.bool, device=device)
-        kept[torch.randperm(len(drawn), generator=generator, device=device)[:surplus]] = False
+        kept[_distinct_integers(len(drawn), surplus, generator)] = False
         drawn = drawn[kept]
     return drawn

@@ -22,6 +22,11 @@ def make_generator(seed: int | torch.Generator, *stream: int, device: torch.devi
     return torch.Generator(device=device).manual_seed(state)
 
 
+def generator_of(generator: int | torch.Generator, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator as it is, or a new one on ``device`` from a seed."""
+    return generator if isinstance(generator, torch.Generator) else make_generator(generator, device=device)
+
+
 def seed_from(seed: int | torch.Generator) -> int:
     """Return ``seed`` itself, or one draw from it where it is a ``torch.Generator``."""
     if isinstance(seed, torch.Generator):

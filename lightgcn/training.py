@@ -11,7 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,6 @@ from lightgcn.batches import batch_loss, check_split, epoch_batches, num_samples
 from lightgcn.checkpoint import load_tensors, save_tensors, write_atomic
 from lightgcn.config import MAY_CHANGE, PRESETS, TrainConfig, parse_metric
 from lightgcn.evaluation import evaluate
-from lightgcn.interactions import Interactions
 from lightgcn.model import LightGCN
 from lightgcn.seeding import make_generator
 from lightgcn.splitting import LinkSet, Split
@@ -151,7 +150,7 @@ class _Run:
             parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
         )
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.model.embedding.device)
-        self.val_adjacency = self._new_adjacency(self.split.val.message)
+        self.val_adjacency = normalized_adjacency(self.split.val.message, self.config.normalization)
         self.saved_at = time.monotonic()
 
     # -- the loop ------------------------------------------------------------------------------------------
@@ -254,13 +253,12 @@ class _Run:
         return train if fixed or not train.can_resample else train.resample(self.epoch)
 
     def _adjacency(self, links: LinkSet) -> Adjacency:
+        """The adjacency of a training epoch; validation is in float32, whatever the precision of training."""
         if links.message is self.split.val.message:
-            return self.val_adjacency
-        return self._new_adjacency(links.message)
-
-    def _new_adjacency(self, graph: Interactions) -> Adjacency:
-        mixed = self.config.precision == "mixed"
-        return normalized_adjacency(graph, self.config.normalization, half_tables=mixed)
+            adjacency = self.val_adjacency
+        else:
+            adjacency = normalized_adjacency(links.message, self.config.normalization)
+        return replace(adjacency, half_tables=self.config.precision == "mixed")
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 

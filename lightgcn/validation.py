@@ -30,15 +30,18 @@ def checked_integers(name: str, given: Any) -> Tensor:
 def checked_indices(name: str, given: Any, count: int, count_name: str) -> Tensor:
     """Return (n,) int64, each in ``[0, count)``; a ValueError names the first that is not."""
     values = checked_integers(name, given)
+    if not values.numel():
+        return values
+    least, most = values.aminmax()
+    if int(least) >= 0 and int(most) < count:
+        return values
     wrong = ((values < 0) | (values >= count)).nonzero().flatten()
-    if wrong.numel():
-        at = int(wrong[0])
-        hint = " Users and items count from zero, each on their own." if name in ("users", "items") else ""
-        raise ValueError(
-            f"{name}[{at}] is {int(values[at])}, outside [0, {count_name}={count}); "
-            f"{len(wrong)} of {len(values)} values are.{hint}"
-        )
-    return values
+    at = int(wrong[0])
+    hint = " Users and items count from zero, each on their own." if name in ("users", "items") else ""
+    raise ValueError(
+        f"{name}[{at}] is {int(values[at])}, outside [0, {count_name}={count}); "
+        f"{len(wrong)} of {len(values)} values are.{hint}"
+    )
 
 
 def checked_weights(given: Any, num_edges: int) -> Tensor | None:
