@@ -12,7 +12,7 @@ from lightgcn.recommender import Recommendation, Recommender
 from lightgcn.retrieval import TopK, top_k
 from lightgcn.sampling import sample_negative_items, sample_negatives
 from lightgcn.splitting import LinkSet, Split, link_set, split_edges
-from lightgcn.subgraph import ego_graph, k_core, largest_component, rank_users_by_popularity
+from lightgcn.subgraph import ego_graph, k_core, largest_component, locality_order, rank_users_by_popularity
 from lightgcn.training import TrainResult, fit
 
 __version__ = "0.1.0"
@@ -42,6 +42,7 @@ __all__ = [
     "l2_penalty",
     "largest_component",
     "link_set",
+    "locality_order",
     "normalized_adjacency",
     "popularity",
     "preset",

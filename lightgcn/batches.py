@@ -13,6 +13,7 @@ from lightgcn.config import TrainConfig, parse_metric
 from lightgcn.losses import bce_loss, bpr_loss, in_batch_softmax_loss, l2_penalty
 from lightgcn.model import LightGCN
 from lightgcn.sampling import sample_negative_items, sample_user_positives, shuffled_batches
+from lightgcn.scoring import link_scores
 from lightgcn.splitting import LinkSet, Split
 
 _NEGATIVES_AT_A_TIME = 1 << 22
@@ -34,6 +35,10 @@ class Batch:
 
 def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: TrainConfig) -> Tensor:
     """Return the loss of one batch: one propagation, one gather of the batch's rows, the loss, the L2 penalty."""
+    if config.loss == "bce" and not config.l2:
+        # Of so many links that most nodes are among them: all final embeddings are formed, and no row for each link.
+        assert batch.labels is not None
+        return bce_loss(link_scores(model.propagate(adjacency), batch.left, batch.right), batch.labels)
     parts = [batch.left, batch.right]
     if batch.negatives is not None:
         parts.append(batch.negatives.reshape(-1))
@@ -42,10 +47,10 @@ def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: Trai
     left, right, *rest = final.split(sizes)
     if config.loss == "bce":
         assert batch.labels is not None
-        loss = bce_loss((left * right).sum(1), batch.labels)
+        loss = bce_loss(torch.linalg.vecdot(left, right), batch.labels)
     elif config.loss == "bpr":
         negatives = rest[0].view(len(left), -1, left.shape[1])
-        loss = bpr_loss((left * right).sum(1), torch.einsum("bd,bnd->bn", left, negatives))
+        loss = bpr_loss(torch.linalg.vecdot(left, right), torch.linalg.vecdot(left.unsqueeze(1), negatives))
     else:
         loss = in_batch_softmax_loss(
             left,

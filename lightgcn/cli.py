@@ -24,7 +24,7 @@ from lightgcn.evaluation import Evaluation
 from lightgcn.options import build_parser, changed_settings
 from lightgcn.recommender import Recommender
 from lightgcn.runs import RECOMMENDER_FILE, RunConfig, default_ratios, evaluate_run, newer_training, train_run
-from lightgcn.subgraph import k_core, largest_component
+from lightgcn.subgraph import k_core, largest_component, locality_order
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -88,6 +88,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         steps.append(("largest component", _counts(dataset)))
     if dataset.interactions.num_edges == 0:
         raise ValueError(f"{arguments.source[0]}: no interaction is left ({steps[-1][0]}); nothing was written")
+    dataset = dataset.reindex(*locality_order(dataset.interactions))
     dataset.save(out)
     if arguments.json:
         _print_json({"out": str(out), "info": dataset.info, "steps": [{"step": name, **size} for name, size in steps]})

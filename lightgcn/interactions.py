@@ -282,7 +282,9 @@ class Interactions:
         return self._with_edges(self.users[edges], self.items[edges], weights)
 
     def reindex(self, users: Tensor, items: Tensor) -> Interactions:
-        """Keep the given nodes and the edges between them, renumbered in the order given; ids come along.
+        """Keep the given nodes and the edges between them, renumbered in the order given.
+
+        Ids come along; a graph without ids gets its old indices as ids.
 
         Args:
             users: (n,) int64 distinct user indices to keep.
@@ -301,8 +303,8 @@ class Interactions:
             len(users),
             len(items),
             None if self.weights is None else self.weights[kept],
-            None if self.user_ids is None else self.user_ids[users.cpu().numpy()],
-            None if self.item_ids is None else self.item_ids[items.cpu().numpy()],
+            _taken_ids(self.user_ids, users),
+            _taken_ids(self.item_ids, items),
         )
 
     def union(self, other: Interactions) -> Interactions:
@@ -348,6 +350,11 @@ class Interactions:
     def __repr__(self) -> str:
         weighted = ", weighted" if self.weights is not None else ""
         return f"Interactions({self.num_users} users, {self.num_items} items, {self.num_edges} edges{weighted})"
+
+
+def _taken_ids(ids: Ids | None, nodes: Tensor) -> Ids:
+    kept = nodes.cpu().numpy()
+    return kept.astype(np.int64) if ids is None else ids[kept]
 
 
 def _slots(keys: Tensor, size: int) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightgcn.interactions import Interactions
+from lightgcn.sorting import sort_values
 
 
 def hits_of(ranked_items: Tensor, relevant: Interactions, users: Tensor) -> Tensor:
@@ -111,8 +112,8 @@ def roc_auc(scores: Tensor, labels: Tensor) -> float:
         raise ValueError(f"ROC-AUC needs both classes, got {num_positive} positives and {num_negative} negatives")
     if bool(scores.isnan().any()):
         raise ValueError("scores contain NaN: the embeddings are not finite")
-    negatives = scores[~positive].sort().values
-    found = scores[positive].contiguous()
+    # Both are sorted: the binary searches of neighbours then take the same turns.
+    negatives, found = sort_values(scores[~positive]), sort_values(scores[positive])
     # Twice the rank statistic stays an integer: negatives below, plus negatives not above.
     doubled = torch.searchsorted(negatives, found).sum() + torch.searchsorted(negatives, found, right=True).sum()
     return float(doubled.double() / 2 / num_positive / num_negative)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightgcn.adjacency import Adjacency, as_adjacency
 from lightgcn.propagation import propagate, propagate_rows
+from lightgcn.scoring import link_scores
 from lightgcn.seeding import make_generator
 
 
@@ -143,7 +144,7 @@ class LightGCN(nn.Module):
             self._check_range(edges, node_pairs)
         z = self.propagate(graph)
         offset = 0 if node_pairs else self.num_users
-        return (z[edges[0]] * z[edges[1] + offset]).sum(1)
+        return link_scores(z, edges[0], edges[1] + offset)
 
     def _check_range(self, edges: Tensor, node_pairs: bool) -> None:
         nodes = self.num_users + self.num_items

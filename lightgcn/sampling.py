@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightgcn.interactions import Interactions
 from lightgcn.seeding import generator_of
-from lightgcn.sorting import distinct_integers, sort_integers
+from lightgcn.sorting import distinct_integers, sort_values
 from lightgcn.validation import checked_indices
 
 
@@ -52,7 +52,7 @@ def sample_negative_node_pairs(exclude: Interactions, num_samples: int, generato
     """
     nodes = exclude.num_nodes
     users, items = exclude.users, exclude.items + exclude.num_users
-    both_ways = sort_integers(torch.cat([users * nodes + items, items * nodes + users]))
+    both_ways = sort_values(torch.cat([users * nodes + items, items * nodes + users]))
     keys = _distinct_non_keys(both_ways, nodes * nodes, num_samples, generator_of(generator, exclude.device))
     return _pairs(keys, nodes)
 
@@ -171,7 +171,7 @@ def _distinct_integers(limit: int, num_samples: int, generator: torch.Generator)
     """Return a sorted, uniformly drawn set of ``num_samples`` integers below ``limit``."""
     device = generator.device
     if limit <= 4 * num_samples:
-        return sort_integers(torch.randperm(limit, generator=generator, device=device)[:num_samples])
+        return sort_values(torch.randperm(limit, generator=generator, device=device)[:num_samples])
     drawn = torch.empty(0, dtype=torch.int64, device=device)
     while len(drawn) < num_samples:
         # Enough that the repeats to expect, at most a quarter here, seldom ask for a second round.

@@ -1,4 +1,4 @@
-"""Sorted and distinct integers: edge keys are sorted whenever a graph is made."""
+"""Sorted and distinct numbers: edge keys are sorted whenever a graph is made."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import torch
 from torch import Tensor
 
 
-def sort_integers(values: Tensor) -> Tensor:
-    """Return (n,) integers in increasing order, in a new tensor.
+def sort_values(values: Tensor) -> Tensor:
+    """Return (n,) numbers in increasing order, in a new tensor.
 
-    On a CPU by NumPy, whose vectorised sort of integers is about three times as fast as `torch.sort`, which also forms
-    the permutation.
+    On a CPU by NumPy, whose vectorised sort is about three times as fast as `torch.sort`, which also forms the
+    permutation.
     """
-    if values.device.type == "cpu":
+    if values.device.type == "cpu" and values.dtype != torch.bfloat16:
         return torch.from_numpy(np.sort(values.numpy()))
     return values.sort().values
 
 
 def distinct_integers(values: Tensor) -> Tensor:
     """Return the distinct values of (n,) integers, increasing."""
-    ordered = sort_integers(values)
+    ordered = sort_values(values)
     if not len(ordered):
         return ordered
     first = torch.ones(len(ordered), dtype=torch.bool, device=ordered.device)

@@ -15,7 +15,7 @@ from lightgcn.interactions import Interactions
 
 
 class Nodes(NamedTuple):
-    """Nodes to keep: (n,) int64 users and (m,) int64 items, increasing."""
+    """Nodes to keep: (n,) int64 users and (m,) int64 items, increasing but for `locality_order`."""
 
     users: Tensor
     items: Tensor
@@ -73,6 +73,21 @@ def k_core(interactions: Interactions, k: int) -> Nodes:
         if bool(kept.all()):
             return Nodes(strong_user.nonzero().flatten(), strong_item.nonzero().flatten())
         users, items = users[kept], items[kept]
+
+
+def locality_order(interactions: Interactions) -> Nodes:
+    """Return all nodes in an order that puts neighbours of neighbours side by side (Cuthill and McKee, 1969, reversed).
+
+    A graph that was renumbered so (``graph.reindex(*locality_order(graph))``, which keeps ids) propagates faster on a
+    CPU, since the rows that a product gathers one after the other are more often in cache. Results are the same but
+    for the numbering.
+    """
+    from scipy.sparse.csgraph import reverse_cuthill_mckee
+
+    order = torch.from_numpy(reverse_cuthill_mckee(_bipartite(interactions), symmetric_mode=True).astype(np.int64))
+    is_user = order < interactions.num_users
+    users, items = order[is_user], order[~is_user] - interactions.num_users
+    return Nodes(users.to(interactions.device), items.to(interactions.device))
 
 
 def rank_users_by_popularity(interactions: Interactions) -> Tensor:

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightgcn import Interactions, ego_graph, k_core, largest_component, rank_users_by_popularity
+from lightgcn import Interactions, ego_graph, k_core, largest_component, locality_order, rank_users_by_popularity
+from lightgcn.datasets import synthetic_interactions
 
 
 def build(pairs, num_users, num_items, **options):
@@ -142,3 +143,28 @@ def test_subgraphs_on_cuda_equal_those_on_the_cpu():
         assert there.users.device.type == there.items.device.type == "cuda"
         assert (there.users.tolist(), there.items.tolist()) == (here.users.tolist(), here.items.tolist())
     assert rank_users_by_popularity(moved).tolist() == rank_users_by_popularity(graph).tolist()
+
+
+def test_locality_order_keeps_the_graph_and_its_ids() -> None:
+    graph = synthetic_interactions(200, 150, 3000, seed=3)
+    nodes = locality_order(graph)
+    assert sorted(nodes.users.tolist()) == list(range(200)) and sorted(nodes.items.tolist()) == list(range(150))
+    ordered = graph.reindex(*nodes)
+    assert ordered.num_edges == graph.num_edges
+    assert ordered.user_ids is not None and ordered.item_ids is not None
+    pairs = {(int(ordered.user_ids[u]), int(ordered.item_ids[i])) for u, i in ordered.edge_index.T.tolist()}
+    assert pairs == {(u, i) for u, i in graph.edge_index.T.tolist()}
+
+
+def test_locality_order_puts_neighbours_side_by_side() -> None:
+    # Blocks of users and items whose numbers are shuffled: in order, an edge's ends are near each other again.
+    generator = torch.Generator().manual_seed(0)
+    users = torch.arange(400).repeat_interleave(5)
+    items = (users // 10) * 8 + torch.randint(10, (2000,), generator=generator)
+    shuffled = torch.randperm(400, generator=generator)[users], torch.randperm(402, generator=generator)[items]
+    graph = Interactions(*shuffled, 400, 402)
+
+    def spread(graph: Interactions) -> float:
+        return float((graph.users - graph.items).abs().double().mean())
+
+    assert spread(graph.reindex(*locality_order(graph))) < spread(graph) / 3

@@ -1,0 +1,51 @@
+"""Scores of links against the plain formula, with their gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightgcn.scoring import link_scores
+
+
+def draw(rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(rows)).to(dtype)
+
+
+def links(count: int, rows: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(count)
+    left, right = torch.randint(rows, (2, count), generator=generator)
+    return left, right
+
+
+@pytest.mark.parametrize("count", [0, 1, 50, 20_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scores_and_gradients_are_those_of_the_formula(count: int, dtype: torch.dtype) -> None:
+    left, right = links(count, 31)
+    x = draw(31, 5, dtype).requires_grad_()
+    plain = draw(31, 5, torch.float64 if dtype == torch.float64 else dtype).double().detach().requires_grad_()
+    scores, expected = link_scores(x, left, right), (plain[left] * plain[right]).sum(1)
+    assert scores.dtype == dtype and scores.shape == (count,)
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=1e-5)
+    weights = torch.linspace(-1, 1, count, dtype=torch.float64)
+    (scores.double() * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(x.grad.double(), plain.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_gradcheck_with_self_links() -> None:
+    left, right = torch.tensor([0, 1, 1, 3]), torch.tensor([0, 2, 2, 0])
+    assert torch.autograd.gradcheck(
+        lambda x: link_scores(x, left, right), (draw(4, 3, torch.float64).requires_grad_(),)
+    )
+
+
+def test_gradients_are_the_same_bits_twice() -> None:
+    left, right = links(30_000, 500)
+    grads = []
+    for _ in range(2):
+        x = draw(500, 32, torch.float32).requires_grad_()
+        link_scores(x, left, right).square().sum().backward()
+        grads.append(x.grad)
+    assert torch.equal(grads[0], grads[1])
