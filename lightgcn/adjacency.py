@@ -64,7 +64,9 @@ class Pattern:
         one block.
         """
         if x.device.type != "cpu" or x.dtype == torch.float64 or not x.numel():
-            yield slice(0, len(x)), self.to_sparse_csr(x.dtype) @ x
+            if x.dtype not in self._matrices:
+                self._matrices[x.dtype] = self.to_sparse_csr(x.dtype)
+            yield slice(0, len(x)), self._matrices[x.dtype] @ x
             return
         weights = None if self.values is None else self.values.to(x.dtype)
         for rows, entries, offsets in self._blocks:
@@ -75,6 +77,11 @@ class Pattern:
                     self.columns[entries], x, offsets, mode="sum", per_sample_weights=part, include_last_offset=True
                 ),
             )
+
+    @cached_property
+    def _matrices(self) -> dict[torch.dtype, Tensor]:
+        """The pattern as CSR tensors by dtype, where that is what products are made with."""
+        return {}
 
     def product(self, x: Tensor) -> Tensor:
         """Return the whole product, (N, d) of the dtype of ``x``; not differentiable."""

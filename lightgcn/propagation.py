@@ -74,8 +74,9 @@ def propagate_rows(
     alpha = _checked(adjacency, x, alpha)
     if nodes.ndim != 1 or nodes.dtype != torch.int64:
         raise ValueError(f"nodes must be (B,) int64, got {tuple(nodes.shape)} of {nodes.dtype}")
-    if alpha.requires_grad:
-        # The gradient of the layer weights needs every row of every power.
+    if alpha.requires_grad or x.device.type != "cpu":
+        # The gradient of the layer weights needs every row of every power; and to add up rows by node, a device would
+        # have to tell how many nodes there are, for which it is waited in every step.
         return F.embedding(nodes, propagate(adjacency, x, alpha)), F.embedding(nodes, x)
     final, start = _PropagateRows.apply(x, alpha, adjacency, nodes)  # type: ignore[no-untyped-call]
     return final, start
@@ -160,22 +161,22 @@ def _polynomial(adjacency: Adjacency, x: Tensor, alpha: Sequence[float], at: Ten
     shape = (adjacency.num_nodes, x.shape[1])
     if not any(alpha[1:]) or not x.numel():
         return x * alpha[0] if at is None else x.new_zeros(shape)
-    result = x.new_empty(shape)
+    result = None
     for columns, layers in _column_slabs(adjacency, x, alpha, at):
         for rows, product in adjacency.pattern.products(layers.table):
-            target = result[rows, columns]
-            if at is not None or not alpha[0]:
-                target.copy_(product)
-                if layers.row is not None:
-                    target.mul_(layers.row[rows])
-                continue
             part = product.to(x.dtype)
             if layers.row is not None:
                 part.mul_(layers.row[rows])
-            torch.add(part, x[rows, columns], alpha=alpha[0], out=target)
-            del part
+            if part.shape == shape:
+                return part.add_(x, alpha=alpha[0]) if alpha[0] else part
+            result = x.new_empty(shape) if result is None else result
+            if alpha[0]:
+                torch.add(part, x[rows, columns], alpha=alpha[0], out=result[rows, columns])
+            else:
+                result[rows, columns] = part
         # Free before the next slab is begun.
-        del layers, product
+        del layers, product, part
+    assert result is not None
     return result
 
 
