@@ -75,7 +75,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     if (out / "dataset.safetensors").exists() and not arguments.overwrite:
         raise FileExistsError(f"{out}: holds a prepared dataset already; give --overwrite or another folder")
-    names = ("slices", "user", "item", "weight", "user_name", "item_name", "separator", "test")
+    names = ("slices", "processes", "user", "item", "weight", "user_name", "item_name", "separator", "test")
     options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     source: Any = arguments.source[0] if len(arguments.source) == 1 else arguments.source
     dataset = open_dataset(source, format=arguments.format, progress=not arguments.json, **options)

@@ -87,6 +87,9 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slices", type=_slice_range, metavar="FIRST:END", help="MPD: slices by position; 0:10 is the first ten"
     )
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="MPD: read with so many (one per core and 16 MB, up to 8)"
+    )
     for name, text in (
         ("user", "column of user ids (user)"),
         ("item", "column of item ids (item)"),

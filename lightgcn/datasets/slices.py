@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightgcn.datasets.files import existing_file
@@ -57,14 +56,3 @@ def chosen_slices(files: list[Path], slices: tuple[int, int] | None) -> list[Pat
             f"got {tuple(slices)!r}"
         )
     return files[start:stop]
-
-
-def read_ahead(files: list[Path]) -> Iterator[tuple[Path, bytes]]:
-    """Yield each path and its file's content while a thread reads the next: disk and parser work at once."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = pool.submit(files[0].read_bytes)
-        for path, following in zip(files, [*files[1:], None], strict=True):
-            data = coming.result()
-            if following is not None:
-                coming = pool.submit(following.read_bytes)
-            yield path, data
