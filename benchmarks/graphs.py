@@ -55,7 +55,7 @@ def load(name: str, scale: float = 1.0) -> Data:
 def mpd_shaped(num_edges: int) -> Interactions:
     """Return a graph with the Million Playlist Dataset's edges per node and skewed popularity, of another size.
 
-    Popularity is a power law without tastes: `synthetic_interactions` takes seven seconds per million edges.
+    Popularity is a power law without tastes: `synthetic_interactions` takes several seconds per million edges.
     """
     share = num_edges / MPD[2]
     num_users, num_items = round(MPD[0] * share), round(MPD[1] * share)

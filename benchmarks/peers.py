@@ -71,7 +71,7 @@ def pyg_mean_propagation(graph: Interactions, num_layers: int) -> Propagation:
 
 def deepsnap_split(graph: Interactions) -> list[int]:
     """Split as the tutorial does and return the number of edges to predict of each set."""
-    if find_spec("torch_sparse") is None and "torch_sparse" not in sys.modules:
+    if "torch_sparse" not in sys.modules and find_spec("torch_sparse") is None:
         # DeepSnap imports it for a layer that has nothing to do with splitting.
         stand_in = types.ModuleType("torch_sparse")
         stand_in.matmul, stand_in.SparseTensor = None, type("SparseTensor", (), {})  # type: ignore[attr-defined]
@@ -79,9 +79,7 @@ def deepsnap_split(graph: Interactions) -> list[int]:
     from deepsnap.dataset import GraphDataset
     from deepsnap.graph import Graph
 
-    whole = Graph(
-        node_feature=torch.zeros(graph.num_nodes, 1), edge_index=both_directions(graph), directed=False
-    )
+    whole = Graph(node_feature=torch.zeros(graph.num_nodes, 1), edge_index=both_directions(graph), directed=False)
     dataset = GraphDataset(
         [whole],
         task="link_pred",

@@ -1,7 +1,7 @@
 """Time and peak memory of four steps on one graph, in a process of its own; `test_scaling` runs it by size.
 
-    python -m benchmarks.scaling 1000000 --what time
-    python -m benchmarks.scaling 1000000 --what memory
+python -m benchmarks.scaling 1000000 --what time
+python -m benchmarks.scaling 1000000 --what memory
 """
 
 from __future__ import annotations

@@ -82,8 +82,9 @@ def test_evaluation(benchmark: Any, data: Data, tmp_path: Path) -> None:
     peak = peak_extra_bytes(ours)
 
     def products() -> None:
-        logits = torch.empty(2048, len(items))
-        for block in users.split(2048):
+        rows = (1 << 22) // len(items)  # scores that stay in cache
+        logits = torch.empty(rows, len(items))
+        for block in users.split(rows):
             torch.mm(block, items.T, out=logits[: len(block)])
 
     compare(

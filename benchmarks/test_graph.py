@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,9 @@ def test_adjacency(benchmark: Any, data: Data) -> None:
         assert torch.equal(coo.indices(), expected.indices())
         torch.testing.assert_close(coo.values(), expected.values())
     note = "edges in random order; the two peers' are deduplicated, PyG's sorted"
-    compare(benchmark, "adjacency", ours, graph=data.name, peers=peers, figures=lambda s: {"seconds": s["ours"]}, note=note)
+    compare(
+        benchmark, "adjacency", ours, graph=data.name, peers=peers, figures=lambda s: {"seconds": s["ours"]}, note=note
+    )
 
 
 def test_split(benchmark: Any) -> None:
@@ -81,11 +84,17 @@ def test_split(benchmark: Any) -> None:
     for links in split:
         assert not bool(links.exclude.contains(*links.negatives).any())
         assert not bool(links.message.contains(links.positives.users, links.positives.items).any())
+
+    def checked(way: Callable[[Interactions], list[int]]) -> Way:
+        def run() -> None:
+            assert way(graph) == sizes
+
+        return run
+
     peers = Peers()
-    peers.add("DeepSnap", lambda: lambda: deepsnap_split(graph), needs="deepsnap")
-    peers.add("PyG RandomLinkSplit", lambda: lambda: pyg_split(graph), needs="torch_geometric")
-    for name, run in peers.items():
-        assert run() == sizes, name
-    note = "600,000 edges, 38,000 nodes. Not measured here: 12 to 20 s have been published for DeepSnap's graph and split"
-    compare(benchmark, "split", ours, graph="tutorial size", peers=peers, note=note if "DeepSnap" in peers.skipped
-            else note.split(".")[0])  # fmt: skip
+    peers.add("DeepSnap", lambda: checked(deepsnap_split), needs="deepsnap")
+    peers.add("PyG RandomLinkSplit", lambda: checked(pyg_split), needs="torch_geometric")
+    note = "600,000 edges, 38,000 nodes"
+    if "DeepSnap" in peers.skipped:
+        note += "; not measured here: 12 to 20 s have been published for DeepSnap's graph and split"
+    compare(benchmark, "split", ours, graph="tutorial size", peers=peers, note=note)

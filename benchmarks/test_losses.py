@@ -38,9 +38,7 @@ def test_softmax_loss(benchmark: Any) -> None:
     users, items = (torch.randn(BATCH, WIDTH, generator=generator, requires_grad=True) for _ in range(2))
 
     def ours() -> tuple[Tensor, ...]:
-        loss = in_batch_softmax_loss(
-            users, items, temperature=TEMPERATURE, negative_weight=WEIGHT, block_size=BLOCK
-        )
+        loss = in_batch_softmax_loss(users, items, temperature=TEMPERATURE, negative_weight=WEIGHT, block_size=BLOCK)
         return loss.detach(), *torch.autograd.grad(loss, (users, items))
 
     def autograd() -> tuple[Tensor, ...]:

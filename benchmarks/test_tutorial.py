@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,7 +49,8 @@ def pyg_epoch(split: Split, start: Tensor) -> Callable[[], list[float]]:
 
 def own_epoch(split: Split, model: LightGCN, anew: bool) -> Callable[[], list[float]]:
     num_users, half = model.num_users, CONFIG.precision == "mixed"
-    graphs = [normalized_adjacency(links.message, CONFIG.normalization, half_tables=half) for links in split]
+    # Validation is in float32, as in `lightgcn.fit`.
+    graphs = [normalized_adjacency(links.message, CONFIG.normalization) for links in split]
     optimizer = torch.optim.Adam(
         model.parameters(), lr=CONFIG.learning_rate, weight_decay=CONFIG.weight_decay, fused=True
     )
@@ -60,10 +62,11 @@ def own_epoch(split: Split, model: LightGCN, anew: bool) -> Callable[[], list[fl
         if anew:
             epoch += 1
             links = split.train.resample(epoch)
-            adjacency = normalized_adjacency(links.message, CONFIG.normalization, half_tables=half)
+            adjacency = normalized_adjacency(links.message, CONFIG.normalization)
         left, right = links.edges
         optimizer.zero_grad(set_to_none=True)
-        batch_loss(model, adjacency, Batch(left, right + num_users, links.labels), CONFIG).backward()
+        half_tables = replace(adjacency, half_tables=half)
+        batch_loss(model, half_tables, Batch(left, right + num_users, links.labels), CONFIG).backward()
         optimizer.step()
         with torch.no_grad():
             return [
