@@ -122,7 +122,7 @@ def main() -> None:
     seconds = profile(split, preset("fast", epochs=arguments.epochs))
     total = sum(seconds.values())
     if arguments.json:
-        print(json.dumps({"graph": arguments.graph, "epochs": arguments.epochs, "seconds": seconds}))
+        print(json.dumps({"graph": arguments.graph, "epochs": arguments.epochs, "work": WORK, "seconds": seconds}))
         return
     print(f"{arguments.graph}, {arguments.epochs} epochs of the fast preset, {total:.2f} s")
     for name, value in seconds.items():

@@ -132,5 +132,5 @@ def test_memory_of_propagation(benchmark: Any, data: Data, half: bool) -> None:
         variant="half tables" if half else "float32",
         graph=data.name,
         figures={"N×d buffers": round(most, 2), "growth with layers": round(growth, 3)},
-        note="peak of forward or backward with its operand, K = 2 to 8, vectors of N left out; no values, no transposed copy",
+        note="forward or backward with its operand, K = 2 to 8, vectors left out; no values, no transposed copy",
     )
