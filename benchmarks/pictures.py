@@ -12,8 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#555555"
-MARKERS = "os^D"
+BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#555555"
+MARKERS = "os^Dv"
 
 
 def draw(records: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
@@ -83,7 +83,7 @@ def _ratios(bars: Sequence[tuple[str, str, float, float | None]]) -> Any:
 def _scaling(records: Sequence[dict[str, Any]]) -> Any:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     edges = [record["edges"] for record in records]
-    for name, color, marker in zip(records[0]["scaling"], (BLUE, ORANGE, GREEN, PURPLE), MARKERS, strict=False):
+    for name, color, marker in zip(records[0]["scaling"], (BLUE, ORANGE, GREEN, SKY, PURPLE), MARKERS, strict=False):
         for axes, key in ((left, "ns_per_edge"), (right, "bytes_per_edge")):
             values = [record["scaling"][name][key] for record in records]
             axes.plot(edges, values, color=color, marker=marker, linewidth=2, label=name)
@@ -95,7 +95,7 @@ def _scaling(records: Sequence[dict[str, Any]]) -> Any:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#dddddd", linewidth=0.8)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return figure
 
 

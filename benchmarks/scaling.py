@@ -1,4 +1,4 @@
-"""Time and peak memory of four steps on one graph, in a process of its own; `test_scaling` runs it by size.
+"""Time and peak memory of the steps on one graph, in a process of its own; `test_scaling` runs it by size.
 
 python -m benchmarks.scaling 1000000 --what time
 python -m benchmarks.scaling 1000000 --what memory
@@ -12,6 +12,7 @@ import json
 import torch
 from torch import Tensor
 
+from benchmarks.floors import gather_sums
 from benchmarks.graphs import mpd_shaped
 from benchmarks.memory import peak_extra_bytes
 from benchmarks.timing import Way, median_seconds
@@ -43,6 +44,7 @@ def steps(graph: Interactions) -> dict[str, Way]:
         ),
         "negatives": lambda: sample_negative_items(graph, users, generator),
         "propagation": propagation,
+        "its gather-sums alone": gather_sums(adjacency, torch.float16, [WIDTH], 2 * LAYERS),
         "split": lambda: split_edges(graph),
     }
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.floors import gather_sums
 from benchmarks.graphs import Data
 from benchmarks.memory import LiveBytes
 from benchmarks.peers import coo_propagation, pyg_propagation
 from benchmarks.timing import Peers, Way, compare, record
-from lightgcn import Adjacency, Interactions, locality_order, normalized_adjacency, propagate
+from lightgcn import Interactions, locality_order, normalized_adjacency, propagate
 
 LAYERS, WIDTH = 3, 64
 ALPHA = [1 / (LAYERS + 1)] * (LAYERS + 1)
@@ -61,20 +61,6 @@ def in_float64(graph: Interactions, x: Tensor, grad: Tensor) -> tuple[Tensor, Te
     return results[0], results[1]
 
 
-def gather_sums(adjacency: Adjacency, dtype: torch.dtype, widths: tuple[int, ...]) -> Way:
-    """Return six bare gather-sums over the pattern, each on the result of the one before, by slabs of columns."""
-    ends, columns = adjacency.pattern.row_ends, adjacency.pattern.columns
-    # Zeros that were written: sums that neither overflow nor fade, in memory that is there.
-    tables = [torch.ones(adjacency.num_nodes, width).to(dtype).zero_() for width in widths]
-
-    def run() -> None:
-        for table in tables:
-            for _ in range(2 * LAYERS):
-                table = F.embedding_bag(columns, table, ends, mode="sum", include_last_offset=True)
-
-    return run
-
-
 @pytest.mark.parametrize("variant", ["half tables", "float32", "half tables, reordered"])
 def test_propagation(benchmark: Any, data: Data, variant: str) -> None:
     graph, half = data.train, variant.startswith("half")
@@ -98,9 +84,9 @@ def test_propagation(benchmark: Any, data: Data, variant: str) -> None:
         for run in peers.values():
             assert_right(run, x, expected, (1e-5, 1e-5))
     dtype = torch.float16 if half else torch.float32
-    floors = {"6 gather-sums": gather_sums(adjacency, dtype, (WIDTH,))}
+    floors = {"6 gather-sums": gather_sums(adjacency, dtype, [WIDTH], 2 * LAYERS)}
     if not half:
-        floors["6 gather-sums by 32 columns"] = gather_sums(adjacency, dtype, (WIDTH // 2, WIDTH // 2))
+        floors["6 gather-sums by 32 columns"] = gather_sums(adjacency, dtype, [WIDTH // 2] * 2, 2 * LAYERS)
     compare(benchmark, "propagation", ours, variant=variant, graph=data.name, peers=peers, floors=floors)
 
 
