@@ -19,7 +19,7 @@ class LiveBytes(TorchDispatchMode):
     """Counts the most bytes of tensors alive at a time that operators made, besides those ``given`` and small ones."""
 
     def __init__(self, given: Sequence[Tensor] = (), least: int = 0) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.least = least
         self.given = {tensor.untyped_storage().data_ptr() for tensor in given}
         self.alive: list[weakref.ref[Tensor]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 import torch
@@ -52,6 +53,15 @@ def coo_propagation(graph: Interactions, num_layers: int) -> Propagation:
         return torch.stack(layers, dim=1).mean(dim=1)
 
     return propagate
+
+
+def peer_propagations(graph: Interactions, num_layers: int) -> dict[str, tuple[Callable[[], Propagation], str | None]]:
+    """Return ways to build the peers' propagation by the names of `benchmarks.targets`, and what each needs."""
+    return {
+        "PyG edge_index": (partial(pyg_propagation, graph, num_layers, "edge_index"), "torch_geometric"),
+        "PyG CSR": (partial(pyg_propagation, graph, num_layers, "csr"), "torch_geometric"),
+        "torch COO": (partial(coo_propagation, graph, num_layers), None),
+    }
 
 
 def pyg_mean_propagation(graph: Interactions, num_layers: int) -> Propagation:

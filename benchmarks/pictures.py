@@ -55,9 +55,8 @@ def _ratios(bars: Sequence[tuple[str, str, float, float | None]]) -> Any:
                       color=GREY, fontsize=9, fontweight="bold" if missed else "normal")  # fmt: skip
     goals = [(target, y) for y, (*_, target) in zip(places, bars, strict=True) if target is not None]
     if goals:
-        axes.scatter(
-            *zip(*goals, strict=True), marker="|", s=230, linewidths=2.5, color=ORANGE, label="target", zorder=3
-        )
+        bounds, heights = zip(*goals, strict=True)
+        axes.scatter(bounds, heights, marker="|", s=230, linewidths=2.5, color=ORANGE, label="target", zorder=3)
     axes.axvline(1, color=GREY, linewidth=1)
     axes.set_xscale("log")
     axes.set_xlim(min(0.8, *(0.8 * ratio for *_, ratio, _ in bars)), 2.2 * max(max(r, t or 0) for *_, r, t in bars))

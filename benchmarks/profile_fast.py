@@ -12,7 +12,7 @@ import argparse
 import functools
 import json
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
@@ -34,7 +34,7 @@ class Clock:
     """Seconds by name, of the innermost name that is being timed."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.stack: list[str] = []
         self.since = time.perf_counter()
 
@@ -91,7 +91,7 @@ def profile(split: Split, config: TrainConfig) -> dict[str, float]:
     for owner, attribute, name in places:
         wrapped: Any = clock.timed(name, getattr(owner, attribute))
         patches.append(patch.object(owner, attribute, staticmethod(wrapped) if _is_static(owner) else wrapped))
-    batches = clock.timed_iterator("sampling and batches", lightgcn.training.epoch_batches)
+    batches = clock.timed_iterator("sampling and batches", lightgcn.batches.epoch_batches)
     patches.append(patch.object(lightgcn.training, "epoch_batches", batches))
     for change in patches:
         change.start()
@@ -100,7 +100,7 @@ def profile(split: Split, config: TrainConfig) -> dict[str, float]:
     finally:
         for change in patches:
             change.stop()
-    return dict(clock.seconds.most_common())
+    return dict(sorted(clock.seconds.items(), key=lambda pair: -pair[1]))
 
 
 def _is_static(owner: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Literal, NamedTuple
 
 
@@ -14,7 +13,7 @@ class Target(NamedTuple):
     bound: float
 
     def met(self, value: float) -> bool:
-        return (operator.ge if self.sign == "≥" else operator.le)(value, self.bound)
+        return value >= self.bound if self.sign == "≥" else value <= self.bound
 
 
 TARGETS = {

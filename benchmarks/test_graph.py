@@ -43,7 +43,8 @@ def pyg_way(graph: Interactions) -> Way:
 
     def run() -> torch.Tensor:
         index, weight = gcn_norm(edge_index, None, graph.num_nodes, add_self_loops=False)
-        return to_torch_csr_tensor(index, weight, size=(graph.num_nodes, graph.num_nodes))
+        matrix: torch.Tensor = to_torch_csr_tensor(index, weight, size=(graph.num_nodes, graph.num_nodes))
+        return matrix
 
     return run
 

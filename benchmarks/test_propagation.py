@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from benchmarks.floors import gather_sums
 from benchmarks.graphs import Data
 from benchmarks.memory import LiveBytes
-from benchmarks.peers import coo_propagation, pyg_propagation
+from benchmarks.peers import peer_propagations
 from benchmarks.timing import Peers, Way, compare, record
 from lightgcn import Interactions, locality_order, normalized_adjacency, propagate
 
@@ -37,7 +38,9 @@ def forward_and_backward(way: Callable[[Tensor], Tensor], x: torch.nn.Parameter,
     return run
 
 
-def assert_right(run: Way, x: torch.nn.Parameter, expected: tuple[Tensor, Tensor], tolerances: tuple[float, float]):
+def assert_right(
+    run: Way, x: torch.nn.Parameter, expected: tuple[Tensor, Tensor], tolerances: tuple[float, float]
+) -> None:
     """Compare value and gradient with the float64 ones, relative to their norms."""
     z = run()
     assert isinstance(z, Tensor) and x.grad is not None
@@ -77,10 +80,8 @@ def test_propagation(benchmark: Any, data: Data, variant: str) -> None:
     if half:
         # On the nodes as they come: to put them in another order is a part of ours.
         expected = in_float64(given, x, grad)
-        for name, layout in (("PyG edge_index", "edge_index"), ("PyG CSR", "csr")):
-            peers.add(name, lambda kind=layout: forward_and_backward(pyg_propagation(given, LAYERS, kind), x, grad),
-                      needs="torch_geometric")  # fmt: skip
-        peers.add("torch COO", lambda: forward_and_backward(coo_propagation(given, LAYERS), x, grad))
+        for name, (build, needs) in peer_propagations(given, LAYERS).items():
+            peers.add(name, partial(lambda build: forward_and_backward(build(), x, grad), build), needs)
         for run in peers.values():
             assert_right(run, x, expected, (1e-5, 1e-5))
     dtype = torch.float16 if half else torch.float32

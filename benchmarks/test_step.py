@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.graphs import Data
-from benchmarks.peers import Propagation, coo_propagation, pyg_propagation
+from benchmarks.peers import Propagation, peer_propagations
 from benchmarks.timing import Peers, Way, compare
 from lightgcn import PRESETS, bpr_loss, l2_penalty, locality_order, normalized_adjacency
 from lightgcn.batches import Batch, batch_loss, epoch_batches
@@ -66,15 +66,12 @@ def test_bpr_step(benchmark: Any, data: Data, variant: str) -> None:
     # The peers' nodes are as they come: to put them in another order is a part of ours.
     batch = Batch(old[fixed.left], old[fixed.right], negatives=old[fixed.negatives])
     table = torch.empty_like(start).index_copy_(0, old, start)
-    given = data.train
-    ways: dict[str, tuple[Callable[[], Propagation], str | None, bool]] = {
-        "PyG edge_index": (lambda: pyg_propagation(given, CONFIG.num_layers, "edge_index"), "torch_geometric", False),
-        "PyG CSR": (lambda: pyg_propagation(given, CONFIG.num_layers, "csr"), "torch_geometric", True),
-        "torch COO": (lambda: coo_propagation(given, CONFIG.num_layers), None, False),
-    }
     peers = Peers()
-    for name, (build, needs, fused) in ways.items():
-        peers.add(name, lambda b=build, f=fused: peer_step(b(), table, batch, f), needs)
+    for name, (build, needs) in peer_propagations(data.train, CONFIG.num_layers).items():
+        # The best of them gets the best optimiser.
+        peers.add(
+            name, partial(lambda build, fused: peer_step(build(), table, batch, fused), build, "CSR" in name), needs
+        )
     # Two steps each on one batch: the second loss is that of the updated table.
     losses = [float(ours(fixed)) for _ in range(2)]
     for name, run in peers.items():
