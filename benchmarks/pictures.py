@@ -88,12 +88,11 @@ def _scaling(records: Sequence[dict[str, Any]]) -> Any:
             axes.plot(edges, values, color=color, marker=marker, linewidth=2, label=name)
     for axes, title in ((left, "nanoseconds per edge"), (right, "peak extra bytes per edge")):
         axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes.set_ylim(bottom=0)
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_xlabel("edges")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#dddddd", linewidth=0.8)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return figure
 

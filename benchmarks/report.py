@@ -15,13 +15,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.targets import TARGETS
+
 Record = dict[str, Any]
 MARKS = {True: "met", False: "**missed**", None: "not measured"}
 SCALING_NOTES = Path(__file__).with_name("SCALING.md")
 
 
 def read_runs(files: Iterable[Path]) -> tuple[dict[str, Any], list[Record]]:
-    """Return the machine, and what each benchmark recorded, in the order of the files."""
+    """Return the machine, and what each benchmark recorded, in the order of the targets."""
     machine: dict[str, Any] = {}
     records: dict[tuple[str, ...], Record] = {}
     for file in files:
@@ -31,7 +33,9 @@ def read_runs(files: Iterable[Path]) -> tuple[dict[str, Any], list[Record]]:
             info = benchmark["extra_info"]
             if "step" in info:
                 records[info["step"], info["variant"], info["graph"]] = info
-    return machine, list(records.values())
+    order = list(TARGETS)
+    place = {step: order.index(step) if step in order else len(order) for step, _, _ in records}
+    return machine, sorted(records.values(), key=lambda info: place[info["step"]])
 
 
 def results_page(machine: dict[str, Any], records: Sequence[Record], pictures: bool) -> str:
