@@ -117,5 +117,5 @@ def test_mpd_reading(benchmark: Any, slices: Path, processes: int) -> None:
             "peak extra MB, half the slices": half / 1e6,
         },
         rounds=3,
-        note=f"{graph.num_edges:,} edges of {graph.num_items:,} tracks; peaks are of all processes, without the imports'",
+        note=f"{graph.num_edges:,} edges of {graph.num_items:,} tracks; peaks: of all processes, imports left out",
     )
