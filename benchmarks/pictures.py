@@ -66,11 +66,13 @@ def _ratios(bars: Sequence[tuple[str, str, float, float | None]]) -> Any:
     for y, (step, *_) in zip(places, bars, strict=True):
         if step != previous:
             axes.annotate(step, (0, y - 0.78), (4, 0), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
-                          va="center", fontsize=9, fontweight="bold")  # fmt: skip
+                          va="center", fontsize=9, fontweight="bold", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
         previous = step
     axes.set_ylim(places[-1] + 0.7, places[0] - 1.3)
     axes.set_xlabel("times faster than the peer (log scale)")
-    axes.set_title("How many times faster each step is, measured side by side", loc="left", fontsize=11)
+    axes.set_title(
+        "How many times faster each step is, measured side by side (bold: target missed)", loc="left", fontsize=11
+    )
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", color="#dddddd", linewidth=0.8)

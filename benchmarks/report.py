@@ -45,7 +45,7 @@ def results_page(machine: dict[str, Any], records: Sequence[Record], pictures: b
     parts = [
         "# Results",
         "Written by `python -m benchmarks.report` from a run of `pytest benchmarks`. Medians; ours and the others took "
-        "turns in one process. A figure holds for this machine, a ratio for more.",
+        "turns within a test. A figure holds for this machine, a ratio for more.",
         machine_lines(machine),
         "## Targets",
         targets_table(steps),
@@ -56,6 +56,9 @@ def results_page(machine: dict[str, Any], records: Sequence[Record], pictures: b
     if pictures and any(record["peers"] for record in steps):
         parts.append("![Times faster than each peer](ratios.png)")
     parts.append(ratios_table(steps))
+    notes = {record["step"]: record["note"] for record in reversed(steps) if record["note"]}
+    if notes:
+        parts.append("\n".join(f"- {step}: {note}" for step, note in reversed(notes.items())))
     skipped = {name: why for record in steps for name, why in record["skipped"].items()}
     if skipped:
         parts.append("Not measured: " + "; ".join(f"{name} ({why})" for name, why in sorted(skipped.items())) + ".")
@@ -104,10 +107,8 @@ def ratios_table(records: Sequence[Record]) -> str:
         seconds = record["seconds"].get("ours")
         figures = {name: value for name, value in record["figures"].items() if name != "seconds"}
         cells = [_list(record[kind], suffix) for kind, suffix in (("peers", "×"), ("floors", "×"))]
-        rows.append(
-            (named(record), record["graph"], duration(seconds), *cells, _list(figures, ""), record["note"] or "–")
-        )
-    return table(("step", "graph", "ours", "faster than", "of the floor", "figures", "note"), rows)
+        rows.append((named(record), record["graph"], duration(seconds), *cells, _list(figures, "")))
+    return table(("step", "graph", "ours", "faster than", "of the floor", "figures"), rows)
 
 
 def scaling_table(records: Sequence[Record]) -> str:

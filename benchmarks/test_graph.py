@@ -67,7 +67,7 @@ def test_adjacency(benchmark: Any, data: Data) -> None:
         coo = found.to_sparse_coo().coalesce()
         assert torch.equal(coo.indices(), expected.indices())
         torch.testing.assert_close(coo.values(), expected.values())
-    note = "edges in random order; the two peers' are deduplicated, PyG's sorted"
+    note = "from edges in random order; PyG from sorted ones"
     compare(
         benchmark, "adjacency", ours, graph=data.name, peers=peers, figures=lambda s: {"seconds": s["ours"]}, note=note
     )

@@ -88,7 +88,8 @@ def test_propagation(benchmark: Any, data: Data, variant: str) -> None:
     floors = {"6 gather-sums": gather_sums(adjacency, dtype, [WIDTH], 2 * LAYERS)}
     if not half:
         floors["6 gather-sums by 32 columns"] = gather_sums(adjacency, dtype, [WIDTH // 2] * 2, 2 * LAYERS)
-    compare(benchmark, "propagation", ours, variant=variant, graph=data.name, peers=peers, floors=floors)
+    note = "3 layers, d 64, forward and backward with a dense gradient; peers have the nodes in their own order"
+    compare(benchmark, "propagation", ours, variant=variant, graph=data.name, peers=peers, floors=floors, note=note)
 
 
 @pytest.mark.parametrize("half", [True, False], ids=["half tables", "float32"])

@@ -79,5 +79,5 @@ def test_bpr_step(benchmark: Any, data: Data, variant: str) -> None:
             result = run()
             assert isinstance(result, Tensor)
             assert abs(float(result) - loss) < 1e-3 * abs(loss), name
-    note = "batch 2048, 3 layers; an epoch's negatives come before its first step, the peers' for nothing"
+    note = "batch 2048, 3 layers; an epoch's negatives are drawn before its first step, peers get theirs for nothing"
     compare(benchmark, "BPR step", ours, variant=variant, graph=data.name, peers=peers, note=note)
