@@ -66,7 +66,8 @@ def _ratios(bars: Sequence[tuple[str, str, float, float | None]]) -> Any:
     for y, (step, *_) in zip(places, bars, strict=True):
         if step != previous:
             axes.annotate(step, (0, y - 0.78), (4, 0), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
-                          va="center", fontsize=9, fontweight="bold", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
+                          va="center", fontsize=9, fontweight="bold",
+                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
         previous = step
     axes.set_ylim(places[-1] + 0.7, places[0] - 1.3)
     axes.set_xlabel("times faster than the peer (log scale)")
