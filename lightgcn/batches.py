@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from lightgcn.sampling import sample_negative_items, sample_user_positives, shuf
 from lightgcn.scoring import link_scores
 from lightgcn.splitting import LinkSet, Split
 
-_NEGATIVES_AT_A_TIME = 1 << 22
+_NEGATIVES_AT_A_TIME = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Batch:
 
 def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: TrainConfig) -> Tensor:
     """Return the loss of one batch: one propagation, one gather of the batch's rows, the loss, the L2 penalty."""
-    if config.loss == "bce" and not config.l2:
-        # Of so many links that most nodes are among them: all final embeddings are formed, and no row for each link.
+    if config.loss == "bce" and config.batch_size is None and not config.l2:
+        # Of so many links that most nodes are among them; no row is formed for each link.
         assert batch.labels is not None
         return bce_loss(link_scores(model.propagate(adjacency), batch.left, batch.right), batch.labels)
     parts = [batch.left, batch.right]
@@ -47,10 +48,10 @@ def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: Trai
     left, right, *rest = final.split(sizes)
     if config.loss == "bce":
         assert batch.labels is not None
-        loss = bce_loss(torch.linalg.vecdot(left, right), batch.labels)
+        loss = bce_loss((left * right).sum(1), batch.labels)
     elif config.loss == "bpr":
         negatives = rest[0].view(len(left), -1, left.shape[1])
-        loss = bpr_loss(torch.linalg.vecdot(left, right), torch.linalg.vecdot(left.unsqueeze(1), negatives))
+        loss = bpr_loss((left * right).sum(1), (left.unsqueeze(1) * negatives).sum(2))
     else:
         loss = in_batch_softmax_loss(
             left,
@@ -84,25 +85,18 @@ def epoch_batches(links: LinkSet, config: TrainConfig, generator: torch.Generato
         batches = iter(torch.arange(len(users), device=users.device).split(size))
     else:
         batches = shuffled_batches(len(users), size, generator)
-    negatives = _epoch_negatives(links, users, config, generator) if config.loss == "bpr" else None
-    for chosen in batches:
-        drawn_nodes = None if negatives is None else num_users + negatives[chosen].long()
-        yield Batch(users[chosen], num_users + items[chosen], negatives=drawn_nodes)
-
-
-def _epoch_negatives(links: LinkSet, users: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
-    """Draw the negatives of all positives of an epoch, (P, n) item indices: in the order of the users that is fastest.
-
-    In int32 where that is enough, and some millions at a time, so that they take little memory beside the graph.
-    """
-    exclude = links.exclude
-    dtype = torch.int32 if exclude.num_items < 2**31 else torch.int64
-    result = torch.empty((len(users), config.num_negatives), dtype=dtype, device=users.device)
-    step = max(1, _NEGATIVES_AT_A_TIME // config.num_negatives)
-    for first in range(0, len(users), step):
-        part = users[first : first + step]
-        result[first : first + step] = sample_negative_items(exclude, part, generator, config.num_negatives)
-    return result
+    known = links.exclude if config.loss == "bpr" else None
+    if known is None:
+        for chosen in batches:
+            yield Batch(users[chosen], num_users + items[chosen])
+        return
+    # Negatives of many batches at a time: of an epoch of millions, or of a part of it that takes little memory.
+    group_size = max(1, _NEGATIVES_AT_A_TIME // (config.num_negatives * size))
+    while group := list(islice(batches, group_size)):
+        order = torch.cat(group)
+        negatives = num_users + sample_negative_items(known, users[order], generator, config.num_negatives)
+        for chosen, drawn_nodes in zip(group, negatives.split(size), strict=True):
+            yield Batch(users[chosen], num_users + items[chosen], negatives=drawn_nodes)
 
 
 def num_samples(links: LinkSet, config: TrainConfig) -> int:

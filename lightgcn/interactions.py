@@ -1,14 +1,14 @@
 """User-item interactions: the one data type that carries the graph through the library.
 
 An `Interactions` holds each (user, item) pair once, sorted by user and then item, so that the users' lists
-are slices (`indptr`), membership is a binary search (`keys`), and equal graphs are equal tensors.
+are slices (`indptr`), membership is a binary search at most (`keys`), and equal graphs are equal tensors.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -72,6 +72,10 @@ class Interactions:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles are of what was given, without what was made of it.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     # -- constructors --------------------------------------------------------------------------------------
 
@@ -226,7 +230,7 @@ class Interactions:
 
     @cached_property
     def _filter(self) -> Tensor:
-        """(M,) bool, a power of two: True at the slot of each edge, and so at about a tenth of all slots.
+        """(M,) bool, a power of two: True at the slot of each edge, which is a sixteenth to an eighth of all slots.
 
         One look tells most non-edges, without the twenty steps of a binary search.
         """

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 # Logits that are live at a time: 16 MiB of float32, whatever the batch is.
 _CHUNK_LOGITS = 1 << 22
@@ -138,7 +137,7 @@ class _InBatchSoftmax(torch.autograd.Function):
                 torch.mm(logits, block, out=grad_left[rows]).mul_(weight / sums)
                 pulled.addmm_((left[rows] * (weight / sums)).T, logits)
             grad_right[start:end] = pulled.T
-        positive = torch.dot(left.view(-1), right.view(-1))
+        positive = torch.dot(left.reshape(-1), right.reshape(-1))
         if any(ctx.needs_input_grad[:2]):
             factor = 1 / temperature / max(len(users), 1)
             ctx.save_for_backward(
@@ -148,8 +147,11 @@ class _InBatchSoftmax(torch.autograd.Function):
         return (weight * spread - positive / temperature) / max(len(users), 1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "in_batch_softmax_loss has no second derivative: it forms its gradient in the forward pass"
+            )
         grad_users, grad_items = ctx.saved_tensors
         return grad_users * grads[0], grad_items * grads[0], None, None, None
 

@@ -32,7 +32,8 @@ _CAST_ROWS = 4096
 def propagate(adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float]) -> Tensor:
     """Return Σₖ αₖ Aᵏ x for k = 0 … K (He et al., SIGIR 2020, eq. 4 and 8), differentiable in ``x`` and ``alpha``.
 
-    K products, and at most three (N, d) buffers beside ``x`` whatever K is. The map is linear in x, so its gradient is
+    K products, and at most three (N, d) buffers beside ``x`` whatever K is (with learned weights their gradient takes
+    more, the same for any K). The map is linear in x, so its gradient is
     the same polynomial in Aᵀ and no layer has to be stored.
 
     Args:
@@ -56,8 +57,8 @@ def propagate_rows(
 ) -> tuple[Tensor, Tensor]:
     """Return some rows of ``propagate(adjacency, x, alpha)``, and the same rows of ``x``: what a step looks at.
 
-    Cheaper than to index both: neither the other rows nor two dense gradients are formed, and the gradient is added up
-    in a fixed order. Differentiable once, in ``x`` and ``alpha``.
+    On a CPU, with fixed weights, cheaper than to index both: neither the other rows nor two dense gradients are formed.
+    The gradient is added up in a fixed order. Differentiable once, in ``x`` and ``alpha``.
 
     Args:
         adjacency: over N nodes.
@@ -125,7 +126,7 @@ class _PropagateRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor, adjacency: Adjacency, nodes: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(nodes)
-        ctx.adjacency, ctx.alpha, ctx.shape = adjacency, alpha.tolist(), x.shape
+        ctx.adjacency, ctx.alpha = adjacency, alpha.tolist()
         start = F.embedding(nodes, x)
         final = start * ctx.alpha[0]
         for columns, layers in _column_slabs(adjacency, x, ctx.alpha):
@@ -224,18 +225,34 @@ def _last_table(adjacency: Adjacency, start: Tensor, weights: Sequence[float]) -
     """Return t of the last product; ``start`` is D⁻ᵇ x times the largest weight, by which ``weights`` are divided."""
     table = start if weights[-1] == 1 else start * weights[-1]
     factor, unit = adjacency.descale(start.dtype)
-    other = None  # the buffer that the next layer is written to
     for weight in reversed(weights[:-1]):
-        other = torch.empty_like(start) if other is None else other
+        other = None
         for rows, product in adjacency.pattern.products(table):
-            add = start[rows] if weight == 1 else start[rows] * weight
-            if factor is None:
-                torch.add(add, product, out=other[rows])
+            _add_layer(product, None if factor is None else factor[rows], unit, start[rows], weight)
+            if len(product) == len(start):
+                other = product
             else:
-                torch.addcmul(add, product, factor[rows], value=unit, out=other[rows])
-            del product  # before the next one is made
-        table, other = other, None if table is start else table
+                other = torch.empty_like(start) if other is None else other
+                other[rows] = product
+        assert other is not None
+        table = other
+        del other, product
     return table
+
+
+def _add_layer(product: Tensor, factor: Tensor | None, unit: float, start: Tensor, weight: float) -> None:
+    """Make ``product`` into ``factor`` * ``unit`` * ``product`` + ``weight`` * ``start``, in place."""
+    if factor is None:
+        product.add_(start, alpha=weight)
+    elif weight == 1:
+        torch.addcmul(start, product, factor, value=unit, out=product)
+    elif product.dtype != torch.float16:
+        product.mul_(factor).add_(start, alpha=weight)
+    else:  # the product times the factor alone could leave float16
+        for first in range(0, len(start), _CAST_ROWS):
+            rows = slice(first, first + _CAST_ROWS)
+            part = product[rows]
+            torch.addcmul(start[rows] * weight, part, factor[rows], value=unit, out=part)
 
 
 def _scaled(adjacency: Adjacency, x: Tensor, factor: float, dtype: torch.dtype, at: Tensor | None) -> Tensor:
@@ -259,11 +276,13 @@ def _scaled(adjacency: Adjacency, x: Tensor, factor: float, dtype: torch.dtype, 
 
 
 def _half_scale(adjacency: Adjacency, x: Tensor, weights: Sequence[float]) -> float:
-    """Return the power of two that a float16 table is multiplied by, so that no sum over a row can overflow."""
+    """Return the power of two that a float16 table is multiplied by, so that no sum over a row can overflow.
+
+    No layer enlarges the largest entry (`Adjacency.averages`), so this scale serves all layers.
+    """
     low, high = x.aminmax()
-    gain = max(1.0, adjacency.gain)
-    bound = max(-float(low), float(high)) * adjacency.largest_column_scale * max(adjacency.max_degree, 1)
-    bound *= sum(abs(weight) * gain**power for power, weight in enumerate(reversed(weights)))
+    bound = max(-float(low), float(high)) * adjacency.largest_column_scale * sum(map(abs, weights))
+    bound *= max(adjacency.max_degree, 1)
     if not (0 < bound < math.inf):
         return 1.0
     return 2.0 ** min(math.floor(math.log2(2**15 / bound)), 120)

@@ -37,7 +37,7 @@ def top_k(
     users: Tensor | Sequence[int] | None = None,
     chunk_size: int | None = None,
 ) -> TopK:
-    """Return the k items with the highest dot product for each user; equal scores go by item index.
+    """Return the k items with the highest dot product for each user; equal scores go by item index. No gradients.
 
     Args:
         user_embeddings: (num_users, d).
@@ -54,6 +54,7 @@ def top_k(
         ValueError: if k < 1, k exceeds the number of items, shapes do not fit, a user is out of range, or a score is
             NaN.
     """
+    user_embeddings, item_embeddings = user_embeddings.detach(), item_embeddings.detach()
     num_items = len(item_embeddings)
     check_k(k, num_items)
     if user_embeddings.ndim != 2 or user_embeddings.shape[1:] != item_embeddings.shape[1:]:

@@ -2,8 +2,8 @@
 
 The non-edges of a graph are numbered without listing them: below the j-th smallest edge key lie `keys[j] - j`
 non-edges, so the r-th non-edge is `r + searchsorted(keys - arange, r, right=True)`. A random rank therefore becomes a
-true negative with one binary search: nothing is rejected, nothing is tried again, and a graph that is nearly complete
-costs the same as an empty one.
+true negative with one binary search: nothing is rejected, and a graph that is nearly complete costs the same as an
+empty one. Negatives of given users are drawn among all items first; the few that are edges are then drawn by rank.
 """
 
 from __future__ import annotations

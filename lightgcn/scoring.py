@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lightgcn.adjacency import Pattern
 
@@ -16,7 +15,7 @@ _LINKS_AT_A_TIME = 8192
 
 
 def link_scores(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Return the dot products of rows of ``x``, differentiable (once) in it.
+    """Return the dot products of rows of ``x``, differentiable in it.
 
     The gradient, for each node the weighted sum of its partners' rows, is one gather-sum: no row of it is formed for
     each link, and it is added up in a fixed order.
@@ -29,7 +28,9 @@ def link_scores(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
     Returns:
         (B,) of the dtype of ``x``.
     """
-    scores: Tensor = _LinkScores.apply(x, left, right)  # type: ignore[no-untyped-call]
+    # A sum of products in the embeddings' own dtype, whatever a caller's autocast would have of a matrix product.
+    with torch.autocast(x.device.type, enabled=False):
+        scores: Tensor = _LinkScores.apply(x, left, right)  # type: ignore[no-untyped-call]
     return scores
 
 
@@ -42,14 +43,16 @@ class _LinkScores(torch.autograd.Function):
         step = _LINKS_AT_A_TIME if x.device.type == "cpu" else max(1, len(left))
         for first in range(0, len(left), step):
             links = slice(first, first + step)
-            scores[links] = torch.linalg.vecdot(F.embedding(left[links], x), F.embedding(right[links], x))
+            torch.sum(F.embedding(left[links], x) * F.embedding(right[links], x), 1, out=scores[links])
         return scores
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         x, left, right = ctx.saved_tensors
-        nodes, order = torch.cat([left, right]).sort(stable=True)
-        partners, weights = torch.cat([right, left])[order], grads[0].repeat(2)[order]
+        nodes, partners, weights = torch.cat([left, right]), torch.cat([right, left]), grads[0].repeat(2)
+        if torch.is_grad_enabled():  # for second derivatives: slower, and differentiable itself
+            rows = F.embedding(partners, x) * weights.unsqueeze(1)
+            return torch.zeros_like(x).index_add(0, nodes, rows), None, None
+        nodes, order = nodes.sort(stable=True)
         ends = torch.searchsorted(nodes, torch.arange(len(x) + 1, device=x.device))
-        return Pattern(ends, partners, weights).product(x), None, None
+        return Pattern(ends, partners[order], weights[order]).product(x), None, None

@@ -84,6 +84,8 @@ def locality_order(interactions: Interactions) -> Nodes:
     """
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
+    if not interactions.num_edges:
+        return _nodes(np.ones(interactions.num_nodes, dtype=bool), interactions)
     order = torch.from_numpy(reverse_cuthill_mckee(_bipartite(interactions), symmetric_mode=True).astype(np.int64))
     is_user = order < interactions.num_users
     users, items = order[is_user], order[~is_user] - interactions.num_users

@@ -160,3 +160,8 @@ def test_roc_auc_names_what_is_missing() -> None:
         roc_auc(torch.zeros(3), torch.zeros(2))
     with pytest.raises(ValueError, match=r"\(3, 1\)"):
         roc_auc(torch.zeros(3, 1), torch.zeros(3, 1))
+
+
+def test_roc_auc_takes_scores_that_require_a_gradient() -> None:
+    scores = torch.tensor([0.1, 0.9, 0.5], requires_grad=True)
+    assert roc_auc(scores, torch.tensor([0.0, 1.0, 1.0])) == 1.0

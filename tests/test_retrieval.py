@@ -194,3 +194,10 @@ def test_nan_in_one_of_many_items_is_found() -> None:
     items[4321, 2] = math.nan
     with pytest.raises(ValueError, match="scores contain NaN"):
         top_k(torch.randn(3, 4), items, 10)
+
+
+def test_embeddings_may_require_a_gradient() -> None:
+    users, items = torch.randn(3, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
+    found = top_k(users, items, 2)
+    assert not found.scores.requires_grad
+    assert torch.equal(found.items, top_k(users.detach(), items.detach(), 2).items)

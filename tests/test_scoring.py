@@ -49,3 +49,21 @@ def test_gradients_are_the_same_bits_twice() -> None:
         link_scores(x, left, right).square().sum().backward()
         grads.append(x.grad)
     assert torch.equal(grads[0], grads[1])
+
+
+def test_second_derivatives_are_those_of_the_formula() -> None:
+    left, right = links(40, 12)
+    penalties = []
+    for score in (link_scores, lambda x, left, right: (x[left] * x[right]).sum(1)):
+        x = draw(12, 3, torch.float64).requires_grad_()
+        (grad,) = torch.autograd.grad(score(x, left, right).square().sum(), x, create_graph=True)
+        penalties.append(torch.autograd.grad(grad.square().sum(), x)[0])
+    torch.testing.assert_close(*penalties)
+
+
+def test_autocast_leaves_the_scores_alone() -> None:
+    left, right = links(40, 12)
+    x = draw(12, 64, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = link_scores(x, left, right)
+    assert torch.equal(scores, link_scores(x, left, right))

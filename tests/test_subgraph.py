@@ -168,3 +168,9 @@ def test_locality_order_puts_neighbours_side_by_side() -> None:
         return float((graph.users - graph.items).abs().double().mean())
 
     assert spread(graph.reindex(*locality_order(graph))) < spread(graph) / 3
+
+
+@pytest.mark.parametrize("size", [(0, 0), (3, 0), (0, 2), (3, 2)])
+def test_locality_order_of_a_graph_without_edges(size: tuple[int, int]) -> None:
+    nodes = locality_order(Interactions([], [], *size))
+    assert (nodes.users.tolist(), nodes.items.tolist()) == (list(range(size[0])), list(range(size[1])))

@@ -21,6 +21,7 @@ from lightgcn import (
     Split,
     TrainConfig,
     TrainResult,
+    batches,
     evaluate,
     evaluate_ranking,
     fit,
@@ -680,3 +681,19 @@ def test_a_config_by_name_is_refused_with_a_hint() -> None:
     config = preset("fast")
     with pytest.raises(ValueError, match=r'must be a TrainConfig, got \'fast\'; lightgcn.preset\("fast"\)'):
         fit(new_model(config), small_split(config), "fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("positives", ["edges", "users"])
+def test_negatives_drawn_in_parts_are_of_their_users(positives: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = preset("paper", **SMALL | {"positives": positives, "num_negatives": 3, "batch_size": 16})
+    links = small_split(config).train
+    monkeypatch.setattr(batches, "_NEGATIVES_AT_A_TIME", 100)
+    seen = []
+    for batch in batches.epoch_batches(links, config, torch.Generator().manual_seed(0)):
+        assert batch.negatives is not None and batch.negatives.shape == (len(batch.left), 3)
+        users = batch.left.repeat_interleave(3)
+        assert not links.exclude.contains(users, batch.negatives.flatten() - links.message.num_users).any()
+        seen.append(batch.left)
+    drawn = torch.cat(seen)
+    assert len(drawn) == links.positives.num_edges
+    assert positives == "users" or torch.equal(drawn.sort().values, links.positives.users)
