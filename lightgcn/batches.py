@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightgcn.adjacency import Adjacency
 from lightgcn.config import TrainConfig, parse_metric
-from lightgcn.losses import bce_loss, bpr_loss, in_batch_softmax_loss, l2_penalty
+from lightgcn.losses import bce_loss, bpr_loss, fast_bfloat16, in_batch_softmax_loss, l2_penalty
 from lightgcn.model import LightGCN
 from lightgcn.sampling import sample_negative_items, sample_user_positives, shuffled_batches
 from lightgcn.scoring import link_scores
@@ -59,10 +59,16 @@ def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: Trai
             temperature=config.temperature,
             negative_weight=config.negative_weight,
             block_size=config.block_size,
+            logits_dtype=_logits_dtype(left, config),
         )
     if config.l2:
         loss = loss + config.l2 * l2_penalty(start, batch_size=len(left))
     return loss
+
+
+def _logits_dtype(embeddings: Tensor, config: TrainConfig) -> torch.dtype | None:
+    mixed = config.precision == "mixed" and embeddings.device.type == "cpu" and embeddings.dtype == torch.float32
+    return torch.bfloat16 if mixed and config.temperature >= 0.05 and fast_bfloat16() else None
 
 
 def epoch_batches(links: LinkSet, config: TrainConfig, generator: torch.Generator) -> Iterator[Batch]:

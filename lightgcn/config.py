@@ -64,8 +64,9 @@ class TrainConfig:
         metric: what chooses the best epoch on validation: "roc_auc", "loss", or a ranking metric such as "recall@20".
         eval_every: epochs between validations.
         patience: validations without a new best before training stops; None: never.
-        precision: "float32", or "mixed": propagation gathers from float16 tables where that is faster (on a CPU, for
-            unweighted edges), with sums, weights and optimiser in float32.
+        precision: "float32", or "mixed": on a CPU propagation gathers from float16 tables (unweighted edges), and the
+            softmax loss multiplies in bfloat16 where the CPU has instructions for it (`lightgcn.losses.fast_bfloat16`;
+            not for a temperature below 0.05); sums, weights and optimiser are in float32.
         seed: of the start and of every draw.
 
     Raises:

@@ -149,6 +149,30 @@ def test_in_batch_softmax_does_not_depend_on_how_many_rows_are_live(monkeypatch:
         torch.testing.assert_close(results[0], other, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("block_size", [512, 2048])
+@pytest.mark.parametrize("temperature", [0.1, 0.12, 0.5])
+def test_in_batch_softmax_in_bfloat16_is_near_float64(temperature: float, block_size: int) -> None:
+    tastes = draw(60, 32)[torch.arange(2048) % 60]
+    users, items = (tastes + 0.7 * draw(2048, 32, seed=seed) for seed in (1, 2))
+    settings = {"temperature": temperature, "negative_weight": 0.84, "block_size": block_size}
+    found, wanted = [], []
+    for result, dtype, logits_dtype in ((found, torch.float32, torch.bfloat16), (wanted, torch.float64, None)):
+        pair = [side.to(dtype).requires_grad_() for side in (users, items)]
+        loss = in_batch_softmax_loss(*pair, **settings, logits_dtype=logits_dtype)
+        result += [loss.detach().double(), *(part.double() for part in torch.autograd.grad(loss, pair))]
+    assert found[0] == pytest.approx(float(wanted[0]), rel=1e-3)
+    for one, other in zip(found[1:], wanted[1:], strict=True):
+        assert float((one - other).norm() / other.norm()) < 3e-3
+
+
+def test_in_batch_softmax_in_bfloat16_at_a_low_temperature_takes_the_maximum() -> None:
+    users = torch.eye(4, requires_grad=True)
+    loss = in_batch_softmax_loss(users, torch.eye(4), temperature=0.02, logits_dtype=torch.bfloat16)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0.0, abs=0.2)
+    assert users.grad is not None and bool(users.grad.isfinite().all())
+
+
 def test_in_batch_softmax_gradcheck() -> None:
     inputs = (draw(7, 3).requires_grad_(), draw(7, 3, seed=1).requires_grad_())
     assert torch.autograd.gradcheck(
@@ -215,6 +239,11 @@ def test_in_batch_softmax_leaves_its_arguments_alone() -> None:
     before = users.clone(), items.clone()
     in_batch_softmax_loss(users, items)
     assert torch.equal(users, before[0]) and torch.equal(items, before[1])
+
+
+def test_in_batch_softmax_refuses_logits_of_integers() -> None:
+    with pytest.raises(ValueError, match=r"logits_dtype must be floating, got torch\.int32"):
+        in_batch_softmax_loss(torch.ones(2, 3), torch.ones(2, 3), logits_dtype=torch.int32)
 
 
 def test_in_batch_softmax_refuses_bad_arguments() -> None:
