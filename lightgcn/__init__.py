@@ -11,6 +11,7 @@ from lightgcn.propagation import propagate
 from lightgcn.recommender import Recommendation, Recommender
 from lightgcn.retrieval import TopK, top_k
 from lightgcn.sampling import sample_negative_items, sample_negatives
+from lightgcn.scoring import with_popularity_prior
 from lightgcn.splitting import LinkSet, Split, link_set, split_edges
 from lightgcn.subgraph import ego_graph, k_core, largest_component, locality_order, rank_users_by_popularity
 from lightgcn.training import TrainResult, fit
@@ -53,4 +54,5 @@ __all__ = [
     "softmax_loss",
     "split_edges",
     "top_k",
+    "with_popularity_prior",
 ]

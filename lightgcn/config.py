@@ -59,6 +59,8 @@ class TrainConfig:
         temperature: τ of the softmax loss.
         negative_weight: weight of its log-sum term.
         block_size: its in-batch items.
+        popularity_prior: None to score by dot products; a number to score by cosines plus so much of an item's
+            log-popularity (`lightgcn.with_popularity_prior`), which suits a softmax loss: its cosines lack it.
         disjoint: share of train edges to hold back from the messages; for the caller's `split_edges`.
         negative_pairs: "user_item" or "all"; likewise.
         metric: what chooses the best epoch on validation: "roc_auc", "loss", or a ranking metric such as "recall@20".
@@ -90,6 +92,7 @@ class TrainConfig:
     temperature: float = 0.12
     negative_weight: float = 0.84
     block_size: int = 2048
+    popularity_prior: float | None = None
     disjoint: float = 0.0
     negative_pairs: NegativePairs = "user_item"
     metric: str = "recall@20"
@@ -118,6 +121,8 @@ class TrainConfig:
         for name in ("weight_decay", "l2", "init_std"):
             if not (_is_number(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} must be a number of at least 0, got {getattr(self, name)!r}")
+        if self.popularity_prior is not None and not (_is_number(self.popularity_prior) and self.popularity_prior >= 0):
+            raise ValueError(f"popularity_prior must be None or a number of at least 0, got {self.popularity_prior!r}")
         if not (_is_number(self.disjoint) and 0 <= self.disjoint < 1):
             raise ValueError(f"disjoint must be in [0, 1), got {self.disjoint!r}")
         if self.loss == "bce" and self.positives != "edges":

@@ -15,7 +15,7 @@ from lightgcn.losses import bce_loss
 from lightgcn.metrics import RANKING_METRICS, hits_of, roc_auc
 from lightgcn.model import LightGCN
 from lightgcn.retrieval import check_k, top_k
-from lightgcn.scoring import link_scores
+from lightgcn.scoring import link_scores, with_popularity_prior
 from lightgcn.splitting import LinkSet
 
 DEFAULT_METRICS = ("recall", "ndcg", "precision", "hit_rate", "mrr", "map")
@@ -53,6 +53,7 @@ def evaluate(
     *,
     ks: Sequence[int] = (20,),
     metrics: Sequence[str] = DEFAULT_METRICS,
+    popularity_prior: float | None = None,
 ) -> Evaluation:
     """Evaluate a model on a link set: ROC-AUC and loss of its links, and a ranking of all items for each user.
 
@@ -64,6 +65,8 @@ def evaluate(
         links: what to predict; link metrics are left out where it has no negatives.
         ks: list lengths; empty for link metrics alone.
         metrics: names out of `lightgcn.metrics.RANKING_METRICS`.
+        popularity_prior: None for raw dot products; a number for cosines plus so much of the log-popularity among the
+            message edges (see `lightgcn.with_popularity_prior`).
 
     Raises:
         ValueError: if a k or a metric's name is wrong, there is nothing to predict, or an embedding is not finite.
@@ -72,6 +75,8 @@ def evaluate(
     z = model.propagate(graph)
     check_finite(z)
     users, items = z[: model.num_users], z[model.num_users :]
+    if popularity_prior is not None:
+        users, items = with_popularity_prior(users, items, links.message.item_degrees, popularity_prior)
     result = Evaluation({})
     if links.negatives.shape[1]:
         result = evaluate_links(users, items, links)

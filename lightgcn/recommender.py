@@ -25,6 +25,7 @@ from lightgcn.lookup import Id, find_node, index_of_ids
 from lightgcn.model import LightGCN
 from lightgcn.propagation import propagate
 from lightgcn.retrieval import check_k, rank_rows, top_k
+from lightgcn.scoring import with_popularity_prior
 from lightgcn.validation import checked_integers
 
 Columns = Mapping[str, Sequence[str]]
@@ -49,6 +50,8 @@ class Recommender:
         fold_in: (num_items, d) what each item sends to a new user (`fold_in_table`), or None for a model of no layers.
         seen: the users' known items, which are not recommended to them; its ids are the ones that go in and out.
         user_exponent: a of D⁻ᵃ P D⁻ᵇ: a new user's sum over n items is divided by nᵃ.
+        has_prior: whether the embeddings are those of `lightgcn.with_popularity_prior`: unit rows and one more column,
+            which ``fold_in`` does not have.
         user_columns: optional columns beside the users, such as {"name": titles}: one string per user, in their order.
         item_columns: optional columns beside the items, such as {"name": …, "artist": …}.
 
@@ -64,18 +67,20 @@ class Recommender:
         seen: Interactions,
         *,
         user_exponent: float = 0.5,
+        has_prior: bool = False,
         user_columns: Columns | None = None,
         item_columns: Columns | None = None,
     ) -> None:
         wanted = (seen.num_users, seen.num_items)
         if (len(users), len(items)) != wanted or users.shape[1:] != items.shape[1:]:
             raise ValueError(f"embeddings of shapes {tuple(users.shape)}, {tuple(items.shape)} do not fit {seen}")
-        if fold_in is not None and fold_in.shape != items.shape:
-            raise ValueError(f"fold_in must have shape {tuple(items.shape)}, got {tuple(fold_in.shape)}")
+        shape = (len(items), items.shape[1] - has_prior)
+        if fold_in is not None and fold_in.shape != shape:
+            raise ValueError(f"fold_in must have shape {shape}, got {tuple(fold_in.shape)}")
         for table in (users, items, *([] if fold_in is None else [fold_in])):
             check_finite(table)
         self.users, self.items, self.fold_in, self.seen = users, items, fold_in, seen
-        self.user_exponent = float(user_exponent)
+        self.user_exponent, self.has_prior = float(user_exponent), bool(has_prior)
         self.user_columns = _check_columns("user", user_columns, seen.num_users)
         self.item_columns = _check_columns("item", item_columns, seen.num_items)
         self._user_index: dict[Id, int] | None = None
@@ -89,6 +94,7 @@ class Recommender:
         interactions: Interactions,
         normalization: Normalization | tuple[float, float] = "symmetric",
         *,
+        popularity_prior: float | None = None,
         user_columns: Columns | None = None,
         item_columns: Columns | None = None,
     ) -> Recommender:
@@ -98,12 +104,15 @@ class Recommender:
             model: a trained model.
             interactions: what messages flow along, and what counts as seen; its ids are used.
             normalization: the one that the model was trained with.
+            popularity_prior: None for dot products, else the weight of `lightgcn.with_popularity_prior`.
             user_columns: columns beside the users.
             item_columns: columns beside the items.
         """
         interactions = interactions.to(model.embedding.device)
         adjacency = normalized_adjacency(interactions, normalization)
         users, items = model.embed(adjacency)
+        if popularity_prior is not None:
+            users, items = with_popularity_prior(users, items, interactions.item_degrees, popularity_prior)
         fold_in = fold_in_table(model, interactions, normalization) if model.num_layers else None
         return cls(
             users,
@@ -111,6 +120,7 @@ class Recommender:
             fold_in,
             interactions,
             user_exponent=exponents(normalization)[0],
+            has_prior=popularity_prior is not None,
             user_columns=user_columns,
             item_columns=item_columns,
         )
@@ -150,7 +160,7 @@ class Recommender:
         k = _plain(k)
         check_k(k, len(self.items))
         user = self.fold_in_user(indices, weights)
-        if not bool(user.any()):
+        if not bool((user[:-1] if self.has_prior else user).any()):
             raise ValueError("nothing is known of the given items: none has a user, so none tells about a new one")
         scores = user @ self.items.T
         scores[torch.tensor(indices, device=scores.device)] = -torch.inf
@@ -166,19 +176,20 @@ class Recommender:
         k = _plain(k)
         check_k(k, len(self.items))
         index = self.item_index(item)
-        scores = F.cosine_similarity(self.items, self.items[index].unsqueeze(0), dim=1)
+        items = self.items[:, :-1] if self.has_prior else self.items
+        scores = F.cosine_similarity(items, items[index].unsqueeze(0), dim=1)
         scores[index] = -torch.inf
         best = rank_rows(scores.unsqueeze(0), k)
         return self._named(best.items[0], best.scores[0])
 
     def fold_in_user(self, items: Sequence[int], weights: Sequence[float] | None = None) -> Tensor:
-        """Return the (d,) final embedding of a new user who has the given items (indices).
+        """Return the final embedding of a new user who has the given items (indices): (d,), like a row of ``users``.
 
         As in `Interactions` a repeated item counts once, and the weights of a repeated one add up.
 
         The new user receives messages from its items and sends none: with m the item factor of the normalisation it is
         |S|⁻ᵃ Σ_{i∈S} m(i) Σ_{k≥1} αₖ e_i^(k-1), exactly what the graph with such a user added gives (the user's own
-        layer-0 embedding, which it does not have, taken as zero).
+        layer-0 embedding, which it does not have, taken as zero). With a prior it is of length one, and a 1 follows.
 
         Raises:
             ValueError: without items, for an index out of range or weights that do not fit, or for a model without
@@ -201,6 +212,8 @@ class Recommender:
             factor = torch.zeros(len(index), dtype=torch.float64).index_add_(0, place, given)
         index, factor = index.to(self.fold_in.device), factor.to(self.fold_in.device, self.fold_in.dtype)
         total: Tensor = (self.fold_in[index] * factor.unsqueeze(1)).sum(0)
+        if self.has_prior:
+            return F.pad(F.normalize(total, dim=0), (0, 1), value=1.0)
         return total.div(float(factor.sum()) ** self.user_exponent)
 
     # -- ids and names -------------------------------------------------------------------------------------
@@ -257,7 +270,8 @@ class Recommender:
             if ids is not None:
                 tensors[f"{side}.ids"] = pack_strings(ids)
             tensors |= {f"{side}.column.{name}": pack_strings(values) for name, values in columns.items()}
-        save_tensors(path, "recommender", tensors, {"user_exponent": self.user_exponent})
+        metadata = {"user_exponent": self.user_exponent, "has_prior": self.has_prior}
+        save_tensors(path, "recommender", tensors, metadata)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Recommender:
@@ -295,6 +309,7 @@ class Recommender:
                 None if fold_in is None else fold_in.to(device),
                 seen,
                 user_exponent=metadata["user_exponent"],
+                has_prior=metadata.get("has_prior", False),
                 user_columns=columns["user"],
                 item_columns=columns["item"],
             )

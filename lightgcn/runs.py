@@ -209,7 +209,12 @@ def train_run(
         save_model(folder / MODEL_FILE, model)
         known = dataset.interactions if dataset.test is None else dataset.interactions.union(dataset.test)
         recommender = Recommender.from_model(
-            model, known, config.train.normalization, user_columns=dataset.users, item_columns=dataset.items
+            model,
+            known,
+            config.train.normalization,
+            popularity_prior=config.train.popularity_prior,
+            user_columns=dataset.users,
+            item_columns=dataset.items,
         )
         recommender.save(folder / RECOMMENDER_FILE)
         write_json(folder / TRAINED_FILE, {"epochs": len(result.history), "best_epoch": result.best_epoch})
@@ -248,11 +253,12 @@ def evaluate_run(
     model = load_model(folder / MODEL_FILE).to(device)
     test = config.test_links(dataset).to(device)
     adjacency = normalized_adjacency(test.message, config.train.normalization)
+    prior = config.train.popularity_prior
     users, items = popularity(test.message)
     ranking = evaluate_ranking(users, items, test.positives, seen=test.message, ks=ks)
     links = evaluate_links(users, items, test)
     # The loss of a count of users says nothing about it as a probability.
     baseline = Evaluation({"roc_auc": links["roc_auc"]} | ranking.metrics, links.num_links, ranking.num_users)
-    results = {"lightgcn": evaluate(model, adjacency, test, ks=ks), "popularity": baseline}
+    results = {"lightgcn": evaluate(model, adjacency, test, ks=ks, popularity_prior=prior), "popularity": baseline}
     write_json(folder / TEST_FILE, {name: asdict(result) for name, result in results.items()})
     return results

@@ -1,7 +1,8 @@
-"""Scores of links: dot products of the embeddings of their ends."""
+"""Scores: dot products of embeddings, and cosines with a popularity prior in the form of such embeddings."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -32,6 +33,36 @@ def link_scores(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         scores: Tensor = _LinkScores.apply(x, left, right)  # type: ignore[no-untyped-call]
     return scores
+
+
+def with_popularity_prior(users: Tensor, items: Tensor, popularity: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """Return embeddings, one column wider, whose dot product is cos(user, item) + ``weight`` · log(1 + popularity).
+
+    Items that a softmax loss compares within a batch come up as often as they are popular, so what the loss teaches is
+    s/τ ≈ log p(item | user) − log p(item): the ranking by p(item | user) needs the popularity back, with a weight
+    near τ (the sampling correction of Yi et al., RecSys 2019, made once in the end instead of in every batch). Whatever
+    takes a model's embeddings takes these: `evaluate_ranking`, `top_k`, an index for inner products.
+
+    Args:
+        users: (num_users, d) floating; an all-zero row stays zero and is ranked by popularity alone.
+        items: (num_items, d) floating.
+        popularity: (num_items,) how many users each item has.
+        weight: of the prior, at least 0.
+
+    Returns:
+        (num_users, d + 1) and (num_items, d + 1).
+
+    Raises:
+        ValueError: if the shapes do not fit or ``weight`` is negative or not finite.
+    """
+    if users.ndim != 2 or users.shape[1:] != items.shape[1:] or popularity.shape != items.shape[:1]:
+        shapes = f"{tuple(users.shape)}, {tuple(items.shape)} and {tuple(popularity.shape)}"
+        raise ValueError(f"expected (num_users, d), (num_items, d) and (num_items,), got {shapes}")
+    if not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f"the weight of the popularity prior must be a number of at least 0, got {weight!r}")
+    prior = popularity.to(items.dtype).log1p().mul(weight).unsqueeze(1)
+    one = users.new_ones(len(users), 1)
+    return torch.cat([F.normalize(users), one], dim=1), torch.cat([F.normalize(items), prior], dim=1)
 
 
 class _LinkScores(torch.autograd.Function):

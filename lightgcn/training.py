@@ -233,6 +233,7 @@ class _Run:
             self.split.val,
             ks=() if k is None else (k,),
             metrics=tuple(dict.fromkeys((name, "recall", "ndcg"))) if k else (),
+            popularity_prior=self.config.popularity_prior,
         )
         value = result[self.config.metric]
         better = value < self.best_value if name in _LOWER_IS_BETTER else value > self.best_value

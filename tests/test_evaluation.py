@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -86,6 +87,19 @@ def test_evaluate_equals_loops(part: str, normalization: Any) -> None:
     ]
     assert result["loss"] == pytest.approx(sum(terms) / len(terms))
     assert result.num_links == links.edges.shape[1]
+
+
+def test_evaluate_with_a_popularity_prior_equals_loops() -> None:
+    links = split().val
+    result = evaluate(model(), normalized_adjacency(links.message), links, ks=(3,), popularity_prior=0.2)
+    users, items = (F.normalize(z.detach()) for z in model().embed(normalized_adjacency(links.message)))
+    popular = 0.2 * links.message.item_degrees.double().log1p()
+    wide = torch.cat([users, torch.ones(USERS, 1)], 1), torch.cat([items, popular.unsqueeze(1)], 1)
+    values, _ = naive_ranking(*wide, pairs(links.positives), pairs(links.message), 3)
+    assert [result[f"{name}@3"] for name in ("recall", "ndcg", "hit_rate")] == pytest.approx(values)
+    scores = [float(users[user] @ items[item] + popular[item]) for user, item in links.edges.T.tolist()]
+    assert result["roc_auc"] == pytest.approx(roc_auc_score(links.labels.tolist(), scores))
+    assert result["recall@3"] != evaluate(model(), normalized_adjacency(links.message), links, ks=(3,))["recall@3"]
 
 
 def test_negatives_of_any_two_nodes() -> None:

@@ -69,6 +69,30 @@ def test_an_answer_says_all_that_is_known_of_the_item() -> None:
     assert (best.id, best.index, best.columns) == ("track:8", 8, {"name": "", "artist": ""})
 
 
+def test_a_popularity_prior_is_in_every_answer_but_similar_items(tmp_path: Path) -> None:
+    interactions, weight = graph(), 0.4
+    users, items = (F.normalize(z.detach()) for z in model().embed(normalized_adjacency(interactions)))
+    prior = weight * interactions.item_degrees.double().log1p()
+    made = Recommender.from_model(model(), interactions, popularity_prior=weight)
+    made.save(tmp_path / "recommender")
+    for found in (made, Recommender.load(tmp_path / "recommender")):
+        scores = users[0] @ items.T + prior
+        assert [one.score for one in found.recommend(0, 3, exclude_seen=False)] == pytest.approx(
+            scores.sort(descending=True).values[:3].tolist()
+        )
+        sent = fold_in_table(model(), interactions)[[1, 4]].sum(0).detach()
+        scores = F.normalize(sent, dim=0) @ items.T + prior
+        scores[[1, 4]] = -torch.inf
+        best = found.recommend_new([1, 4], 2)
+        assert [one.index for one in best] == scores.argsort(descending=True)[:2].tolist()
+        assert [one.score for one in best] == pytest.approx(scores.sort(descending=True).values[:2].tolist())
+        cosines = items @ items[3]
+        cosines[3] = -torch.inf
+        assert found.similar_items(3, 1)[0].index == int(cosines.argmax())
+        with pytest.raises(ValueError, match="nothing is known"):
+            found.recommend_new([8], 2)
+
+
 # -- new users -------------------------------------------------------------------------------------------------
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
-from lightgcn.scoring import link_scores
+from lightgcn.scoring import link_scores, with_popularity_prior
 
 
 def draw(rows: int, width: int, dtype: torch.dtype) -> Tensor:
@@ -67,3 +69,42 @@ def test_autocast_leaves_the_scores_alone() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         scores = link_scores(x, left, right)
     assert torch.equal(scores, link_scores(x, left, right))
+
+
+# -- cosines with a popularity prior ---------------------------------------------------------------------------
+
+
+def test_the_prior_is_the_formula() -> None:
+    users, items, popularity = (
+        draw(5, 3, torch.float64),
+        draw(7, 3, torch.float64),
+        torch.tensor([0, 1, 2, 9, 4, 1, 70]),
+    )
+    left, right = with_popularity_prior(users, items, popularity, 0.3)
+    assert left.shape == (5, 4) and right.shape == (7, 4)
+    for user in range(5):
+        for item in range(7):
+            cosine = float(users[user] @ items[item] / users[user].norm() / items[item].norm())
+            wanted = cosine + 0.3 * math.log(1 + int(popularity[item]))
+            assert float(left[user] @ right[item]) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_user_of_zeros_is_ranked_by_popularity_alone() -> None:
+    left, right = with_popularity_prior(torch.zeros(1, 3), draw(4, 3, torch.float32), torch.tensor([3, 8, 0, 5]), 0.1)
+    assert (left @ right.T).argsort(descending=True).tolist() == [[1, 3, 0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "popularity", "weight", "said"),
+    [
+        ((2, 3), (4, 2), (4,), 0.1, r"\(2, 3\), \(4, 2\) and \(4,\)"),
+        ((2, 3), (4, 3), (2,), 0.1, r"\(2, 3\), \(4, 3\) and \(2,\)"),
+        ((2, 3), (4, 3), (4,), -0.1, r"at least 0, got -0\.1"),
+        ((2, 3), (4, 3), (4,), math.nan, "at least 0, got nan"),
+    ],
+)
+def test_what_is_no_prior(
+    users: tuple[int, int], items: tuple[int, int], popularity: tuple[int], weight: float, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        with_popularity_prior(torch.ones(users), torch.ones(items), torch.ones(popularity), weight)
