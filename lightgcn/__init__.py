@@ -12,6 +12,7 @@ from lightgcn.recommender import Recommendation, Recommender
 from lightgcn.retrieval import TopK, top_k
 from lightgcn.sampling import sample_negative_items, sample_negatives
 from lightgcn.scoring import with_popularity_prior
+from lightgcn.spectral import spectral_embeddings, truncated_svd
 from lightgcn.splitting import LinkSet, Split, link_set, split_edges
 from lightgcn.subgraph import ego_graph, k_core, largest_component, locality_order, rank_users_by_popularity
 from lightgcn.training import TrainResult, fit
@@ -52,7 +53,9 @@ __all__ = [
     "sample_negative_items",
     "sample_negatives",
     "softmax_loss",
+    "spectral_embeddings",
     "split_edges",
     "top_k",
+    "truncated_svd",
     "with_popularity_prior",
 ]

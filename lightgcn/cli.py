@@ -23,6 +23,7 @@ from lightgcn.demo import run_demo, track_label
 from lightgcn.evaluation import Evaluation
 from lightgcn.options import build_parser, changed_settings
 from lightgcn.recommender import Recommender
+from lightgcn.reproduction import METRICS, reproduce, split_name
 from lightgcn.runs import RECOMMENDER_FILE, RunConfig, default_ratios, evaluate_run, newer_training, train_run
 from lightgcn.subgraph import k_core, largest_component, locality_order
 
@@ -132,7 +133,11 @@ def _train(arguments: argparse.Namespace) -> int:
     seconds = sum(record["seconds"] for record in result.history)
     _say(f"{len(result.history)} epochs, {seconds:.1f} s of training ({reason})")
     values = "  ".join(f"{name} {value:.4f}" for name, value in best.get("val", {}).items())
-    _say(f"best epoch {result.best_epoch}, validation: {values}")
+    _say(
+        f"best epoch {result.best_epoch}, validation: {values}"
+        if best
+        else "no validation edges: the last epoch's model"
+    )
     _say(f"saved to {arguments.run}\nNext:  lightgcn evaluate {arguments.run}")
     return 0
 
@@ -161,6 +166,48 @@ def _run_config(
         return replace(saved, data=data, train=settings, **given)
     defaults: dict[str, Any] = {"ratios": default_ratios(dataset), "split_seed": settings.seed}
     return RunConfig(data, dataset.fingerprint(), settings, **defaults | given)
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    device = _device(arguments.device)
+    if arguments.seed is not None:
+        raise ValueError("reproduce takes --seeds, one or more, in place of --seed")
+    name = arguments.preset or "fast"
+    settings = preset(name, **changed_settings(arguments))
+    run = arguments.run or f"runs/{Path(arguments.data).resolve().name}-{name}"
+    dataset = open_dataset(arguments.data, progress=not arguments.json)
+    if not arguments.json:
+        size = "  ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in _counts(dataset).items())
+        _say(f"{split_name(dataset) or arguments.data}: {size}")
+    result = reproduce(
+        dataset,
+        settings,
+        run,
+        seeds=arguments.seeds,
+        device=device,
+        say=(lambda line: None) if arguments.json else _say,
+        watch=_stop_on_interrupt,
+        progress=not arguments.json,
+    )
+    if result is None:
+        again = shlex.join(["lightgcn", *sys.argv[1:]])
+        _complain(f"interrupted; saved to {run}; go on with the same command: {again}")
+        return INTERRUPTED
+    if arguments.json:
+        _print_json({"run": run, "split": result.split_name, "seeds": result.results, "published": result.published()})
+        return 0
+    many = len(result.results) > 1
+    _say(f"{'':<40}" + "".join(f"{metric:>20}" for metric in METRICS))
+    values = (f"{result.mean(name):.4f}" + (f" ± {result.spread(name):.4f}" if many else "") for name in METRICS)
+    _say(
+        f"{'this run' + (f', mean of {len(result.results)} seeds' if many else ''):<40}"
+        + "".join(f"{value:>20}" for value in values)
+    )
+    for method, row in result.published().items():
+        _say(f"{method:<40}" + "".join(f"{value:>20.4f}" for value in row))
+    final = Path(run) / f"seed-{arguments.seeds[0]}" / "final"
+    _say(f"saved to {run}\nNext:  lightgcn evaluate {final}   computes the test metrics again")
+    return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -218,7 +265,14 @@ def _recommend(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"demo": _demo, "prepare": _prepare, "train": _train, "evaluate": _evaluate, "recommend": _recommend}
+COMMANDS = {
+    "demo": _demo,
+    "prepare": _prepare,
+    "train": _train,
+    "reproduce": _reproduce,
+    "evaluate": _evaluate,
+    "recommend": _recommend,
+}
 
 
 # -- the terminal and the device ---------------------------------------------------------------------------

@@ -9,8 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from lightgcn.adjacency import Normalization
+from lightgcn.interactions import Interactions
 from lightgcn.metrics import RANKING_METRICS
 from lightgcn.model import LightGCN
+from lightgcn.spectral import spectral_embeddings
 from lightgcn.splitting import NegativePairs
 
 
@@ -46,8 +48,8 @@ class TrainConfig:
         embedding_dim: width of the model that `new_model` makes.
         num_layers: its layers.
         learnable_alpha: whether its layer weights are learned.
-        init: its start, "normal" or "xavier".
-        init_std: standard deviation of the normal start.
+        init: its start, "normal", "xavier" or "spectral" (`lightgcn.spectral_embeddings` of the train edges).
+        init_std: standard deviation of the normal and the spectral start.
         epochs: the most passes over the supervision edges.
         batch_size: positives (bce: links) per step; None for one step per epoch over all of them.
         learning_rate: of Adam.
@@ -80,7 +82,7 @@ class TrainConfig:
     embedding_dim: int = 64
     num_layers: int = 3
     learnable_alpha: bool = False
-    init: Literal["normal", "xavier"] = "normal"
+    init: Literal["normal", "xavier", "spectral"] = "normal"
     init_std: float = 0.1
     epochs: int = 1000
     batch_size: int | None = 2048
@@ -129,16 +131,30 @@ class TrainConfig:
             raise ValueError(f"positives={self.positives!r} goes with bpr and softmax; bce takes the link set's edges")
         parse_metric(self.metric)
 
-    def new_model(self, num_users: int, num_items: int) -> LightGCN:
-        """Return an untrained model of these settings."""
+    def new_model(self, num_users: int, num_items: int, train: Interactions | None = None) -> LightGCN:
+        """Return an untrained model of these settings.
+
+        Args:
+            num_users: number of users.
+            num_items: number of items.
+            train: the edges that will be trained on (``split.val.message``); only a spectral start looks at them.
+
+        Raises:
+            ValueError: if the start is spectral and ``train`` is missing, without edges or over other nodes.
+        """
         alpha: Literal["learnable"] | None = "learnable" if self.learnable_alpha else None
+        init: Any = self.init
+        if init == "spectral":
+            if train is None:
+                raise ValueError("a spectral start needs the train edges: new_model(U, I, split.val.message)")
+            init = spectral_embeddings(train, self.embedding_dim, std=self.init_std)
         return LightGCN(
             num_users,
             num_items,
             self.embedding_dim,
             self.num_layers,
             alpha,
-            init=self.init,
+            init=init,
             init_std=self.init_std,
             seed=self.seed,
         )
@@ -164,7 +180,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "loss": ("bce", "bpr", "softmax"),
     "normalization": ("mean", "symmetric"),
     "learnable_alpha": (False, True),
-    "init": ("normal", "xavier"),
+    "init": ("normal", "xavier", "spectral"),
     "positives": ("edges", "users"),
     "negative_pairs": ("user_item", "all"),
     "precision": ("float32", "mixed"),

@@ -18,6 +18,7 @@ _SUMMARIES = {
     "demo": "synthetic playlists through the whole path, in under two minutes",
     "prepare": "read raw files once into a dataset folder",
     "train": "train a model into a run folder",
+    "reproduce": "a published result: epoch chosen on validation, test read once",
     "evaluate": "test metrics of a run beside a popularity baseline",
     "recommend": "recommendations from a run",
 }
@@ -31,6 +32,10 @@ _EXAMPLES = {
     "train": [
         "lightgcn train prepared runs/first --preset fast",
         "lightgcn train prepared runs/deep --preset paper --num-layers 4 --set l2=1e-3",
+    ],
+    "reproduce": [
+        "lightgcn reproduce gowalla --preset fast",
+        "lightgcn reproduce gowalla runs/best --preset best --seeds 0 1 2",
     ],
     "evaluate": ["lightgcn evaluate runs/first --k 10 20 50"],
     "recommend": [
@@ -56,7 +61,14 @@ def build_parser(
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute (%(default)s)"
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    fill = {"demo": _demo, "prepare": _prepare, "train": _train, "evaluate": _evaluate, "recommend": _recommend}
+    fill = {
+        "demo": _demo,
+        "prepare": _prepare,
+        "train": _train,
+        "reproduce": _reproduce,
+        "evaluate": _evaluate,
+        "recommend": _recommend,
+    }
     for name, command in commands.items():
         summary = _SUMMARIES[name]
         subparser = subparsers.add_parser(
@@ -108,23 +120,35 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
 def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help="dataset folder, or anything that prepare reads without options")
     parser.add_argument("run", help="run folder to write")
-    parser.add_argument("--preset", choices=list(PRESETS), help="settings to start from (fast)")
-    for name in _SETTINGS:
-        parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=f"setting {name}")
-    others = ", ".join(name for name in TrainConfig.__dataclass_fields__ if name not in _SETTINGS)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=f"another setting: {others}")
+    _add_settings(parser)
     parser.add_argument(
         "--ratios",
         type=float,
         nargs="+",
         metavar="SHARE",
-        help="train, validation and test shares (0.8 0.1 0.1; 0.9 0.1 where the data brings a test split)",
+        help="train, validation and test shares (0.8 0.1 0.1; 0.9 0.1 where the data brings a test split); 1 trains on "
+        "all there is, for all epochs",
     )
     parser.add_argument("--stratify", choices=["user"], help="split each user's edges by the ratios")
     parser.add_argument("--negatives", type=float, metavar="N", help="negatives per positive of each set (1.0)")
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in the folder; --epochs and --patience may change"
     )
+
+
+def _reproduce(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", help="data with a test split of its own: a folder with train.txt and test.txt, say")
+    parser.add_argument("run", nargs="?", help="folder to write (runs/DATA-PRESET); what it holds already is taken up")
+    _add_settings(parser)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="one result for each (0)")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", choices=list(PRESETS), help="settings to start from (fast)")
+    for name in _SETTINGS:
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=f"setting {name}")
+    others = ", ".join(name for name in TrainConfig.__dataclass_fields__ if name not in _SETTINGS)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=f"another setting: {others}")
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:

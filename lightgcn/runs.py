@@ -181,7 +181,8 @@ def train_run(
     if resume and (folder / CONFIG_FILE).is_file():
         config.check_resumes(RunConfig.load(folder))
     split = config.split(dataset)
-    model = config.train.new_model(dataset.interactions.num_users, dataset.interactions.num_items).to(device)
+    graph = dataset.interactions
+    model = config.train.new_model(graph.num_users, graph.num_items, split.val.message).to(device)
     with watch or nullcontext() as stop_asked:
         saved = False
 

@@ -173,7 +173,8 @@ def split_edges(
     Args:
         interactions: the whole graph; the work is done on its device.
         ratios: train, validation and test shares, positive and adding up to 1. With two (train, validation) the test
-            set is empty, for data that brings a test split of its own.
+            set is empty, for data that brings a test split of its own; with one, ``(1.0,)``, validation is empty as
+            well, to train on all there is for a number of epochs that is known.
         disjoint: share of the train edges, rounded down but at least one edge, that are predicted and carry no
             messages; the other train edges carry messages and are not predicted. 0: every train edge does both.
         negatives: negatives per positive.
@@ -248,8 +249,8 @@ def link_set(
 
 def _check_ratios(ratios: Sequence[float]) -> tuple[float, float]:
     shares = tuple(float(ratio) for ratio in ratios)
-    if len(shares) not in (2, 3):
-        raise ValueError(f"ratios must be (train, validation, test) or (train, validation), got {shares}")
+    if len(shares) not in (1, 2, 3):
+        raise ValueError(f"ratios must be (train, validation, test), (train, validation) or (train,), got {shares}")
     if not all(math.isfinite(share) and share > 0 for share in shares):
         hint = "; leave the test share out where no test set is wanted" if len(shares) == 3 else ""
         raise ValueError(f"each of the ratios must be a positive number, got {shares}{hint}")
@@ -257,7 +258,8 @@ def _check_ratios(ratios: Sequence[float]) -> tuple[float, float]:
         raise ValueError(f"ratios must add up to 1, got {shares}, which add up to {sum(shares):.6g}")
     if sum(shares[1:]) >= 1:
         raise ValueError(f"ratios must leave a share for train, got {shares}")
-    return shares[1], shares[2] if len(shares) == 3 else 0.0
+    _, val_share, test_share = (*shares, 0.0, 0.0)[:3]
+    return val_share, test_share
 
 
 def _pattern(graph: Interactions) -> Interactions:
@@ -278,8 +280,8 @@ def _divide(
     if num_edges - num_val - num_test < min_train:
         needed = _least_edges(num_edges + 1, val_share, test_share, min_train)
         raise ValueError(
-            f"too few edges to split: {num_edges}, and at least {needed} are needed for {_names(test_share)} sets "
-            "with these ratios"
+            f"too few edges to split: {num_edges}, and at least {needed} are needed for "
+            f"{_names(val_share, test_share)} sets with these ratios"
         )
     order = torch.randperm(num_edges, generator=generator, device=interactions.device)
     part = torch.zeros(num_edges, dtype=torch.int64, device=interactions.device)
@@ -289,7 +291,8 @@ def _divide(
 
 
 def _held_out(total: int, val_share: float, test_share: float) -> tuple[int, int]:
-    return max(1, _floor(val_share * total)), max(1, _floor(test_share * total)) if test_share else 0
+    num_val, num_test = (max(1, _floor(share * total)) if share else 0 for share in (val_share, test_share))
+    return num_val, num_test
 
 
 def _least_edges(start: int, val_share: float, test_share: float, min_train: int) -> int:
@@ -301,8 +304,8 @@ def _least_edges(start: int, val_share: float, test_share: float, min_train: int
     return next((n for n in near if n - sum(_held_out(n, val_share, test_share)) >= min_train), max(start, enough))
 
 
-def _names(test_share: float) -> str:
-    return "train, validation and test" if test_share else "train and validation"
+def _names(val_share: float, test_share: float) -> str:
+    return "train, validation and test" if test_share else "train and validation" if val_share else "train"
 
 
 def _divide_by_user(
@@ -324,15 +327,15 @@ def _divide_by_user(
     part[order] = torch.where(place < val_end, 1, torch.where(place < test_end, 2, 0))
 
     counts = torch.bincount(part, minlength=3).tolist()
-    wanted = (min_train, 1, 1) if test_share else (min_train, 1)
+    wanted = (min_train, *(1 for share in (val_share, test_share) if share))
     if any(count < want for count, want in zip(counts, wanted, strict=False)):
         most = int(degrees.max()) if len(degrees) else 0
         # One user with an edge in each part is enough, since any other user adds a train edge.
         others = int((degrees > 0).sum()) > 1
-        start = max(most + 1, math.ceil(1 / min(val_share, test_share or 1.0) - 1e-9))
+        start = max(most + 1, math.ceil(1 / min(val_share or 1.0, test_share or 1.0) - 1e-9))
         needed = _least_edges(start, val_share, test_share, 1 if others else min_train)
         raise ValueError(
-            f"too few edges to split by user: {_names(test_share)} would get {counts[: len(wanted)]} edges; some user "
-            f"needs at least {needed} edges for these ratios, and the most that one has is {most}"
+            f"too few edges to split by user: {_names(val_share, test_share)} would get {counts[: len(wanted)]} edges; "
+            f"some user needs at least {needed} edges for these ratios, and the most that one has is {most}"
         )
     return part

@@ -69,7 +69,8 @@ def fit(
     """Train a model on ``split.train``, in place, and leave it with the weights that did best on ``split.val``.
 
     Work is done on the device that holds the model. The test set is not looked at. The last epoch is always validated,
-    so a run that is resumed with more epochs equals a straight one where ``eval_every`` divides the old number.
+    so a run that is resumed with more epochs equals a straight one where ``eval_every`` divides the old number. Without
+    validation edges (``split_edges(graph, (1.0,))``) all epochs are run and the model keeps the last one's weights.
 
     Args:
         model: the model to train.
@@ -213,7 +214,8 @@ class _Run:
                 f"lower the learning rate ({self.config.learning_rate}) or check the edge weights"
             )
         record: dict[str, Any] = {"epoch": self.epoch, "loss": loss, "seconds": round(self.seconds, 4)}
-        if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
+        due = self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs
+        if due and self.split.val.positives.num_edges:
             record |= self._validate()
         self.step, self.seconds = 0, 0.0
         self.loss_sum.zero_()

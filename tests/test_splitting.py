@@ -188,6 +188,18 @@ def test_two_ratios_give_an_empty_test_set():
     assert edges_of(split.test.message) == parts(split)[0] | parts(split)[1]
 
 
+@pytest.mark.parametrize("stratify", [None, "user"])
+@pytest.mark.parametrize("disjoint", [0.0, 0.2])
+def test_one_ratio_gives_every_edge_to_train(stratify, disjoint):
+    graph = random_graph(50)
+    split = split_edges(graph, (1.0,), stratify=stratify, disjoint=disjoint)
+    assert split.val.positives.num_edges == split.test.positives.num_edges == 0
+    assert edges_of(split.train.message) | edges_of(split.train.positives) == edges_of(graph)
+    assert edges_of(split.val.message) == edges_of(split.test.message) == edges_of(graph)
+    with pytest.raises(ValueError, match=r"too few edges to split.* train "):
+        split_edges(random_graph(0), (1.0,), stratify=stratify, disjoint=disjoint)
+
+
 def test_weights_and_ids_travel_with_the_edges():
     pairs = [(u, i) for u in range(6) for i in range(6) if (u + i) % 2]
     weights = torch.arange(1.0, len(pairs) + 1)
@@ -436,8 +448,9 @@ def test_a_train_share_near_nothing_is_answered_at_once():
         ((1.2, -0.1, -0.1), "each of the ratios must be a positive number"),
         ((0.0, 1.0), "each of the ratios must be a positive number"),
         ((float("inf"), 0.1, 0.1), "each of the ratios must be a positive number"),
-        ((1.0,), "ratios must be (train, validation, test) or (train, validation), got (1.0,)"),
-        ((0.25, 0.25, 0.25, 0.25), "ratios must be (train, validation, test) or (train, validation)"),
+        ((), "ratios must be (train, validation, test), (train, validation) or (train,), got ()"),
+        ((0.9,), "ratios must add up to 1"),
+        ((0.25, 0.25, 0.25, 0.25), "ratios must be (train, validation, test), (train, validation) or (train,)"),
     ],
 )
 def test_wrong_ratios(ratios, message):

@@ -267,6 +267,20 @@ def test_the_last_epoch_is_always_validated() -> None:
     assert [("val" in record) for record in result.history] == [False, False, True] and result.best_epoch == 3
 
 
+def test_without_validation_edges_all_epochs_are_run_and_the_last_weights_kept(tmp_path: Path) -> None:
+    config = preset("paper", **SMALL | {"epochs": 4, "eval_every": 1, "patience": 1})
+    graph = synthetic_interactions(USERS, ITEMS, 700, seed=1, num_tastes=3)
+    split = split_edges(graph, (1.0,), disjoint=0.0)
+    whole, stopped, resumed = new_model(config), new_model(config), new_model(config)
+    result = fit(whole, split, config)
+    assert (result.ended, result.best_epoch, len(result.history)) == ("finished", 0, 4)
+    assert math.isnan(result.best_value) and not any("val" in record for record in result.history)
+    assert not torch.equal(whole.embedding, new_model(config).embedding)
+    fit(stopped, split, config, run_dir=tmp_path, should_stop=stop_after(3))
+    fit(resumed, split, config, run_dir=tmp_path, resume=True)
+    assert_same_bits(state(whole), state(resumed))
+
+
 def test_early_stop_when_patience_runs_out() -> None:
     config = preset("paper", **SMALL | {"epochs": 400, "eval_every": 2, "patience": 3, "metric": "recall@5",
                                         "learning_rate": 0.2})  # fmt: skip
@@ -645,7 +659,6 @@ def test_what_would_end_the_run_later_is_refused_at_once() -> None:
     refused("bce loss needs negatives", bare, loss="bce")
     refused("roc_auc needs negatives", bare, metric="roc_auc")
     refused("recall@46 asks for 46 items, but there are only 45", whole, metric="recall@46")
-    refused("validation set has no positives", whole._replace(val=link_set(whole.val.message, empty)))
     refused("train set has no positives", whole._replace(train=link_set(whole.train.message, empty)))
 
 
