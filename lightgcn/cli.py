@@ -23,7 +23,7 @@ from lightgcn.demo import run_demo, track_label
 from lightgcn.evaluation import Evaluation
 from lightgcn.options import build_parser, changed_settings
 from lightgcn.recommender import Recommender
-from lightgcn.reproduction import METRICS, reproduce, split_name
+from lightgcn.reproduction import METRICS, reproduce
 from lightgcn.runs import RECOMMENDER_FILE, RunConfig, default_ratios, evaluate_run, newer_training, train_run
 from lightgcn.subgraph import k_core, largest_component, locality_order
 
@@ -133,11 +133,8 @@ def _train(arguments: argparse.Namespace) -> int:
     seconds = sum(record["seconds"] for record in result.history)
     _say(f"{len(result.history)} epochs, {seconds:.1f} s of training ({reason})")
     values = "  ".join(f"{name} {value:.4f}" for name, value in best.get("val", {}).items())
-    _say(
-        f"best epoch {result.best_epoch}, validation: {values}"
-        if best
-        else "no validation edges: the last epoch's model"
-    )
+    chosen = f"best epoch {result.best_epoch}, validation: {values}"
+    _say(chosen if best else "no validation edges: the model is the last epoch's")
     _say(f"saved to {arguments.run}\nNext:  lightgcn evaluate {arguments.run}")
     return 0
 
@@ -176,9 +173,6 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     settings = preset(name, **changed_settings(arguments))
     run = arguments.run or f"runs/{Path(arguments.data).resolve().name}-{name}"
     dataset = open_dataset(arguments.data, progress=not arguments.json)
-    if not arguments.json:
-        size = "  ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in _counts(dataset).items())
-        _say(f"{split_name(dataset) or arguments.data}: {size}")
     result = reproduce(
         dataset,
         settings,

@@ -145,6 +145,11 @@ def reproduce(
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different integers, got {list(seeds)}")
     folder, name = Path(folder), split_name(dataset)
+    graph = dataset.interactions
+    say(
+        f"{name or 'data'}: {graph.num_users:,} users, {graph.num_items:,} items, {graph.num_edges:,} train and "
+        f"{dataset.test.num_edges:,} test edges"
+    )
     dataset = _prepared(dataset, folder)
     results = []
     for seed in seeds:

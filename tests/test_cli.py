@@ -391,6 +391,42 @@ def with_test(tmp_path: Path) -> Path:
     return folder
 
 
+def test_reproduce_says_the_result_and_where_it_can_be_computed_again(
+    with_test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--preset", "paper", "--epochs", "4", "--embedding-dim", "8", "--set", "eval_every=2"]
+    command = ["reproduce", str(with_test), str(tmp_path / "out"), *settings, "--seeds", "0", "1"]
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    assert "is best on validation" in said and "mean of 2 seeds" in said and "±" in said
+    assert cli.main([*command, "--json"]) == 0  # everything is there already
+    values = json.loads(capsys.readouterr().out)
+    assert [seed["seed"] for seed in values["seeds"]] == [0, 1] and values["split"] is None
+    shown = f"{sum(seed['test']['recall@20'] for seed in values['seeds']) / 2:.4f}"
+    assert shown in said
+    assert cli.main(["evaluate", str(tmp_path / "out" / "seed-1" / "final"), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["lightgcn"]["metrics"]["ndcg@20"] == values["seeds"][1]["test"]["ndcg@20"]
+
+
+def test_reproduce_needs_data_with_a_test_split_and_seeds_not_a_seed(
+    prepared: Path, with_test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "own test split" in _fails(capsys, "reproduce", prepared, tmp_path / "out")
+    assert "takes --seeds" in _fails(capsys, "reproduce", with_test, tmp_path / "out", "--seed", 3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_on_everything_keeps_the_last_epoch(
+    with_test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(with_test), str(tmp_path / "run"), *FAST, "--epochs", "2", "--ratios", "1"]
+    assert cli.main(command) == 0
+    assert "no validation edges: the model is the last epoch's" in capsys.readouterr().out
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lightgcn"]["num_users"] > 0
+
+
 def test_three_ratios_with_a_test_split_are_refused(
     with_test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

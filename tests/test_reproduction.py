@@ -30,7 +30,7 @@ def run(folder: Path, config: Any = CONFIG, data: Dataset | None = None, **optio
 def test_the_epoch_is_chosen_on_a_part_of_train_and_all_of_train_is_trained_on(tmp_path: Path) -> None:
     lines: list[str] = []
     result = run(tmp_path, seeds=(0, 3), say=lines.append)
-    assert result is not None and len(lines) == 4
+    assert result is not None and len(lines) == 5
     for seed, found in zip((0, 3), result.results, strict=True):
         place = tmp_path / f"seed-{seed}"
         history = [orjson.loads(line) for line in (place / "validation" / "history.jsonl").read_bytes().splitlines()]
