@@ -3,13 +3,13 @@
 from lightgcn.adjacency import Adjacency, normalized_adjacency
 from lightgcn.baselines import popularity
 from lightgcn.config import PRESETS, TrainConfig, preset
-from lightgcn.evaluation import Evaluation, evaluate, evaluate_links, evaluate_ranking
+from lightgcn.evaluation import Evaluation, evaluate, evaluate_links, evaluate_ranking, evaluate_scores
 from lightgcn.interactions import Interactions
 from lightgcn.losses import bce_loss, bpr_loss, in_batch_softmax_loss, l2_penalty, softmax_loss
 from lightgcn.model import LightGCN
 from lightgcn.propagation import propagate
 from lightgcn.recommender import Recommendation, Recommender
-from lightgcn.retrieval import TopK, top_k
+from lightgcn.retrieval import TopK, top_k, top_k_scores
 from lightgcn.sampling import sample_negative_items, sample_negatives
 from lightgcn.splitting import LinkSet, Split, link_set, split_edges
 from lightgcn.subgraph import ego_graph, k_core, largest_component, locality_order, rank_users_by_popularity
@@ -36,6 +36,7 @@ __all__ = [
     "evaluate",
     "evaluate_links",
     "evaluate_ranking",
+    "evaluate_scores",
     "fit",
     "in_batch_softmax_loss",
     "k_core",
@@ -53,4 +54,5 @@ __all__ = [
     "softmax_loss",
     "split_edges",
     "top_k",
+    "top_k_scores",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from lightgcn.interactions import Interactions
 from lightgcn.losses import bce_loss
 from lightgcn.metrics import RANKING_METRICS, hits_of, roc_auc
 from lightgcn.model import LightGCN
-from lightgcn.retrieval import check_k, top_k
+from lightgcn.retrieval import TopK, check_k, top_k, top_k_scores
 from lightgcn.scoring import link_scores
 from lightgcn.splitting import LinkSet
 
@@ -129,6 +129,54 @@ def evaluate_ranking(
             nodes of ``relevant``.
     """
     _check_nodes(user_embeddings, item_embeddings, relevant)
+
+    def best(users: Tensor, k: int, seen: Interactions | None) -> TopK:
+        return top_k(user_embeddings, item_embeddings, k, seen=seen, users=users)
+
+    return _evaluate_lists(best, relevant, seen, ks, metrics)
+
+
+@torch.no_grad()
+def evaluate_scores(
+    scores: Callable[[Tensor], Tensor],
+    relevant: Interactions,
+    *,
+    seen: Interactions | None = None,
+    ks: Sequence[int] = (20,),
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    chunk_size: int | None = None,
+) -> Evaluation:
+    """Evaluate as `evaluate_ranking` does whatever scores all items for a user: no embeddings needed.
+
+    Args:
+        scores: gives (B, num_items) floating scores for (B,) int64 users; -inf is no item.
+        relevant: the edges to find.
+        seen: edges whose items are masked for their user; those that are to be found stay in.
+        ks: list lengths, each at most the number of items.
+        metrics: names out of `lightgcn.metrics.RANKING_METRICS`.
+        chunk_size: users at a time; None for what keeps a chunk's scores within some ten million.
+
+    Raises:
+        ValueError: if no user has a relevant item, a k or a metric's name is wrong, ``seen`` is of other nodes than
+            ``relevant``, or scores are of another shape or NaN.
+    """
+    if seen is not None and (seen.num_users, seen.num_items) != (relevant.num_users, relevant.num_items):
+        raise ValueError(f"seen is {seen}, to predict is {relevant}")
+
+    def best(users: Tensor, k: int, seen: Interactions | None) -> TopK:
+        return top_k_scores(scores, users, relevant.num_items, k, seen=seen, chunk_size=chunk_size)
+
+    return _evaluate_lists(best, relevant, seen, ks, metrics)
+
+
+def _evaluate_lists(
+    best: Callable[[Tensor, int, Interactions | None], TopK],
+    relevant: Interactions,
+    seen: Interactions | None,
+    ks: Sequence[int],
+    metrics: Sequence[str],
+) -> Evaluation:
+    """Average the metrics of the lists that ``best`` gives for (B,) users, a length, and what is masked."""
     unknown = [name for name in metrics if name not in RANKING_METRICS]
     if unknown:
         raise ValueError(f"unknown metric {unknown[0]!r}; there are {', '.join(RANKING_METRICS)}")
@@ -141,8 +189,7 @@ def evaluate_ranking(
     # Where train edges both carry messages and are predicted, all that is to be found would be masked.
     if seen is not None and bool(seen.contains(relevant.users, relevant.items).any()):
         seen = seen.select(~relevant.contains(seen.users, seen.items))
-    ranked = top_k(user_embeddings, item_embeddings, max(ks), seen=seen, users=users)
-    hits = hits_of(ranked.items, relevant, users)
+    hits = hits_of(best(users, max(ks), seen).items, relevant, users)
     num_relevant = relevant.user_degrees[users]
     values = {
         f"{name}@{k}": float(RANKING_METRICS[name](hits[:, :k], num_relevant).mean()) for k in ks for name in metrics
