@@ -1,7 +1,7 @@
 """LightGCN graph collaborative filtering in plain PyTorch."""
 
 from lightgcn.adjacency import Adjacency, normalized_adjacency
-from lightgcn.baselines import popularity
+from lightgcn.baselines import ItemScorer, ease, gf_cf, item_cosine, popularity
 from lightgcn.config import PRESETS, TrainConfig, preset
 from lightgcn.evaluation import Evaluation, evaluate, evaluate_links, evaluate_ranking, evaluate_scores
 from lightgcn.interactions import Interactions
@@ -22,6 +22,7 @@ __all__ = [
     "Adjacency",
     "Evaluation",
     "Interactions",
+    "ItemScorer",
     "LightGCN",
     "LinkSet",
     "Recommendation",
@@ -32,13 +33,16 @@ __all__ = [
     "TrainResult",
     "bce_loss",
     "bpr_loss",
+    "ease",
     "ego_graph",
     "evaluate",
     "evaluate_links",
     "evaluate_ranking",
     "evaluate_scores",
     "fit",
+    "gf_cf",
     "in_batch_softmax_loss",
+    "item_cosine",
     "k_core",
     "l2_penalty",
     "largest_component",
