@@ -1,15 +1,16 @@
 """LightGCN graph collaborative filtering in plain PyTorch."""
 
 from lightgcn.adjacency import Adjacency, normalized_adjacency
-from lightgcn.baselines import popularity
+from lightgcn.baselines import ItemScorer, ease, gf_cf, item_cosine, popularity
 from lightgcn.config import PRESETS, TrainConfig, preset
-from lightgcn.evaluation import Evaluation, evaluate, evaluate_links, evaluate_ranking
+from lightgcn.evaluation import Evaluation, evaluate, evaluate_links, evaluate_ranking, evaluate_scores
 from lightgcn.interactions import Interactions
 from lightgcn.losses import bce_loss, bpr_loss, in_batch_softmax_loss, l2_penalty, softmax_loss
 from lightgcn.model import LightGCN
+from lightgcn.neighbours import NeighbourResidual, nearest_items, neighbour_residual
 from lightgcn.propagation import propagate
 from lightgcn.recommender import Recommendation, Recommender
-from lightgcn.retrieval import TopK, top_k
+from lightgcn.retrieval import TopK, top_k, top_k_scores
 from lightgcn.sampling import sample_negative_items, sample_negatives
 from lightgcn.scoring import with_popularity_prior
 from lightgcn.spectral import spectral_embeddings, truncated_svd
@@ -24,8 +25,10 @@ __all__ = [
     "Adjacency",
     "Evaluation",
     "Interactions",
+    "ItemScorer",
     "LightGCN",
     "LinkSet",
+    "NeighbourResidual",
     "Recommendation",
     "Recommender",
     "Split",
@@ -34,17 +37,23 @@ __all__ = [
     "TrainResult",
     "bce_loss",
     "bpr_loss",
+    "ease",
     "ego_graph",
     "evaluate",
     "evaluate_links",
     "evaluate_ranking",
+    "evaluate_scores",
     "fit",
+    "gf_cf",
     "in_batch_softmax_loss",
+    "item_cosine",
     "k_core",
     "l2_penalty",
     "largest_component",
     "link_set",
     "locality_order",
+    "nearest_items",
+    "neighbour_residual",
     "normalized_adjacency",
     "popularity",
     "preset",
@@ -56,6 +65,7 @@ __all__ = [
     "spectral_embeddings",
     "split_edges",
     "top_k",
+    "top_k_scores",
     "truncated_svd",
     "with_popularity_prior",
 ]

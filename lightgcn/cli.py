@@ -24,7 +24,15 @@ from lightgcn.evaluation import Evaluation
 from lightgcn.options import build_parser, changed_settings
 from lightgcn.recommender import Recommender
 from lightgcn.reproduction import METRICS, reproduce
-from lightgcn.runs import RECOMMENDER_FILE, RunConfig, default_ratios, evaluate_run, newer_training, train_run
+from lightgcn.runs import (
+    BASELINES,
+    RECOMMENDER_FILE,
+    RunConfig,
+    default_ratios,
+    evaluate_run,
+    newer_training,
+    train_run,
+)
 from lightgcn.subgraph import k_core, largest_component, locality_order
 
 BAD_INPUT = 2
@@ -208,7 +216,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     device = _device(arguments.device)
     config = RunConfig.load(arguments.run)
     dataset = open_dataset(arguments.data or config.data, progress=not arguments.json)
-    results = evaluate_run(dataset, arguments.run, ks=arguments.k, device=device)
+    baselines = BASELINES if "all" in arguments.baselines else arguments.baselines
+    results = evaluate_run(
+        dataset, arguments.run, ks=arguments.k, baselines=baselines, device=device, progress=not arguments.json
+    )
     newer = _note_newer_training(Path(arguments.run))
     if arguments.json:
         values: dict[str, Any] = {name: asdict(result) for name, result in results.items()}

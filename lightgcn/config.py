@@ -12,6 +12,7 @@ from lightgcn.adjacency import Normalization
 from lightgcn.interactions import Interactions
 from lightgcn.metrics import RANKING_METRICS
 from lightgcn.model import LightGCN
+from lightgcn.neighbours import NeighbourResidual, neighbour_residual
 from lightgcn.spectral import spectral_embeddings
 from lightgcn.splitting import NegativePairs
 
@@ -63,6 +64,9 @@ class TrainConfig:
         block_size: its in-batch items.
         popularity_prior: None to score by dot products; a number to score by cosines plus so much of an item's
             log-popularity (`lightgcn.with_popularity_prior`), which suits a softmax loss: its cosines lack it.
+        neighbours: how many nearest items of each item add to the scores of a ranking (`lightgcn.neighbour_residual`);
+            0 for none. Training does not look at them.
+        neighbour_weight: how much they add at most.
         disjoint: share of train edges to hold back from the messages; for the caller's `split_edges`.
         negative_pairs: "user_item" or "all"; likewise.
         metric: what chooses the best epoch on validation: "roc_auc", "loss", or a ranking metric such as "recall@20".
@@ -95,6 +99,8 @@ class TrainConfig:
     negative_weight: float = 0.84
     block_size: int = 2048
     popularity_prior: float | None = None
+    neighbours: int = 0
+    neighbour_weight: float = 0.2
     disjoint: float = 0.0
     negative_pairs: NegativePairs = "user_item"
     metric: str = "recall@20"
@@ -120,7 +126,7 @@ class TrainConfig:
         for name in ("learning_rate", "temperature", "negative_weight"):
             if not (_is_number(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
-        for name in ("weight_decay", "l2", "init_std"):
+        for name in ("weight_decay", "l2", "init_std", "neighbour_weight"):
             if not (_is_number(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} must be a number of at least 0, got {getattr(self, name)!r}")
         if self.popularity_prior is not None and not (_is_number(self.popularity_prior) and self.popularity_prior >= 0):
@@ -129,7 +135,15 @@ class TrainConfig:
             raise ValueError(f"disjoint must be in [0, 1), got {self.disjoint!r}")
         if self.loss == "bce" and self.positives != "edges":
             raise ValueError(f"positives={self.positives!r} goes with bpr and softmax; bce takes the link set's edges")
+        if self.neighbours and self.negative_pairs == "all":
+            raise ValueError('neighbours must be 0 with negative_pairs="all": they score user-item pairs')
         parse_metric(self.metric)
+
+    def residual(self, message: Interactions) -> NeighbourResidual | None:
+        """Return what neighbours among the message edges add to scores, or None where the settings have none."""
+        if not self.neighbours:
+            return None
+        return neighbour_residual(message, self.neighbours, self.neighbour_weight)
 
     def new_model(self, num_users: int, num_items: int, train: Interactions | None = None) -> LightGCN:
         """Return an untrained model of these settings.
@@ -171,6 +185,7 @@ _LEAST = {
     "batch_size": 1,
     "num_negatives": 1,
     "block_size": 1,
+    "neighbours": 0,
     "eval_every": 1,
     "patience": 1,
     "seed": 0,

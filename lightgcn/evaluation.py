@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,8 @@ from lightgcn.interactions import Interactions
 from lightgcn.losses import bce_loss
 from lightgcn.metrics import RANKING_METRICS, hits_of, roc_auc
 from lightgcn.model import LightGCN
-from lightgcn.retrieval import check_k, top_k
+from lightgcn.neighbours import NeighbourResidual
+from lightgcn.retrieval import TopK, check_k, top_k, top_k_scores
 from lightgcn.scoring import link_scores, with_popularity_prior
 from lightgcn.splitting import LinkSet
 
@@ -54,6 +55,7 @@ def evaluate(
     ks: Sequence[int] = (20,),
     metrics: Sequence[str] = DEFAULT_METRICS,
     popularity_prior: float | None = None,
+    residual: NeighbourResidual | None = None,
 ) -> Evaluation:
     """Evaluate a model on a link set: ROC-AUC and loss of its links, and a ranking of all items for each user.
 
@@ -67,6 +69,7 @@ def evaluate(
         metrics: names out of `lightgcn.metrics.RANKING_METRICS`.
         popularity_prior: None for raw dot products; a number for cosines plus so much of the log-popularity among the
             message edges (see `lightgcn.with_popularity_prior`).
+        residual: what neighbours among the message edges add to the scores (see `lightgcn.neighbour_residual`).
 
     Raises:
         ValueError: if a k or a metric's name is wrong, there is nothing to predict, or an embedding is not finite.
@@ -79,9 +82,11 @@ def evaluate(
         users, items = with_popularity_prior(users, items, links.message.item_degrees, popularity_prior)
     result = Evaluation({})
     if links.negatives.shape[1]:
-        result = evaluate_links(users, items, links)
+        result = evaluate_links(users, items, links, residual=residual)
     if ks:
-        ranking = evaluate_ranking(users, items, links.positives, seen=links.message, ks=ks, metrics=metrics)
+        ranking = evaluate_ranking(
+            users, items, links.positives, seen=links.message, ks=ks, metrics=metrics, residual=residual
+        )
         result = Evaluation(result.metrics | ranking.metrics, result.num_links, ranking.num_users)
     if not result.metrics:
         raise ValueError("nothing to evaluate: the links have no negatives and no k was given")
@@ -89,22 +94,30 @@ def evaluate(
 
 
 @torch.no_grad()
-def evaluate_links(user_embeddings: Tensor, item_embeddings: Tensor, links: LinkSet) -> Evaluation:
+def evaluate_links(
+    user_embeddings: Tensor, item_embeddings: Tensor, links: LinkSet, *, residual: NeighbourResidual | None = None
+) -> Evaluation:
     """Return ROC-AUC and binary cross-entropy ("loss") of a link set under dot-product scores.
 
     Args:
         user_embeddings: (num_users, d) final embeddings.
         item_embeddings: (num_items, d) final embeddings.
         links: with negatives.
+        residual: what neighbours add to the scores; not with ``negative_pairs="all"``, where pairs are of any nodes.
 
     Raises:
-        ValueError: if the set has no positives or no negatives, or the embeddings are not of its nodes.
+        ValueError: if the set has no positives or no negatives, the embeddings are not of its nodes, or a residual
+            meets pairs of any nodes.
     """
     _check_nodes(user_embeddings, item_embeddings, links.positives)
     left, right = links.edges
     if links.negative_pairs != "all":
         right = right + links.positives.num_users
     logits = link_scores(torch.cat([user_embeddings, item_embeddings]), left, right)
+    if residual is not None:
+        if links.negative_pairs == "all":
+            raise ValueError('neighbours score user-item pairs; with negative_pairs="all" there are others')
+        logits += residual.of_links(*links.edges)
     values = {"roc_auc": roc_auc(logits, links.labels), "loss": float(bce_loss(logits, links.labels))}
     return Evaluation(values, num_links=len(logits))
 
@@ -118,6 +131,7 @@ def evaluate_ranking(
     seen: Interactions | None = None,
     ks: Sequence[int] = (20,),
     metrics: Sequence[str] = DEFAULT_METRICS,
+    residual: NeighbourResidual | None = None,
 ) -> Evaluation:
     """Rank all items for each user with relevant ones and average the metrics over these users.
 
@@ -128,12 +142,61 @@ def evaluate_ranking(
         seen: edges whose items are masked for their user; those that are to be found stay in.
         ks: list lengths, each at most the number of items.
         metrics: names out of `lightgcn.metrics.RANKING_METRICS`.
+        residual: what neighbours add to the dot products.
 
     Raises:
         ValueError: if no user has a relevant item, a k or a metric's name is wrong, or the embeddings are not of the
             nodes of ``relevant``.
     """
     _check_nodes(user_embeddings, item_embeddings, relevant)
+
+    def best(users: Tensor, k: int, seen: Interactions | None) -> TopK:
+        return top_k(user_embeddings, item_embeddings, k, seen=seen, users=users, residual=residual)
+
+    return _evaluate_lists(best, relevant, seen, ks, metrics)
+
+
+@torch.no_grad()
+def evaluate_scores(
+    scores: Callable[[Tensor], Tensor],
+    relevant: Interactions,
+    *,
+    seen: Interactions | None = None,
+    ks: Sequence[int] = (20,),
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    chunk_size: int | None = None,
+) -> Evaluation:
+    """Evaluate as `evaluate_ranking` does whatever scores all items for a user: no embeddings needed.
+
+    Args:
+        scores: gives (B, num_items) floating scores for (B,) int64 users; -inf is no item.
+        relevant: the edges to find.
+        seen: edges whose items are masked for their user; those that are to be found stay in.
+        ks: list lengths, each at most the number of items.
+        metrics: names out of `lightgcn.metrics.RANKING_METRICS`.
+        chunk_size: users at a time; None for what keeps a chunk's scores within some ten million.
+
+    Raises:
+        ValueError: if no user has a relevant item, a k or a metric's name is wrong, ``seen`` is of other nodes than
+            ``relevant``, or scores are of another shape or NaN.
+    """
+    if seen is not None and (seen.num_users, seen.num_items) != (relevant.num_users, relevant.num_items):
+        raise ValueError(f"seen is {seen}, to predict is {relevant}")
+
+    def best(users: Tensor, k: int, seen: Interactions | None) -> TopK:
+        return top_k_scores(scores, users, relevant.num_items, k, seen=seen, chunk_size=chunk_size)
+
+    return _evaluate_lists(best, relevant, seen, ks, metrics)
+
+
+def _evaluate_lists(
+    best: Callable[[Tensor, int, Interactions | None], TopK],
+    relevant: Interactions,
+    seen: Interactions | None,
+    ks: Sequence[int],
+    metrics: Sequence[str],
+) -> Evaluation:
+    """Average the metrics of the lists that ``best`` gives for (B,) users, a length, and what is masked."""
     unknown = [name for name in metrics if name not in RANKING_METRICS]
     if unknown:
         raise ValueError(f"unknown metric {unknown[0]!r}; there are {', '.join(RANKING_METRICS)}")
@@ -146,8 +209,7 @@ def evaluate_ranking(
     # Where train edges both carry messages and are predicted, all that is to be found would be masked.
     if seen is not None and bool(seen.contains(relevant.users, relevant.items).any()):
         seen = seen.select(~relevant.contains(seen.users, seen.items))
-    ranked = top_k(user_embeddings, item_embeddings, max(ks), seen=seen, users=users)
-    hits = hits_of(ranked.items, relevant, users)
+    hits = hits_of(best(users, max(ks), seen).items, relevant, users)
     num_relevant = relevant.user_degrees[users]
     values = {
         f"{name}@{k}": float(RANKING_METRICS[name](hits[:, :k], num_relevant).mean()) for k in ks for name in metrics

@@ -10,7 +10,7 @@ neighbours know that, and are one sparse matrix product away. With S the items o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -55,7 +55,7 @@ class NeighbourResidual:
             raise ValueError(f"the weight of the neighbours must be a number of at least 0, got {self.weight!r}")
 
     def of_users(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what (B,) users' scores gain: (n,) int64 places in ``users``, (n,) int64 items, (n,) float32; sorted."""
+        """Return what the scores of (B,) users gain, sorted: (n,) places in ``users``, (n,) items, (n,) float32."""
         rows, items, values = self._rows_of(self._history[users.cpu().numpy()])
         return rows.to(users.device), items.to(users.device), values.to(users.device)
 
@@ -78,6 +78,32 @@ class NeighbourResidual:
         row = csr_array((np.ones(len(given), np.float32), ([0] * len(given), given)), (1, self.similarity.shape[0]))
         _, near, values = self._rows_of(row)
         return near.to(items.device), values.to(items.device)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return the similarities as tensors to be stored: ``ends`` (num_items + 1,), ``items`` and ``values``."""
+        matrix = self.similarity
+        ends, items = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
+        return {"ends": ends, "items": items, "values": torch.from_numpy(matrix.data)}
+
+    @classmethod
+    def from_tensors(cls, history: Interactions, tensors: Mapping[str, Tensor], weight: float) -> NeighbourResidual:
+        """Return what `to_tensors` was called on.
+
+        Raises:
+            ValueError: if the tensors are not a matrix over the items of ``history``.
+        """
+        from scipy.sparse import csr_array
+
+        ends, items, values = (tensors[name].numpy() for name in ("ends", "items", "values"))
+        count = history.num_items
+        rises = ends.shape == (count + 1,) and ends[0] == 0 and bool((np.diff(ends) >= 0).all())
+        if not rises or not ends[-1] == len(items) == len(values):
+            raise ValueError(f"the neighbours are not those of {count} items")
+        if len(items) and not 0 <= items.min() <= items.max() < count:
+            raise ValueError(f"a neighbour is outside [0, {count})")
+        if not np.isfinite(values).all() or bool((values <= 0).any()):
+            raise ValueError("the similarities of neighbours must be positive and finite")
+        return cls(history, csr_array((values, items, ends), shape=(count, count)), weight)
 
     def _rows_of(self, histories: Any) -> tuple[Tensor, Tensor, Tensor]:
         parts = []

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 import lightgcn
 from lightgcn.config import PRESETS, TrainConfig
+from lightgcn.runs import BASELINES
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -19,7 +20,7 @@ _SUMMARIES = {
     "prepare": "read raw files once into a dataset folder",
     "train": "train a model into a run folder",
     "reproduce": "a published result: epoch chosen on validation, test read once",
-    "evaluate": "test metrics of a run beside a popularity baseline",
+    "evaluate": "test metrics of a run beside baselines",
     "recommend": "recommendations from a run",
 }
 
@@ -37,7 +38,10 @@ _EXAMPLES = {
         "lightgcn reproduce gowalla --preset fast",
         "lightgcn reproduce gowalla runs/best --preset best --seeds 0 1 2",
     ],
-    "evaluate": ["lightgcn evaluate runs/first --k 10 20 50"],
+    "evaluate": [
+        "lightgcn evaluate runs/first --k 10 20 50",
+        "lightgcn evaluate runs/first --baselines popularity item_cosine ease gf_cf mf",
+    ],
     "recommend": [
         "lightgcn recommend runs/first --user 1042 -k 10",
         'lightgcn recommend runs/first --items "Blue Harbour by The Tidewater Set" spotify:track:0aB1cD2eF3gH4iJ5kL6m',
@@ -155,6 +159,14 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run folder")
     parser.add_argument("--data", help="dataset, where it has moved since training")
     parser.add_argument("-k", "--k", type=int, nargs="+", default=[20], help="list lengths (20)")
+    parser.add_argument(
+        "--baselines",
+        nargs="+",
+        choices=[*BASELINES, "all"],
+        default=["popularity"],
+        metavar="NAME",
+        help=f"what to show beside the model: {', '.join(BASELINES)}, or all (popularity)",
+    )
 
 
 def _recommend(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,7 @@ from lightgcn.evaluation import check_finite
 from lightgcn.interactions import Interactions
 from lightgcn.lookup import Id, find_node, index_of_ids
 from lightgcn.model import LightGCN
+from lightgcn.neighbours import NeighbourResidual
 from lightgcn.propagation import propagate
 from lightgcn.retrieval import check_k, rank_rows, top_k
 from lightgcn.scoring import with_popularity_prior
@@ -52,6 +53,7 @@ class Recommender:
         user_exponent: a of D⁻ᵃ P D⁻ᵇ: a new user's sum over n items is divided by nᵃ.
         has_prior: whether the embeddings are those of `lightgcn.with_popularity_prior`: unit rows and one more column,
             which ``fold_in`` does not have.
+        residual: what the neighbours of a user's items add to the scores (`lightgcn.neighbour_residual` of ``seen``).
         user_columns: optional columns beside the users, such as {"name": titles}: one string per user, in their order.
         item_columns: optional columns beside the items, such as {"name": …, "artist": …}.
 
@@ -68,6 +70,7 @@ class Recommender:
         *,
         user_exponent: float = 0.5,
         has_prior: bool = False,
+        residual: NeighbourResidual | None = None,
         user_columns: Columns | None = None,
         item_columns: Columns | None = None,
     ) -> None:
@@ -80,7 +83,7 @@ class Recommender:
         for table in (users, items, *([] if fold_in is None else [fold_in])):
             check_finite(table)
         self.users, self.items, self.fold_in, self.seen = users, items, fold_in, seen
-        self.user_exponent, self.has_prior = float(user_exponent), bool(has_prior)
+        self.user_exponent, self.has_prior, self.residual = float(user_exponent), bool(has_prior), residual
         self.user_columns = _check_columns("user", user_columns, seen.num_users)
         self.item_columns = _check_columns("item", item_columns, seen.num_items)
         self._user_index: dict[Id, int] | None = None
@@ -95,6 +98,7 @@ class Recommender:
         normalization: Normalization | tuple[float, float] = "symmetric",
         *,
         popularity_prior: float | None = None,
+        residual: NeighbourResidual | None = None,
         user_columns: Columns | None = None,
         item_columns: Columns | None = None,
     ) -> Recommender:
@@ -105,6 +109,7 @@ class Recommender:
             interactions: what messages flow along, and what counts as seen; its ids are used.
             normalization: the one that the model was trained with.
             popularity_prior: None for dot products, else the weight of `lightgcn.with_popularity_prior`.
+            residual: what neighbours add to the scores, as for the class.
             user_columns: columns beside the users.
             item_columns: columns beside the items.
         """
@@ -121,6 +126,7 @@ class Recommender:
             interactions,
             user_exponent=exponents(normalization)[0],
             has_prior=popularity_prior is not None,
+            residual=residual,
             user_columns=user_columns,
             item_columns=item_columns,
         )
@@ -137,7 +143,7 @@ class Recommender:
         """
         chosen = torch.tensor([self.user_index(user)], device=self.items.device)
         seen = self.seen if exclude_seen else None
-        best = top_k(self.users, self.items, _plain(k), seen=seen, users=chosen)
+        best = top_k(self.users, self.items, _plain(k), seen=seen, users=chosen, residual=self.residual)
         return self._named(best.items[0], best.scores[0])
 
     def recommend_new(
@@ -163,6 +169,9 @@ class Recommender:
         if not bool((user[:-1] if self.has_prior else user).any()):
             raise ValueError("nothing is known of the given items: none has a user, so none tells about a new one")
         scores = user @ self.items.T
+        if self.residual is not None:
+            near, gains = self.residual.of_items(torch.tensor(indices).unique().to(scores.device))
+            scores[near] += gains.to(scores.dtype)
         scores[torch.tensor(indices, device=scores.device)] = -torch.inf
         best = rank_rows(scores.unsqueeze(0), k)
         return self._named(best.items[0], best.scores[0])
@@ -270,7 +279,10 @@ class Recommender:
             if ids is not None:
                 tensors[f"{side}.ids"] = pack_strings(ids)
             tensors |= {f"{side}.column.{name}": pack_strings(values) for name, values in columns.items()}
-        metadata = {"user_exponent": self.user_exponent, "has_prior": self.has_prior}
+        metadata: dict[str, Any] = {"user_exponent": self.user_exponent, "has_prior": self.has_prior}
+        if self.residual is not None:
+            metadata["neighbour_weight"] = self.residual.weight
+            tensors |= {f"neighbours.{name}": part for name, part in self.residual.to_tensors().items()}
         save_tensors(path, "recommender", tensors, metadata)
 
     @classmethod
@@ -302,7 +314,10 @@ class Recommender:
                 user_ids=ids["user"],
                 item_ids=ids["item"],
             ).to(device)
-            fold_in = tensors.get("fold_in")
+            fold_in, residual = tensors.get("fold_in"), None
+            if "neighbour_weight" in metadata:
+                parts = {name: tensors[f"neighbours.{name}"] for name in ("ends", "items", "values")}
+                residual = NeighbourResidual.from_tensors(seen, parts, float(metadata["neighbour_weight"]))
             return cls(
                 users.to(device),
                 items.to(device),
@@ -310,6 +325,7 @@ class Recommender:
                 seen,
                 user_exponent=metadata["user_exponent"],
                 has_prior=metadata.get("has_prior", False),
+                residual=residual,
                 user_columns=columns["user"],
                 item_columns=columns["item"],
             )

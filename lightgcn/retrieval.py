@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightgcn.interactions import Interactions
+from lightgcn.neighbours import NeighbourResidual
 from lightgcn.validation import checked_indices
 
 # Scores that one chunk holds: few enough on a CPU to stay in cache from the product to the ranking (16 MiB of float32),
 # many enough on other devices to keep them busy (256 MiB).
 _CPU_CHUNK, _DEVICE_CHUNK = 1 << 22, 1 << 26
+# Where a caller's function makes the scores, which costs more per call.
+_CALL_CHUNK = 1 << 24
+# Users whose gains from neighbours are formed at a time.
+_USERS_AT_A_TIME = 4096
 
 
 class TopK(NamedTuple):
@@ -35,6 +40,7 @@ def top_k(
     *,
     seen: Interactions | None = None,
     users: Tensor | Sequence[int] | None = None,
+    residual: NeighbourResidual | None = None,
     chunk_size: int | None = None,
 ) -> TopK:
     """Return the k items with the highest dot product for each user; equal scores go by item index. No gradients.
@@ -45,6 +51,7 @@ def top_k(
         k: how many, at most the number of items.
         seen: interactions whose items are left out for their user.
         users: (B,) integer rows of ``user_embeddings`` to answer for; None for all.
+        residual: what the neighbours of a user's items add to the dot products.
         chunk_size: users at a time; None for what keeps a chunk's scores in cache.
 
     Returns:
@@ -62,6 +69,11 @@ def top_k(
         raise ValueError(f"expected (num_users, d) and (num_items, d) embeddings, got {shapes}")
     if seen is not None and (seen.num_users, seen.num_items) != (len(user_embeddings), num_items):
         raise ValueError(f"seen is {seen}, the embeddings are of {len(user_embeddings)} users and {num_items} items")
+    if residual is not None:
+        history = residual.history
+        if (history.num_users, history.num_items) != (len(user_embeddings), num_items):
+            raise ValueError(f"the residual is of {history}, the embeddings are of {len(user_embeddings)} users and "
+                             f"{num_items} items")  # fmt: skip
     if users is None:
         users = torch.arange(len(user_embeddings), device=user_embeddings.device)
     else:
@@ -74,17 +86,83 @@ def top_k(
     group_size = _group_size(num_items, k)
     width = -(-num_items // group_size) * group_size
     buffer = item_embeddings.new_empty(min(chunk_size, len(users)), width)
+    gains = None if residual is None else _gains(residual, users, chunk_size)
     for first in range(0, len(users), chunk_size):
         chunk = users[first : first + chunk_size]
         scores = buffer[: len(chunk)]
         torch.mm(user_embeddings[chunk], item_embeddings.T, out=scores[:, :num_items])
         scores[:, num_items:] = -torch.inf
+        if gains is not None:
+            rows, items, values = next(gains)
+            scores.view(-1).index_add_(0, rows * width + items, values.to(scores.dtype))
         if seen is not None:
-            rows, items = edges_of(seen, chunk)
-            scores.view(-1).index_fill_(0, rows * width + items, -torch.inf)
+            _mask_(scores, seen, chunk)
         best = _rank(scores, k, group_size)
         result.items[first : first + chunk_size], result.scores[first : first + chunk_size] = best
     return result
+
+
+def top_k_scores(
+    scores: Callable[[Tensor], Tensor],
+    users: Tensor,
+    num_items: int,
+    k: int,
+    *,
+    seen: Interactions | None = None,
+    chunk_size: int | None = None,
+) -> TopK:
+    """Return the k items with the highest score for each user, as `top_k` does, for scores that no embeddings make.
+
+    Args:
+        scores: gives (n, num_items) floating scores for (n,) users; -inf is no item.
+        users: (B,) int64 users to answer for, each in the range that ``scores`` takes.
+        num_items: number of items.
+        k: how many, at most the number of items.
+        seen: interactions whose items are left out for their user.
+        chunk_size: users at a time; None for what keeps a chunk's scores within some ten million.
+
+    Returns:
+        A `TopK` of B rows on the device of ``users``.
+
+    Raises:
+        ValueError: if k < 1, k exceeds the number of items, ``seen`` is over another number of items, or scores are
+            of another shape or NaN.
+    """
+    check_k(k, num_items)
+    if seen is not None and seen.num_items != num_items:
+        raise ValueError(f"seen is {seen}, the scores are of {num_items} items")
+    if chunk_size is None:
+        chunk_size = max(1, _CALL_CHUNK // num_items)
+    elif chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    best = [TopK(users.new_empty(0, k), torch.empty(0, k, device=users.device))] if not len(users) else []
+    for chunk in users.split(chunk_size):
+        rows = scores(chunk).detach()
+        if rows.shape != (len(chunk), num_items):
+            raise ValueError(f"scores must have shape ({len(chunk)}, {num_items}) here, got {tuple(rows.shape)}")
+        if seen is not None:
+            # A copy: the scores may be rows of a table that the caller keeps.
+            rows = _mask_(rows.clone(memory_format=torch.contiguous_format), seen, chunk)
+        best.append(rank_rows(rows, k))
+    return TopK(*(torch.cat(parts) for parts in zip(*best, strict=True)))
+
+
+def _gains(residual: NeighbourResidual, users: Tensor, chunk_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield what the scores of each chunk of users gain, formed for many chunks at a time."""
+    for block in users.split(chunk_size * max(1, _USERS_AT_A_TIME // chunk_size)):
+        rows, items, values = residual.of_users(block)
+        for first in range(0, len(block), chunk_size):
+            begin, end = torch.searchsorted(
+                rows, torch.tensor([first, first + chunk_size], device=rows.device)
+            ).tolist()
+            yield rows[begin:end] - first, items[begin:end], values[begin:end]
+
+
+def _mask_(scores: Tensor, seen: Interactions, users: Tensor) -> Tensor:
+    """Overwrite the scores of each row's user's items with -inf; rows may be longer than there are items."""
+    rows, items = edges_of(seen, users)
+    scores.view(-1).index_fill_(0, rows * scores.shape[1] + items, -torch.inf)
+    return scores
 
 
 def rank_rows(scores: Tensor, k: int) -> TopK:

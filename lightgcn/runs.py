@@ -13,20 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from lightgcn.adjacency import normalized_adjacency
-from lightgcn.baselines import popularity
+from lightgcn.baselines import ItemScorer, ease, gf_cf, item_cosine, popularity
 from lightgcn.checkpoint import load_model, read_json, save_model, write_json
 from lightgcn.config import MAY_CHANGE, TrainConfig
 from lightgcn.datasets import Dataset
-from lightgcn.evaluation import Evaluation, evaluate, evaluate_links, evaluate_ranking
+from lightgcn.evaluation import Evaluation, evaluate, evaluate_links, evaluate_ranking, evaluate_scores
 from lightgcn.interactions import Interactions
+from lightgcn.inversion import check_memory
+from lightgcn.model import LightGCN
 from lightgcn.recommender import Recommender
 from lightgcn.splitting import LinkSet, Split, link_set, split_edges
 from lightgcn.training import CHECKPOINT_FILE, HISTORY_FILE, TrainResult, fit
@@ -37,6 +40,9 @@ RECOMMENDER_FILE = "recommender.safetensors"
 TRAINED_FILE = "trained.json"
 TEST_FILE = "test.json"
 RUN_FILES = (CONFIG_FILE, CHECKPOINT_FILE, HISTORY_FILE, MODEL_FILE, RECOMMENDER_FILE, TRAINED_FILE, TEST_FILE)
+
+_SCORERS: dict[str, Callable[..., ItemScorer]] = {"item_cosine": item_cosine, "ease": ease, "gf_cf": gf_cf}
+BASELINES = ("popularity", *_SCORERS, "mf")
 
 
 @dataclass(frozen=True)
@@ -214,6 +220,7 @@ def train_run(
             known,
             config.train.normalization,
             popularity_prior=config.train.popularity_prior,
+            residual=config.train.residual(known),
             user_columns=dataset.users,
             item_columns=dataset.items,
         )
@@ -236,30 +243,87 @@ def evaluate_run(
     folder: str | Path,
     *,
     ks: Sequence[int] = (20,),
+    baselines: Sequence[str] = ("popularity",),
     device: torch.device | str = "cpu",
+    progress: bool = False,
 ) -> dict[str, Evaluation]:
-    """Evaluate a run's best model, and popularity beside it, on the run's test set; write ``test.json``.
+    """Evaluate a run's best model, and baselines beside it, on the run's test set; write ``test.json``.
+
+    Popularity and the closed forms of `lightgcn.baselines`, on the CPU and with their default settings, know all edges
+    that messages flow along in the test. "mf" is the run's model without layers, trained anew with its settings on its
+    split.
+
+    Args:
+        dataset: the run's data.
+        folder: the run folder.
+        ks: list lengths.
+        baselines: names out of `BASELINES`.
+        device: where to evaluate, and to train "mf".
+        progress: show progress bars on a terminal.
 
     Returns:
-        "lightgcn" and "popularity", each an `Evaluation`.
+        "lightgcn" and the baselines by name, each an `Evaluation`; the closed forms have no link metrics.
 
     Raises:
         FileNotFoundError: if the folder holds no trained model.
-        ValueError: if the dataset is not the run's, there is no test set, or a k is wrong.
+        ValueError: if the dataset is not the run's, there is no test set, a k or a baseline's name is wrong, or
+            "ease" does not fit in memory.
     """
     folder = Path(folder)
     config = RunConfig.load(folder)
+    unknown = [name for name in baselines if name not in BASELINES]
+    if unknown:
+        raise ValueError(f"unknown baseline {unknown[0]!r}; there are {', '.join(BASELINES)}")
     if not (folder / MODEL_FILE).is_file():
         raise FileNotFoundError(f"{folder}: training has not ended here yet; go on with lightgcn train --resume")
+    if "ease" in baselines:
+        check_memory(dataset.interactions.num_items)
     model = load_model(folder / MODEL_FILE).to(device)
     test = config.test_links(dataset).to(device)
     adjacency = normalized_adjacency(test.message, config.train.normalization)
-    prior = config.train.popularity_prior
-    users, items = popularity(test.message)
-    ranking = evaluate_ranking(users, items, test.positives, seen=test.message, ks=ks)
-    links = evaluate_links(users, items, test)
-    # The loss of a count of users says nothing about it as a probability.
-    baseline = Evaluation({"roc_auc": links["roc_auc"]} | ranking.metrics, links.num_links, ranking.num_users)
-    results = {"lightgcn": evaluate(model, adjacency, test, ks=ks, popularity_prior=prior), "popularity": baseline}
+    prior, residual = config.train.popularity_prior, config.train.residual(test.message)
+    own = evaluate(model, adjacency, test, ks=ks, popularity_prior=prior, residual=residual)
+    results = {"lightgcn": own}
+    for name in dict.fromkeys(baselines):
+        if name == "popularity":
+            results[name] = _evaluate_popularity(test, ks)
+        elif name == "mf":
+            other = _train_mf(dataset, config, device, progress)
+            results[name] = evaluate(other, adjacency, test, ks=ks, popularity_prior=prior)
+        else:
+            results[name] = _evaluate_scorer(name, test.to("cpu"), ks, progress)
     write_json(folder / TEST_FILE, {name: asdict(result) for name, result in results.items()})
     return results
+
+
+def _evaluate_popularity(test: LinkSet, ks: Sequence[int]) -> Evaluation:
+    users, items = popularity(test.message)
+    ranking = evaluate_ranking(users, items, test.positives, seen=test.message, ks=ks)
+    if not test.negatives.shape[1]:
+        return ranking
+    links = evaluate_links(users, items, test)
+    # The loss of a count of users says nothing about it as a probability.
+    return Evaluation({"roc_auc": links["roc_auc"]} | ranking.metrics, links.num_links, ranking.num_users)
+
+
+def _evaluate_scorer(name: str, test: LinkSet, ks: Sequence[int], progress: bool) -> Evaluation:
+    from tqdm import tqdm
+
+    scorer = _SCORERS[name](test.message, progress=progress)
+    users = int((test.positives.user_degrees > 0).sum())
+    with tqdm(total=users, desc=f"{name}: ranking", unit="user", disable=None if progress else True) as bar:
+
+        def scores(users: Tensor) -> Tensor:
+            rows = scorer.scores(users)
+            bar.update(len(users))
+            return rows
+
+        return evaluate_scores(scores, test.positives, seen=test.message, ks=ks)
+
+
+def _train_mf(dataset: Dataset, config: RunConfig, device: torch.device | str, progress: bool) -> LightGCN:
+    settings = replace(config.train, num_layers=0, neighbours=0)
+    graph, split = dataset.interactions, config.split(dataset)
+    model = settings.new_model(graph.num_users, graph.num_items, split.val.message).to(device)
+    fit(model, split, settings, progress=progress)
+    return model

@@ -26,6 +26,7 @@ from lightgcn.checkpoint import load_tensors, save_tensors, write_atomic
 from lightgcn.config import MAY_CHANGE, PRESETS, TrainConfig, parse_metric
 from lightgcn.evaluation import evaluate
 from lightgcn.model import LightGCN
+from lightgcn.neighbours import NeighbourResidual
 from lightgcn.seeding import make_generator
 from lightgcn.splitting import LinkSet, Split
 
@@ -236,6 +237,7 @@ class _Run:
             ks=() if k is None else (k,),
             metrics=tuple(dict.fromkeys((name, "recall", "ndcg"))) if k else (),
             popularity_prior=self.config.popularity_prior,
+            residual=self._val_residual,
         )
         value = result[self.config.metric]
         better = value < self.best_value if name in _LOWER_IS_BETTER else value > self.best_value
@@ -333,6 +335,10 @@ class _Run:
     def _model_layers(self) -> dict[str, Any]:
         alpha = self.model.alpha
         return {"num_layers": self.model.num_layers, "alpha": list(alpha) if isinstance(alpha, tuple) else "learnable"}
+
+    @cached_property
+    def _val_residual(self) -> NeighbourResidual | None:
+        return self.config.residual(self.split.val.message)
 
     @cached_property
     def _data_fingerprint(self) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightgcn import Interactions, cli, preset
+from lightgcn import Interactions, cli, inversion, preset, runs
 from lightgcn.checkpoint import load_model
 from lightgcn.datasets import Dataset, read_text
 from lightgcn.runs import RunConfig
@@ -85,6 +85,73 @@ def test_demo_walks_the_whole_path_and_calls_its_data_synthetic(
     assert result["synthetic"] is True
     assert test["lightgcn"]["metrics"]["recall@20"] > test["popularity"]["metrics"]["recall@20"]
     assert len(result["new_playlist"]["tracks"]) == 5 == len(result["new_playlist"]["recommended"])
+
+
+def test_baselines_stand_beside_the_model(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", str(run), "-k", "5", "20"]
+    values = []
+    for _ in range(2):  # the same each time
+        capsys.readouterr()
+        assert cli.main([*command, "--baselines", "all", "--json"]) == 0
+        out, err = capsys.readouterr()
+        values.append(json.loads(out))
+        assert err == "" and json.loads((run / "test.json").read_text()) == values[-1]
+    assert values[0] == values[1]
+    assert list(values[0]) == ["lightgcn", "popularity", "item_cosine", "ease", "gf_cf", "mf"]
+    recall = {name: result["metrics"]["recall@20"] for name, result in values[0].items()}
+    assert all(recall[name] > recall["popularity"] for name in ("item_cosine", "ease", "gf_cf"))
+    assert set(values[0]["mf"]["metrics"]) == set(values[0]["lightgcn"]["metrics"])
+    assert recall["mf"] != recall["lightgcn"]
+    assert "roc_auc" not in values[0]["ease"]["metrics"] and "ndcg@5" in values[0]["ease"]["metrics"]
+
+    assert cli.main([*command, "--baselines", "mf", "gf_cf", "mf"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["lightgcn", "mf", "gf_cf"]
+    assert next(line for line in lines if line.startswith("roc_auc")).split()[-1] == "-"
+    assert cli.main([*command, "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == ["lightgcn", "popularity"]
+
+
+def test_ease_that_does_not_fit_is_said_before_anything_is_computed(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (run / "test.json").read_bytes() if (run / "test.json").exists() else None
+    monkeypatch.setattr(inversion, "available_memory", lambda: 1000)
+    monkeypatch.setattr(runs, "evaluate", None)
+    assert "items needs" in _fails(capsys, "evaluate", run, "--baselines", "popularity", "ease")
+    assert "'als'" in _fails(capsys, "evaluate", run, "--baselines", "als")
+    with pytest.raises(ValueError, match="unknown baseline 'als'; there are popularity, item_cosine, ease, gf_cf, mf"):
+        runs.evaluate_run(read_text, run, baselines=("als",))  # type: ignore[arg-type]
+    assert before is None or (run / "test.json").read_bytes() == before
+
+
+def test_ctrl_c_among_the_baselines_leaves_the_old_figures(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["evaluate", str(run)]) == 0
+    before = {path: path.read_bytes() for path in run.iterdir()}
+
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "fit", pressed)
+        capsys.readouterr()
+        assert cli.main(["evaluate", str(run), "--baselines", "popularity", "mf"]) == 130
+    out, err = capsys.readouterr()
+    assert out == "" and "interrupted" in err
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_run_without_negatives_is_evaluated(
+    with_test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert cli.main(["train", str(with_test), str(run), *FAST, "--negatives", "0"]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run), "-k", "3", "--baselines", "all", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert {frozenset(result["metrics"]) for result in results.values()} == {frozenset(results["ease"]["metrics"])}
 
 
 def test_help_of_every_command_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:

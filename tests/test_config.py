@@ -34,6 +34,8 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     "negative_weight": (0.0, -1.0, math.inf),
     "block_size": (0, None),
     "popularity_prior": (-0.1, math.inf, "0.1"),
+    "neighbours": (-1, 1.5, None),
+    "neighbour_weight": (-0.1, math.nan, None),
     "disjoint": (1.0, -0.1, math.nan, "0.2"),
     "negative_pairs": ("nodes", None),
     "metric": ("recall", "recall@0", "auc", "roc_auc@20", "", None),

@@ -20,12 +20,14 @@ from lightgcn import (
     evaluate,
     evaluate_links,
     evaluate_ranking,
+    evaluate_scores,
     link_set,
     normalized_adjacency,
     popularity,
     split_edges,
     top_k,
 )
+from lightgcn.metrics import RANKING_METRICS
 
 USERS, ITEMS = 12, 18
 
@@ -182,6 +184,77 @@ def test_popularity_ranks_by_degree_and_is_evaluated_as_a_model_is() -> None:
     result = evaluate_ranking(users, items, links.positives, seen=links.message, ks=(5,), metrics=("recall", "ndcg"))
     values, _ = naive_ranking(users, items, pairs(links.positives), pairs(links.message), 5)
     assert [result["recall@5"], result["ndcg@5"]] == pytest.approx(values[:2])
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 5, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scores_are_evaluated_as_embeddings_are(dtype: torch.dtype, chunk_size: int | None) -> None:
+    """With many equal scores, masked items and lists as long as there are items."""
+    links = split().test
+    generator = torch.Generator().manual_seed(4)
+    users, items = (torch.randint(-1, 2, (count, 3), generator=generator).to(dtype) for count in (USERS, ITEMS))
+    table = users @ items.T
+    kept, asked = table.clone(), []
+
+    def scores(rows: Tensor) -> Tensor:
+        asked.append(len(rows))
+        return table[rows[0] : rows[-1] + 1] if len(rows) == USERS else table[rows]  # a view of the caller's own
+
+    wanted: Any = {"seen": links.message, "ks": (1, 5, ITEMS), "metrics": tuple(RANKING_METRICS)}
+    found = evaluate_scores(scores, links.positives, chunk_size=chunk_size, **wanted)
+    assert found == evaluate_ranking(users, items, links.positives, **wanted)
+    assert torch.equal(table, kept)
+    assert sum(asked) == found.num_users and max(asked) <= (chunk_size or USERS)
+    values, _ = naive_ranking(users, items, pairs(links.positives), pairs(links.message), 5)
+    assert [found["recall@5"], found["ndcg@5"], found["hit_rate@5"]] == pytest.approx(values)
+    assert evaluate_scores(scores, links.positives, ks=(5,)) == evaluate_ranking(users, items, links.positives, ks=(5,))
+
+
+def test_only_users_with_something_to_find_are_scored_in_chunks_of_bounded_size() -> None:
+    relevant = Interactions.from_edge_index(torch.tensor([[1, 3], [0, 1]]), 5, 1 << 23)
+    asked: list[list[int]] = []
+
+    def scores(users: Tensor) -> Tensor:
+        asked.append(users.tolist())
+        return torch.zeros(1, 1).expand(len(users), 1 << 23)
+
+    assert evaluate_scores(scores, relevant, ks=(1,), metrics=("recall",))["recall@1"] == 0.5
+    assert asked == [[1, 3]]
+    asked.clear()
+    evaluate_scores(scores, relevant, seen=relevant, ks=(2,), chunk_size=1)
+    assert asked == [[1], [3]]
+
+
+def test_scores_of_what_is_to_be_found_are_not_masked() -> None:
+    seen = Interactions.from_edge_index(torch.tensor([[0, 0], [0, 1]]), 1, 3)
+    relevant = Interactions.from_edge_index(torch.tensor([[0], [1]]), 1, 3)
+    scores = torch.tensor([[3.0, 2.0, 1.0]])
+    assert evaluate_scores(lambda users: scores, relevant, seen=seen, ks=(1,))["recall@1"] == 1.0
+
+
+def test_scores_that_do_not_fit_are_refused() -> None:
+    links = split().val
+
+    def zeros(users: Tensor) -> Tensor:
+        return torch.zeros(len(users), ITEMS)
+
+    with pytest.raises(ValueError, match=r"scores must have shape \(\d+, 18\) here, got \(\d+, 17\)"):
+        evaluate_scores(lambda users: zeros(users)[:, 1:], links.positives, ks=(3,))
+    with pytest.raises(ValueError, match="scores must have shape"):
+        evaluate_scores(lambda users: zeros(users)[0], links.positives, ks=(3,))
+    with pytest.raises(ValueError, match="scores contain NaN"):
+        evaluate_scores(lambda users: zeros(users) * torch.nan, links.positives, ks=(3,))
+    with pytest.raises(ValueError, match="unknown metric 'recal'"):
+        evaluate_scores(zeros, links.positives, metrics=("recal",))
+    with pytest.raises(ValueError, match="k is 19, but there are only 18 items"):
+        evaluate_scores(zeros, links.positives, ks=(19,))
+    with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
+        evaluate_scores(zeros, links.positives, ks=(3,), chunk_size=0)
+    other = Interactions.from_edge_index(torch.tensor([[0], [0]]), USERS + 1, ITEMS)
+    with pytest.raises(ValueError, match=r"seen is .*13 users.* to predict is .*12 users"):
+        evaluate_scores(zeros, links.positives, seen=other, ks=(3,))
+    with pytest.raises(ValueError, match="0 users have relevant items"):
+        evaluate_scores(zeros, links.positives.select(torch.zeros(0, dtype=torch.int64)), ks=(3,))
 
 
 def test_what_does_not_fit_is_refused() -> None:
