@@ -18,6 +18,7 @@ _SUMMARIES = {
     "demo": "synthetic playlists through the whole path, in under two minutes",
     "prepare": "read raw files once into a dataset folder",
     "train": "train a model into a run folder",
+    "tune": "search for settings that suit the data, on validation, into a folder",
     "evaluate": "test metrics of a run beside a popularity baseline",
     "recommend": "recommendations from a run",
 }
@@ -31,6 +32,11 @@ _EXAMPLES = {
     "train": [
         "lightgcn train prepared runs/first --preset fast",
         "lightgcn train prepared runs/deep --preset paper --num-layers 4 --set l2=1e-3",
+    ],
+    "tune": [
+        "lightgcn tune prepared tuned --minutes 30",
+        "lightgcn tune prepared tuned --trials 50 --embedding-dim 64 --metric ndcg@20",
+        "lightgcn train prepared runs/tuned --preset tuned/preset.json",
     ],
     "evaluate": ["lightgcn evaluate runs/first --k 10 20 50"],
     "recommend": [
@@ -56,7 +62,14 @@ def build_parser(
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute (%(default)s)"
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    fill = {"demo": _demo, "prepare": _prepare, "train": _train, "evaluate": _evaluate, "recommend": _recommend}
+    fill = {
+        "demo": _demo,
+        "prepare": _prepare,
+        "train": _train,
+        "tune": _tune,
+        "evaluate": _evaluate,
+        "recommend": _recommend,
+    }
     for name, command in commands.items():
         summary = _SUMMARIES[name]
         subparser = subparsers.add_parser(
@@ -108,23 +121,27 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
 def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help="dataset folder, or anything that prepare reads without options")
     parser.add_argument("run", help="run folder to write")
-    parser.add_argument("--preset", choices=list(PRESETS), help="settings to start from (fast)")
-    for name in _SETTINGS:
-        parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=f"setting {name}")
-    others = ", ".join(name for name in TrainConfig.__dataclass_fields__ if name not in _SETTINGS)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=f"another setting: {others}")
     parser.add_argument(
-        "--ratios",
-        type=float,
-        nargs="+",
-        metavar="SHARE",
-        help="train, validation and test shares (0.8 0.1 0.1; 0.9 0.1 where the data brings a test split)",
+        "--preset", help=f"settings to start from: {', '.join(PRESETS)}, or a file that tune wrote (fast)"
     )
-    parser.add_argument("--stratify", choices=["user"], help="split each user's edges by the ratios")
-    parser.add_argument("--negatives", type=float, metavar="N", help="negatives per positive of each set (1.0)")
+    _add_settings(parser, "setting {}")
+    _add_split(parser)
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in the folder; --epochs and --patience may change"
     )
+
+
+def _tune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", help="dataset folder, or anything that prepare reads without options")
+    parser.add_argument("out", help="folder of the search, which goes on where there is one; preset.json is the result")
+    parser.add_argument("--minutes", type=float, help="wall-clock time to search (10; with --trials: no limit)")
+    parser.add_argument("--trials", type=int, metavar="N", help="end after so many, beside those of before")
+    parser.add_argument(
+        "--start", metavar="PRESET", help=f"settings to start from: {', '.join(PRESETS)}, or a preset file (fast)"
+    )
+    parser.add_argument("--max-dim", type=int, default=128, metavar="D", help="largest width to try (%(default)s)")
+    _add_settings(parser, "keep {} at this, do not search it")
+    _add_split(parser)
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
@@ -140,6 +157,25 @@ def _recommend(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--items", nargs="+", metavar="ITEM", help="a new user's items, by id, name or 'name by artist'")
     who.add_argument("--similar", metavar="ITEM", help="items like this one")
     parser.add_argument("-k", "--k", type=int, default=10, help="how many (%(default)s)")
+
+
+def _add_settings(parser: argparse.ArgumentParser, text: str) -> None:
+    for name in _SETTINGS:
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=text.format(name))
+    others = ", ".join(name for name in TrainConfig.__dataclass_fields__ if name not in _SETTINGS)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=f"another setting: {others}")
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ratios",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help="train, validation and test shares (0.8 0.1 0.1; 0.9 0.1 where the data brings a test split)",
+    )
+    parser.add_argument("--stratify", choices=["user"], help="split each user's edges by the ratios")
+    parser.add_argument("--negatives", type=float, metavar="N", help="negatives per positive of each set (1.0)")
 
 
 def _slice_range(text: str) -> tuple[int, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import FrozenInstanceError, asdict, fields
+from dataclasses import FrozenInstanceError, asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightgcn import PRESETS, TrainConfig, preset
+from lightgcn import PRESETS, TrainConfig, preset, save_preset
 from lightgcn.config import parse_metric
 
 OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
@@ -170,3 +171,14 @@ def test_numpy_numbers_become_plain_ones() -> None:
     assert {type(config.epochs), type(config.seed)} == {int} and type(config.learning_rate) is float
     with pytest.raises(ValueError, match="epochs must be an integer of at least 1, got 0"):
         preset("fast", epochs=np.int64(0))
+
+
+def test_a_preset_file_gives_the_same_settings_and_takes_changes(tmp_path: Path) -> None:
+    config = preset("tutorial", temperature=0.123456789, batch_size=None, seed=7)
+    save_preset(tmp_path / "mine.json", config, {"value": 0.5})
+    assert preset(tmp_path / "mine.json") == config == preset(str(tmp_path / "mine.json"))
+    assert preset(tmp_path / "mine.json", epochs=3) == replace(config, epochs=3)
+    with pytest.raises(ValueError, match=r"must end in \.json"):
+        save_preset(tmp_path / "mine", config)
+    (tmp_path / "part.json").write_text('{"kind": "lightgcn preset", "version": 1, "settings": {"num_layers": 2}}')
+    assert preset(tmp_path / "part.json") == TrainConfig(num_layers=2)
