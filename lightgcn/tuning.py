@@ -221,10 +221,10 @@ class _Search:
             if "val" in record:
                 curve.append((epochs, round(time.monotonic() - began, 3), record["val"][self.start.metric]))
                 why = "pruned" if self._is_behind(curve) else None
-                self._show_state(curve)
 
         def should_stop() -> bool:
             nonlocal why
+            self._show(curve)
             why = why or self._reason_to_stop(began)
             return why is not None
 
@@ -250,7 +250,6 @@ class _Search:
         return trial(why)
 
     def _reason_to_stop(self, began: float) -> Literal["limit", "stopped"] | None:
-        self._show_time()
         if self.should_stop is not None and self.should_stop():
             self.interrupted = True
             return "stopped"
@@ -350,26 +349,27 @@ class _Search:
 
         total = self.limit if self.minutes is None else 60 * self.minutes
         self.bar = tqdm(
-            total=total, bar_format="tune {percentage:3.0f}%|{bar:12}| {desc}", disable=None if shown else True
+            total=total,
+            bar_format="tune {percentage:3.0f}%|{bar:12}| {desc}",
+            miniters=0,
+            mininterval=0.5,
+            disable=None if shown else True,
         )
         self.earlier = len(self.trials)
         return self.bar
 
-    def _show_time(self) -> None:
-        if self.bar.disable:
-            return
-        done = len(self.trials) - self.earlier if self.minutes is None else time.monotonic() - self.began
-        self.bar.update(min(done, self.bar.total) - self.bar.n)
-
-    def _show_state(self, curve: list[Point]) -> None:
+    def _show(self, curve: list[Point]) -> None:
         if self.bar.disable:
             return
         own, best = best_point(curve, self.start.metric), self.best
-        parts = [f"trial {len(self.trials)}, epoch {curve[-1][0]}"]
+        parts = [f"trial {len(self.trials)}"]
         if own is not None:
-            parts[0] += f", {self.start.metric} {own[2]:.4f}"
+            parts[0] += f", epoch {curve[-1][0]}, {self.start.metric} {own[2]:.4f}"
         if best is not None:
             parts.append(f"best {best.value:.4f} of trial {best.number}")
         if self.minutes is not None:
             parts.append(f"{clock_time(self.seconds_left())} left")
-        self.bar.set_description_str("; ".join(parts))
+        self.bar.set_description_str("; ".join(parts), refresh=False)
+        done = len(self.trials) - self.earlier if self.minutes is None else time.monotonic() - self.began
+        self.bar.n = min(done, self.bar.total)
+        self.bar.update(0)

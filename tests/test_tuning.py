@@ -92,6 +92,7 @@ def test_seed_and_number_of_trials_determine_the_result_also_in_two_sessions(spl
     parts = tune(split, tmp_path / "parts", trials=7, **QUICK)
     assert without_times(parts.trials) == without_times(whole.trials)
     assert [trial.number for trial in parts.trials] == list(range(11))
+    assert len({json.dumps(trial.settings) for trial in parts.trials}) == 11
     assert read_trials(tmp_path / "parts" / "trials.jsonl") == parts.trials
     other = tune(split, tmp_path / "other", trials=5, **QUICK | {"start": replace(POOR, seed=1)})
     assert other.trials[4].settings != whole.trials[4].settings
