@@ -143,7 +143,7 @@ def epoch(watch: Stopwatch, data: Data, name: str, steps: int) -> dict[str, Any]
     """Time some steps of a preset and return the seconds of all steps of an epoch."""
     config, graph = PRESETS[name], data.train.to(watch.device)
     links = link_set(graph, graph, negatives=0)
-    model = config.new_model(graph.num_users, graph.num_items).to(watch.device)
+    model = config.new_model(graph.num_users, graph.num_items, graph).to(watch.device)
     adjacency = normalized_adjacency(graph, config.normalization, half_tables=config.precision == "mixed")
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     assert config.batch_size is not None

@@ -71,7 +71,7 @@ class Clock:
 def profile(split: Split, config: TrainConfig) -> dict[str, float]:
     """Train a new model and return seconds by name; they add up to the whole call of `fit`."""
     clock = Clock()
-    model = config.new_model(split.train.message.num_users, split.train.message.num_items)
+    model = config.new_model(split.train.message.num_users, split.train.message.num_items, split.val.message)
     places: list[tuple[Any, str, str]] = [
         (lightgcn.training, "evaluate", "evaluation"),
         (lightgcn.training, "normalized_adjacency", "adjacency"),

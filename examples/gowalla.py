@@ -29,14 +29,14 @@ def main() -> None:
         parser.error(f"{arguments.folder} holds no test.txt")
 
     split = lightgcn.split_edges(train, ratios=(0.9, 0.1), disjoint=config.disjoint, seed=0)
-    model = config.new_model(train.num_users, train.num_items)
+    model = config.new_model(train.num_users, train.num_items, split.val.message)
     result = lightgcn.fit(model, split, config, progress=True)
     seconds = sum(record["seconds"] for record in result.history)
     print(f"{len(result.history)} epochs, {seconds:.0f} s; best validation {config.metric}: {result.best_value:.4f}")
 
     test = lightgcn.link_set(train, dataset.test)
     adjacency = lightgcn.normalized_adjacency(test.message, config.normalization)
-    print("test:", lightgcn.evaluate(model, adjacency, test))
+    print("test:", lightgcn.evaluate(model, adjacency, test, **config.scoring(test.message)))
 
 
 if __name__ == "__main__":

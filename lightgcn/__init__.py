@@ -2,7 +2,7 @@
 
 from lightgcn.adjacency import Adjacency, normalized_adjacency
 from lightgcn.baselines import ItemScorer, ease, gf_cf, item_cosine, popularity
-from lightgcn.config import PRESETS, TrainConfig, preset
+from lightgcn.config import PRESETS, TrainConfig, preset, save_preset
 from lightgcn.evaluation import Evaluation, evaluate, evaluate_links, evaluate_ranking, evaluate_scores
 from lightgcn.interactions import Interactions
 from lightgcn.losses import bce_loss, bpr_loss, in_batch_softmax_loss, l2_penalty, softmax_loss
@@ -17,6 +17,8 @@ from lightgcn.spectral import spectral_embeddings, truncated_svd
 from lightgcn.splitting import LinkSet, Split, link_set, split_edges
 from lightgcn.subgraph import ego_graph, k_core, largest_component, locality_order, rank_users_by_popularity
 from lightgcn.training import TrainResult, fit
+from lightgcn.trials import Trial
+from lightgcn.tuning import TuneProgress, TuneResult, tune
 
 __version__ = "0.1.0"
 
@@ -35,6 +37,9 @@ __all__ = [
     "TopK",
     "TrainConfig",
     "TrainResult",
+    "Trial",
+    "TuneProgress",
+    "TuneResult",
     "bce_loss",
     "bpr_loss",
     "ease",
@@ -61,11 +66,13 @@ __all__ = [
     "rank_users_by_popularity",
     "sample_negative_items",
     "sample_negatives",
+    "save_preset",
     "softmax_loss",
     "spectral_embeddings",
     "split_edges",
     "top_k",
     "top_k_scores",
     "truncated_svd",
+    "tune",
     "with_popularity_prior",
 ]

@@ -33,7 +33,11 @@ from lightgcn.runs import (
     newer_training,
     train_run,
 )
+from lightgcn.space import require_optuna
 from lightgcn.subgraph import k_core, largest_component, locality_order
+from lightgcn.trials import trial_line, trials_table
+from lightgcn.tuning import PRESET_FILE, tune
+from lightgcn.validation import is_out_of_memory
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -46,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(arguments)
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        out_of_memory = _is_out_of_memory(error)
+        out_of_memory = is_out_of_memory(error)
         if os.environ.get("LIGHTGCN_DEBUG") or (isinstance(error, RuntimeError) and not out_of_memory):
             raise
         _complain(f"out of memory {_one_line(error)[:200]}".strip() if out_of_memory else _one_line(error))
@@ -179,7 +183,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         raise ValueError("reproduce takes --seeds, one or more, in place of --seed")
     name = arguments.preset or "fast"
     settings = preset(name, **changed_settings(arguments))
-    run = arguments.run or f"runs/{Path(arguments.data).resolve().name}-{name}"
+    run = arguments.run or f"runs/{Path(arguments.data).resolve().name}-{Path(name).stem}"
     dataset = open_dataset(arguments.data, progress=not arguments.json)
     result = reproduce(
         dataset,
@@ -210,6 +214,60 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     final = Path(run) / f"seed-{arguments.seeds[0]}" / "final"
     _say(f"saved to {run}\nNext:  lightgcn evaluate {final}   computes the test metrics again")
     return 0
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    device = _device(arguments.device)
+    minutes = 10.0 if arguments.minutes is None and arguments.trials is None else arguments.minutes
+    changes = changed_settings(arguments)
+    settings = preset(arguments.start or "fast", **changes)
+    require_optuna()
+    dataset = open_dataset(arguments.data, progress=not arguments.json)
+    split = _run_config(arguments, settings, dataset, None).split(dataset)
+    quiet = arguments.json or sys.stderr.isatty()
+    with _stop_on_interrupt() as should_stop:
+        result = tune(
+            split,
+            arguments.out,
+            minutes=minutes,
+            trials=arguments.trials,
+            start=settings,
+            fixed=changes,
+            max_dim=arguments.max_dim,
+            device=device,
+            should_stop=should_stop,
+            on_trial=None if quiet else lambda state: _say(trial_line(*state, settings.metric)),
+            progress=not arguments.json,
+        )
+    best, file = result.best, Path(arguments.out) / PRESET_FILE
+    if result.ended == "interrupted":
+        found = "nothing is found yet" if best is None else f"the best settings so far are in {file}"
+        _complain(f"interrupted; {found}; the same command goes on")
+        return INTERRUPTED
+    if best is None:
+        errors = [trial.error for trial in result.trials if trial.error is not None]
+        raise ValueError(f"no trial reached a validation{': ' + errors[0] if errors else '; give more --minutes'}")
+    if arguments.json:
+        trials = [asdict(trial) for trial in result.trials]
+        _print_json({"preset": str(file), "metric": settings.metric, "ended": result.ended, "best": asdict(best),
+                     "trials": trials})  # fmt: skip
+        return 0
+    for line in trials_table(result.trials, settings.metric):
+        _say(line)
+    _say(f"best: trial {best.number}, validation {settings.metric} {best.value:.4f}; saved to {file}")
+    again = ["lightgcn", "train", arguments.data, "runs/tuned", "--preset", str(file), *_split_options(arguments)]
+    _say(f"Next:  {shlex.join(again)}")
+    return 0
+
+
+def _split_options(arguments: argparse.Namespace) -> list[str]:
+    """Return the options that make the same split in another command."""
+    options: list[str] = []
+    for name in ("ratios", "stratify", "negatives"):
+        value = getattr(arguments, name)
+        if value is not None:
+            options += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return options
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -275,6 +333,7 @@ COMMANDS = {
     "prepare": _prepare,
     "train": _train,
     "reproduce": _reproduce,
+    "tune": _tune,
     "evaluate": _evaluate,
     "recommend": _recommend,
 }
@@ -327,13 +386,6 @@ def _complain(line: str) -> None:
 
 def _print_json(value: Any) -> None:
     print(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode())
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # On a CPU torch has no class of its own for it.
-    phrases = ("not enough memory", "can't allocate memory", "CUDA out of memory")
-    is_torch = isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_torch
 
 
 def _one_line(error: BaseException) -> str:

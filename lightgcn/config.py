@@ -1,14 +1,17 @@
-"""The settings of a training run, and presets by name."""
+"""The settings of a training run, and presets by name or in a file."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
 from lightgcn.adjacency import Normalization
+from lightgcn.checkpoint import read_json, write_json
 from lightgcn.interactions import Interactions
 from lightgcn.metrics import RANKING_METRICS
 from lightgcn.model import LightGCN
@@ -34,8 +37,25 @@ def parse_metric(name: str) -> tuple[str, int | None]:
     )
 
 
+def lower_is_better(metric: str) -> bool:
+    """Return whether a metric is one of those that a good model has little of."""
+    return parse_metric(metric)[0] in ("loss", "clicks")
+
+
+def is_better(metric: str, value: float, than: float) -> bool:
+    """Return whether a metric's ``value`` is better than another, which no equal one is."""
+    return value < than if lower_is_better(metric) else value > than
+
+
 # What may differ when a run is resumed: how long to train.
 MAY_CHANGE = ("epochs", "patience")
+
+
+class Scoring(TypedDict):
+    """What beside the model's embeddings scores: arguments of `lightgcn.evaluate` and `Recommender.from_model`."""
+
+    popularity_prior: float | None
+    residual: NeighbourResidual | None
 
 
 @dataclass(frozen=True)
@@ -139,11 +159,15 @@ class TrainConfig:
             raise ValueError('neighbours must be 0 with negative_pairs="all": they score user-item pairs')
         parse_metric(self.metric)
 
-    def residual(self, message: Interactions) -> NeighbourResidual | None:
-        """Return what neighbours among the message edges add to scores, or None where the settings have none."""
-        if not self.neighbours:
-            return None
-        return neighbour_residual(message, self.neighbours, self.neighbour_weight)
+    def scoring(self, message: Interactions) -> Scoring:
+        """Return how a model of these settings scores: ``evaluate(model, adjacency, links, **config.scoring(…))``.
+
+        Args:
+            message: what messages flow along where scores are wanted: ``links.message``, or the interactions that a
+                `Recommender` is made of.
+        """
+        residual = neighbour_residual(message, self.neighbours, self.neighbour_weight) if self.neighbours else None
+        return Scoring(popularity_prior=self.popularity_prior, residual=residual)
 
     def new_model(self, num_users: int, num_items: int, train: Interactions | None = None) -> LightGCN:
         """Return an untrained model of these settings.
@@ -220,29 +244,95 @@ PRESETS = {
     ),
     # He et al., SIGIR 2020, section 4.1.2.
     "paper": TrainConfig(),
-    # One layer and a softmax loss over large batches: the paper's accuracy in a small part of its time.
+    # One layer, a spectral start and a softmax loss over large batches; cosines and popularity score.
     "fast": TrainConfig(
         loss="softmax",
         num_layers=1,
-        init="xavier",
+        init="spectral",
+        init_std=0.005,
+        epochs=10,
+        batch_size=16384,
+        l2=0.0,
+        negative_weight=1.0,
+        popularity_prior=0.1,
+        eval_every=2,
+        patience=3,
+    ),
+    # Deeper and longer, and the neighbours of a user's items count as well.
+    "best": TrainConfig(
+        loss="softmax",
+        num_layers=3,
+        init="spectral",
+        init_std=0.005,
         epochs=60,
         batch_size=16384,
         l2=0.0,
-        eval_every=2,
+        temperature=0.1,
+        negative_weight=1.0,
+        popularity_prior=0.1,
+        neighbours=20,
+        eval_every=5,
         patience=3,
     ),
 }
 
 
-def preset(name: str, **changes: Any) -> TrainConfig:
-    """Return a preset ("tutorial", "paper", "fast"), with some settings changed.
+def preset(name: str | Path, **changes: Any) -> TrainConfig:
+    """Return a preset ("tutorial", "paper", "fast", "best") or that of a ``.json`` file (`save_preset`), with some changes.
 
     Raises:
-        ValueError: for an unknown preset or setting, or a setting out of range.
+        ValueError: for an unknown preset or setting, a setting out of range, or a file that holds no preset; naming
+            the file, the setting and its value.
+        FileNotFoundError: if there is no such file.
     """
-    if name not in PRESETS:
-        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
-    unknown = [key for key in changes if key not in TrainConfig.__dataclass_fields__]
-    if unknown:
-        raise ValueError(f"no setting {unknown[0]!r}; there are {', '.join(TrainConfig.__dataclass_fields__)}")
-    return replace(PRESETS[name], **changes)
+    if str(name).endswith(".json"):
+        start = _load_preset(Path(name))
+    elif name in PRESETS:
+        start = PRESETS[str(name)]
+    else:
+        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}, and .json files of lightgcn tune")
+    _check_names(changes)
+    return replace(start, **changes)
+
+
+def save_preset(path: str | Path, config: TrainConfig, found: Mapping[str, Any] | None = None) -> None:
+    """Write settings to a JSON file that `preset` reads, atomically.
+
+    Args:
+        path: the file, whose name ends in ``.json``.
+        config: the settings.
+        found: how they were found, for people to read: anything JSON can hold.
+
+    Raises:
+        ValueError: if the name does not end in ``.json``.
+    """
+    if Path(path).suffix != ".json":
+        raise ValueError(f"{path}: a preset's file name must end in .json")
+    about = {"kind": _PRESET_KIND, "version": 1, "settings": asdict(config)}
+    write_json(path, about if found is None else about | {"found": dict(found)})
+
+
+def _load_preset(path: Path) -> TrainConfig:
+    """Read a preset file; settings that it lacks are those of `TrainConfig`."""
+    about = read_json(path)
+    if not isinstance(about, dict) or about.get("kind") != _PRESET_KIND or not isinstance(about.get("settings"), dict):
+        raise ValueError(
+            f'{path}: not a preset: it has no "kind": "{_PRESET_KIND}" and "settings", as save_preset writes'
+        )
+    if about.get("version") != 1:
+        raise ValueError(f"{path}: version {about.get('version')!r} of a preset; this program reads version 1")
+    try:
+        _check_names(about["settings"])
+        return TrainConfig(**about["settings"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _check_names(settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        if name not in TrainConfig.__dataclass_fields__:
+            known = ", ".join(TrainConfig.__dataclass_fields__)
+            raise ValueError(f"no setting {name!r}; there are {known}, got {name}={value!r}")
+
+
+_PRESET_KIND = "lightgcn preset"

@@ -20,6 +20,7 @@ _SUMMARIES = {
     "prepare": "read raw files once into a dataset folder",
     "train": "train a model into a run folder",
     "reproduce": "a published result: epoch chosen on validation, test read once",
+    "tune": "search for settings that suit the data, on validation, into a folder",
     "evaluate": "test metrics of a run beside baselines",
     "recommend": "recommendations from a run",
 }
@@ -37,6 +38,11 @@ _EXAMPLES = {
     "reproduce": [
         "lightgcn reproduce gowalla --preset fast",
         "lightgcn reproduce gowalla runs/best --preset best --seeds 0 1 2",
+    ],
+    "tune": [
+        "lightgcn tune prepared tuned --minutes 30",
+        "lightgcn tune prepared tuned --trials 50 --embedding-dim 64 --metric ndcg@20",
+        "lightgcn train prepared runs/tuned --preset tuned/preset.json",
     ],
     "evaluate": [
         "lightgcn evaluate runs/first --k 10 20 50",
@@ -70,6 +76,7 @@ def build_parser(
         "prepare": _prepare,
         "train": _train,
         "reproduce": _reproduce,
+        "tune": _tune,
         "evaluate": _evaluate,
         "recommend": _recommend,
     }
@@ -124,17 +131,9 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
 def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help="dataset folder, or anything that prepare reads without options")
     parser.add_argument("run", help="run folder to write")
-    _add_settings(parser)
-    parser.add_argument(
-        "--ratios",
-        type=float,
-        nargs="+",
-        metavar="SHARE",
-        help="train, validation and test shares (0.8 0.1 0.1; 0.9 0.1 where the data brings a test split); 1 trains on "
-        "all there is, for all epochs",
-    )
-    parser.add_argument("--stratify", choices=["user"], help="split each user's edges by the ratios")
-    parser.add_argument("--negatives", type=float, metavar="N", help="negatives per positive of each set (1.0)")
+    _add_preset(parser)
+    _add_settings(parser, "setting {}")
+    _add_split(parser)
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in the folder; --epochs and --patience may change"
     )
@@ -143,16 +142,28 @@ def _train(parser: argparse.ArgumentParser) -> None:
 def _reproduce(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help="data with a test split of its own: a folder with train.txt and test.txt, say")
     parser.add_argument("run", nargs="?", help="folder to write (runs/DATA-PRESET); what it holds already is taken up")
-    _add_settings(parser)
+    _add_preset(parser)
+    _add_settings(parser, "setting {}")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="one result for each (0)")
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", choices=list(PRESETS), help="settings to start from (fast)")
-    for name in _SETTINGS:
-        parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=f"setting {name}")
-    others = ", ".join(name for name in TrainConfig.__dataclass_fields__ if name not in _SETTINGS)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=f"another setting: {others}")
+def _tune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", help="dataset folder, or anything that prepare reads without options")
+    parser.add_argument("out", help="folder of the search, which goes on where there is one; preset.json is the result")
+    parser.add_argument("--minutes", type=float, help="wall-clock time to search (10; with --trials: no limit)")
+    parser.add_argument("--trials", type=int, metavar="N", help="end after so many, beside those of before")
+    parser.add_argument(
+        "--start", metavar="PRESET", help=f"settings to start from: {', '.join(PRESETS)}, or a preset file (fast)"
+    )
+    parser.add_argument("--max-dim", type=int, default=128, metavar="D", help="largest width to try (%(default)s)")
+    _add_settings(parser, "keep {} at this, do not search it")
+    _add_split(parser)
+
+
+def _add_preset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--preset", help=f"settings to start from: {', '.join(PRESETS)}, or a file that tune wrote (fast)"
+    )
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
@@ -176,6 +187,26 @@ def _recommend(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--items", nargs="+", metavar="ITEM", help="a new user's items, by id, name or 'name by artist'")
     who.add_argument("--similar", metavar="ITEM", help="items like this one")
     parser.add_argument("-k", "--k", type=int, default=10, help="how many (%(default)s)")
+
+
+def _add_settings(parser: argparse.ArgumentParser, text: str) -> None:
+    for name in _SETTINGS:
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=text.format(name))
+    others = ", ".join(name for name in TrainConfig.__dataclass_fields__ if name not in _SETTINGS)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=f"another setting: {others}")
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ratios",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help="train, validation and test shares (0.8 0.1 0.1; 0.9 0.1 where the data brings a test split); 1 trains on "
+        "all there is, for all epochs",
+    )
+    parser.add_argument("--stratify", choices=["user"], help="split each user's edges by the ratios")
+    parser.add_argument("--negatives", type=float, metavar="N", help="negatives per positive of each set (1.0)")
 
 
 def _slice_range(text: str) -> tuple[int, int]:

@@ -257,5 +257,4 @@ def _test_metrics(dataset: Dataset, model_file: Path, config: TrainConfig, devic
     model = load_model(model_file).to(device)
     test = link_set(dataset.interactions, dataset.test, negatives=0).to(device)
     adjacency = normalized_adjacency(test.message, config.normalization)
-    residual = config.residual(dataset.interactions)
-    return evaluate(model, adjacency, test, popularity_prior=config.popularity_prior, residual=residual).metrics
+    return evaluate(model, adjacency, test, **config.scoring(test.message)).metrics

@@ -219,8 +219,7 @@ def train_run(
             model,
             known,
             config.train.normalization,
-            popularity_prior=config.train.popularity_prior,
-            residual=config.train.residual(known),
+            **config.train.scoring(known),
             user_columns=dataset.users,
             item_columns=dataset.items,
         )
@@ -281,15 +280,13 @@ def evaluate_run(
     model = load_model(folder / MODEL_FILE).to(device)
     test = config.test_links(dataset).to(device)
     adjacency = normalized_adjacency(test.message, config.train.normalization)
-    prior, residual = config.train.popularity_prior, config.train.residual(test.message)
-    own = evaluate(model, adjacency, test, ks=ks, popularity_prior=prior, residual=residual)
-    results = {"lightgcn": own}
+    results = {"lightgcn": evaluate(model, adjacency, test, ks=ks, **config.train.scoring(test.message))}
     for name in dict.fromkeys(baselines):
         if name == "popularity":
             results[name] = _evaluate_popularity(test, ks)
         elif name == "mf":
             other = _train_mf(dataset, config, device, progress)
-            results[name] = evaluate(other, adjacency, test, ks=ks, popularity_prior=prior)
+            results[name] = evaluate(other, adjacency, test, ks=ks, popularity_prior=config.train.popularity_prior)
         else:
             results[name] = _evaluate_scorer(name, test.to("cpu"), ks, progress)
     write_json(folder / TEST_FILE, {name: asdict(result) for name, result in results.items()})

@@ -10,6 +10,7 @@ What carries messages, what is predicted and what negatives must avoid are kept 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -111,6 +112,15 @@ class Split(NamedTuple):
         """Return the same split on another device."""
         moved: dict[int, Interactions] = {}
         return Split(*(_move(links, device, moved) for links in self))
+
+    def fingerprint(self) -> str:
+        """Return a digest of the train and validation sets, the same on every machine; the test set is not read."""
+        digest = hashlib.sha256()
+        for links in (self.train, self.val):
+            for graph in (links.message, links.positives):
+                digest.update(graph.fingerprint().encode())
+            digest.update(links.negatives.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

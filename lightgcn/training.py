@@ -6,7 +6,6 @@ what the uninterrupted run would have drawn and, on a CPU, ends with the same bi
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 import warnings
@@ -23,10 +22,9 @@ from torch import Tensor
 from lightgcn.adjacency import Adjacency, normalized_adjacency
 from lightgcn.batches import batch_loss, check_split, epoch_batches, num_samples
 from lightgcn.checkpoint import load_tensors, save_tensors, write_atomic
-from lightgcn.config import MAY_CHANGE, PRESETS, TrainConfig, parse_metric
+from lightgcn.config import MAY_CHANGE, PRESETS, Scoring, TrainConfig, is_better, parse_metric
 from lightgcn.evaluation import evaluate
 from lightgcn.model import LightGCN
-from lightgcn.neighbours import NeighbourResidual
 from lightgcn.seeding import make_generator
 from lightgcn.splitting import LinkSet, Split
 
@@ -34,7 +32,6 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 HISTORY_FILE = "history.jsonl"
 _CHECKPOINT_SECONDS = 30.0
 _EPOCH_STREAM = 17
-_LOWER_IS_BETTER = ("loss", "clicks")
 
 
 @dataclass
@@ -236,12 +233,10 @@ class _Run:
             self.split.val,
             ks=() if k is None else (k,),
             metrics=tuple(dict.fromkeys((name, "recall", "ndcg"))) if k else (),
-            popularity_prior=self.config.popularity_prior,
-            residual=self._val_residual,
+            **self._val_scoring,
         )
         value = result[self.config.metric]
-        better = value < self.best_value if name in _LOWER_IS_BETTER else value > self.best_value
-        if better or not self.best_epoch:
+        if not self.best_epoch or is_better(self.config.metric, value, self.best_value):
             self.best_value, self.best_epoch, self.since_best = value, self.epoch, 0
             self.best = {key: tensor.clone() for key, tensor in self.model.state_dict().items()}
         else:
@@ -337,17 +332,12 @@ class _Run:
         return {"num_layers": self.model.num_layers, "alpha": list(alpha) if isinstance(alpha, tuple) else "learnable"}
 
     @cached_property
-    def _val_residual(self) -> NeighbourResidual | None:
-        return self.config.residual(self.split.val.message)
+    def _val_scoring(self) -> Scoring:
+        return self.config.scoring(self.split.val.message)
 
     @cached_property
     def _data_fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for links in (self.split.train, self.split.val):
-            for graph in (links.message, links.positives):
-                digest.update(graph.fingerprint().encode())
-            digest.update(links.negatives.cpu().numpy().tobytes())
-        return digest.hexdigest()
+        return self.split.fingerprint()
 
     def write_history(self) -> None:
         """Write the whole history file anew."""

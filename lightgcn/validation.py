@@ -1,4 +1,7 @@
-"""Checks of what callers pass in: the value in the form that the library uses, or a `ValueError` that names it."""
+"""Checks of what callers pass in: the value in the form that the library uses, or a `ValueError` that names it.
+
+And of what was raised: whether it says that memory ran out.
+"""
 
 from __future__ import annotations
 
@@ -58,3 +61,11 @@ def checked_weights(given: Any, num_edges: int) -> Tensor | None:
         at = int(wrong[0])
         raise ValueError(f"weights[{at}] is {float(weights[at])}; a weight must be finite and positive")
     return weights
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that memory ran out, on a CPU or a GPU."""
+    # On a CPU torch has no class of its own for it.
+    phrases = ("not enough memory", "can't allocate memory", "CUDA out of memory")
+    is_torch = isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_torch

@@ -19,6 +19,7 @@ from lightgcn import Interactions, cli, inversion, preset, runs
 from lightgcn.checkpoint import load_model
 from lightgcn.datasets import Dataset, read_text
 from lightgcn.runs import RunConfig
+from lightgcn.validation import is_out_of_memory
 
 FAST = ["--preset", "fast", "--epochs", "12", "--batch-size", "256"]
 
@@ -446,6 +447,89 @@ def test_a_model_that_training_has_left_behind_is_noted(
     assert capsys.readouterr().err == ""
 
 
+def test_tune_writes_a_preset_that_train_takes(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna")
+    out, split = tmp_path / "tuned", ["--ratios", "0.7", "0.2", "0.1", "--stratify", "user", "--seed", "3"]
+    command = ["tune", str(prepared), str(out), "--trials", "3", "--embedding-dim", "8", "--epochs", "4", *split]
+    assert cli.main(command) == 0
+    text = capsys.readouterr().out
+    assert "trial   2  " in text and "best: trial " in text and f"--preset {out / 'preset.json'} --ratios 0.7" in text
+    assert cli.main([*command, "--json"]) == 0  # goes on
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["trials"]) == 6 and found["ended"] == "trials" and found["metric"] == "recall@20"
+    assert found["best"]["value"] == max(trial["value"] for trial in found["trials"])
+    run = tmp_path / "run"
+    assert (
+        cli.main(["train", str(prepared), str(run), "--preset", str(out / "preset.json"), *split[:-2], "--json"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out)["best"]["val"]["recall@20"] == found["best"]["value"]
+    assert (
+        json.loads((run / "run.json").read_text())["train"] == json.loads((out / "preset.json").read_text())["settings"]
+    )
+
+    before = (out / "trials.jsonl").read_bytes()
+    assert "metric='recall@20'" in _fails(capsys, *command, "--metric", "ndcg@20")
+    assert "seed=3" in _fails(capsys, *command[:-2])  # which makes another split as well
+    assert "minutes must be" in _fails(capsys, *command, "--minutes", "-1")
+    assert (out / "trials.jsonl").read_bytes() == before
+
+
+def test_ctrl_c_in_tune_says_where_the_best_is_and_the_same_command_goes_on(prepared: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    out = tmp_path / "tuned"
+    arguments = ["tune", prepared, out, "--minutes", 1, "--embedding-dim", 8, "--epochs", 4, "--batch-size", 512]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lightgcn", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (out / "preset.json").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert f"the best settings so far are in {out / 'preset.json'}; the same command goes on" in err
+    done = (out / "trials.jsonl").read_bytes().count(b"\n")
+    assert (
+        len(json.loads(lightgcn(*arguments[:3], "--trials", 1, *arguments[5:], "--json").stdout)["trials"]) == done + 1
+    )
+
+
+def test_tune_without_optuna_is_one_line(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert 'pip install "lightgcn[tune]"' in _fails(capsys, "tune", prepared, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "No such file"),
+        ("{", "not valid JSON"),
+        ("[1]", "not a preset"),
+        ('{"kind": "lightgcn preset", "version": 2, "settings": {}}', "version 2"),
+        ('{"kind": "lightgcn preset", "version": 1, "settings": {"warmth": 3}}', "warmth=3"),
+        ('{"kind": "lightgcn preset", "version": 1, "settings": {"epochs": "60"}}', "epochs must be an integer of at"),
+    ],
+)
+def test_a_bad_preset_file_is_one_line_that_names_it(
+    text: str | None, said: str, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "my.json"
+    if text is not None:
+        path.write_text(text)
+    for command in (("train", "--preset"), ("tune", "--start")):
+        error = _fails(capsys, command[0], prepared, tmp_path / "out", command[1], path)
+        assert str(path) in error and said in error
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture
 def with_test(tmp_path: Path) -> Path:
     """Text data with a test split; user 40 has edges there alone."""
@@ -583,7 +667,7 @@ def test_out_of_memory_is_one_line(
 def test_torch_that_cannot_allocate_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
-    assert cli._is_out_of_memory(caught.value)
+    assert is_out_of_memory(caught.value)
 
 
 def test_demo_checks_before_it_replaces_and_touches_no_file_of_others(

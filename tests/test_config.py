@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import FrozenInstanceError, asdict, fields
+from dataclasses import FrozenInstanceError, asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightgcn import PRESETS, TrainConfig, preset
+from lightgcn import PRESETS, Interactions, TrainConfig, preset, save_preset
 from lightgcn.config import parse_metric
 
 OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
@@ -120,8 +121,20 @@ def test_the_fast_preset_has_the_measured_settings() -> None:
     assert (config.loss, config.normalization, config.num_layers, config.embedding_dim) == (
         "softmax", "symmetric", 1, 64,
     )  # fmt: skip
-    assert (config.init, config.temperature, config.negative_weight, config.block_size) == ("xavier", 0.12, 0.84, 2048)
+    assert (config.init, config.temperature, config.negative_weight, config.block_size) == ("spectral", 0.12, 1.0, 2048)
     assert (config.learning_rate, config.l2, config.weight_decay) == (1e-3, 0.0, 0.0)
+    assert (config.popularity_prior, config.neighbours) == (0.1, 0)
+
+
+def test_the_best_preset_counts_neighbours() -> None:
+    config = preset("best")
+    assert (config.loss, config.num_layers, config.embedding_dim, config.neighbours) == ("softmax", 3, 64, 20)
+    interactions = Interactions.from_edge_index(torch.tensor([[0, 0, 1], [0, 1, 1]]), 2, 3)
+    residual = config.scoring(interactions)["residual"]
+    assert residual is not None and residual.weight == 0.2 and residual.history is interactions
+    assert preset("fast").scoring(interactions) == {"popularity_prior": 0.1, "residual": None}
+    with pytest.raises(ValueError, match='neighbours must be 0 with negative_pairs="all"'):
+        preset("best", negative_pairs="all")
 
 
 def test_a_preset_takes_changes_and_stays_as_it_is() -> None:
@@ -173,3 +186,14 @@ def test_numpy_numbers_become_plain_ones() -> None:
     assert {type(config.epochs), type(config.seed)} == {int} and type(config.learning_rate) is float
     with pytest.raises(ValueError, match="epochs must be an integer of at least 1, got 0"):
         preset("fast", epochs=np.int64(0))
+
+
+def test_a_preset_file_gives_the_same_settings_and_takes_changes(tmp_path: Path) -> None:
+    config = preset("tutorial", temperature=0.123456789, batch_size=None, seed=7)
+    save_preset(tmp_path / "mine.json", config, {"value": 0.5})
+    assert preset(tmp_path / "mine.json") == config == preset(str(tmp_path / "mine.json"))
+    assert preset(tmp_path / "mine.json", epochs=3) == replace(config, epochs=3)
+    with pytest.raises(ValueError, match=r"must end in \.json"):
+        save_preset(tmp_path / "mine", config)
+    (tmp_path / "part.json").write_text('{"kind": "lightgcn preset", "version": 1, "settings": {"num_layers": 2}}')
+    assert preset(tmp_path / "part.json") == TrainConfig(num_layers=2)

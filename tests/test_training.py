@@ -41,7 +41,7 @@ SMALL: dict[str, Any] = {"embedding_dim": 8, "epochs": 4, "eval_every": 2, "pati
 CONFIGS = {
     "tutorial": preset("tutorial", **SMALL),
     "paper": preset("paper", **SMALL | {"batch_size": 150, "metric": "recall@5", "num_negatives": 2}),
-    "fast": preset("fast", **SMALL | {"batch_size": 150, "metric": "ndcg@5", "block_size": 64}),
+    "fast": preset("fast", init="xavier", **SMALL | {"batch_size": 150, "metric": "ndcg@5", "block_size": 64}),
     "all at once": TrainConfig(
         **SMALL,
         loss="bpr",
@@ -105,10 +105,10 @@ def assert_same_bits(first: list[Tensor], second: list[Tensor]) -> None:
         preset("tutorial", epochs=30, embedding_dim=16, batch_size=1000, metric="recall@10", eval_every=5),
         preset("paper", epochs=40, embedding_dim=16, batch_size=500, learning_rate=0.02, metric="recall@10"),
         preset("paper", epochs=40, embedding_dim=16, batch_size=None, learning_rate=0.05, metric="recall@10"),
-        preset("fast", epochs=20, embedding_dim=16, batch_size=500, learning_rate=0.01, metric="recall@10"),
+        preset("fast", init="xavier", epochs=20, embedding_dim=16, batch_size=500, learning_rate=0.01, metric="recall@10"),
         preset("paper", epochs=40, embedding_dim=16, batch_size=500, learning_rate=0.02, metric="recall@10",
                disjoint=0.2, positives="users", learnable_alpha=True),
-        preset("fast", epochs=20, embedding_dim=16, batch_size=500, learning_rate=0.01, metric="recall@10",
+        preset("fast", init="xavier", epochs=20, embedding_dim=16, batch_size=500, learning_rate=0.01, metric="recall@10",
                disjoint=0.2, positives="users", normalization="mean"),
     ],
     ids=["bce full", "bce batches", "bpr batches", "bpr full", "softmax", "bpr disjoint", "softmax disjoint"],
@@ -262,7 +262,7 @@ def test_better_is_lower_for_losses_and_clicks(metric: str, best: Callable[[list
 
 
 def test_the_last_epoch_is_always_validated() -> None:
-    config = preset("fast", **SMALL | {"epochs": 3, "eval_every": 10, "metric": "recall@5"})
+    config = preset("fast", init="xavier", **SMALL | {"epochs": 3, "eval_every": 10, "metric": "recall@5"})
     result = fit(new_model(config), small_split(config), config)
     assert [("val" in record) for record in result.history] == [False, False, True] and result.best_epoch == 3
 
