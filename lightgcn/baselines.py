@@ -104,7 +104,6 @@ def item_cosine(
     if tf_idf:
         rarity = np.log(train.num_items / np.maximum(train.user_degrees.cpu().numpy(), 1)).astype(np.float32)
         matrix = (diags_array(rarity) @ matrix.sqrt()).tocsr()
-        matrix.eliminate_zeros()  # a user of all items says nothing
     norms = np.sqrt((matrix * matrix).sum(axis=0))
     columns = matrix.T.tocsr()
     nearest = [csr_array((0, train.num_items), dtype=np.float32)]
