@@ -77,7 +77,7 @@ def item_cosine(
     train: Interactions,
     neighbours: int = 100,
     *,
-    shrinkage: float = 0.0,
+    shrinkage: float = 30.0,
     tf_idf: bool = False,
     progress: bool = False,
 ) -> ItemScorer:
@@ -89,7 +89,7 @@ def item_cosine(
     Args:
         train: the graph.
         neighbours: how many other items are an item's nearest.
-        shrinkage: makes items of few users less similar.
+        shrinkage: makes items of few users less similar; in the unit of a squared value.
         tf_idf: whether a column's values are √value · log(num_items / number of the user's items).
         progress: show a progress bar on a terminal.
 
@@ -104,7 +104,6 @@ def item_cosine(
     if tf_idf:
         rarity = np.log(train.num_items / np.maximum(train.user_degrees.cpu().numpy(), 1)).astype(np.float32)
         matrix = (diags_array(rarity) @ matrix.sqrt()).tocsr()
-        matrix.eliminate_zeros()  # a user of all items says nothing
     norms = np.sqrt((matrix * matrix).sum(axis=0))
     columns = matrix.T.tocsr()
     nearest = [csr_array((0, train.num_items), dtype=np.float32)]

@@ -38,7 +38,7 @@ def invert_(matrix: Tensor, *, progress: bool = False, title: str = "inverse") -
     for first in tqdm(range(0, count, _PANEL), desc=title, unit="panel", disable=None if progress else True):
         end = min(first + _PANEL, count)
         panel = torch.cat([matrix[first:end, :first].T, matrix[first:, first:end]])  # (n, b): A_ik
-        factor, failed = torch.linalg.cholesky_ex(reflect_(panel[first:end]))
+        factor, failed = torch.linalg.cholesky_ex(panel[first:end])
         if failed:
             raise ValueError(f"the matrix is not positive definite in {matrix.dtype}")
         inverse = torch.cholesky_inverse(factor)

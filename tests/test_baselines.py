@@ -123,7 +123,7 @@ def test_item_cosine_equals_loops(
 
 def test_equally_near_items_are_kept_by_index() -> None:
     same = Interactions.from_edge_index(torch.cartesian_prod(torch.arange(3), torch.arange(4)).T, 3, 4)
-    kept = map_of(item_cosine(same, 2))
+    kept = map_of(item_cosine(same, 2, shrinkage=0))
     assert pytest.approx(np.array([[0, 1, 1, 0], [1, 0, 1, 0], [1, 1, 0, 0], [1, 1, 0, 0]])) == kept.T
 
 
@@ -200,15 +200,26 @@ def test_users_and_items_without_edges_score_zero(fit: Callable[..., ItemScorer]
 
 
 @pytest.mark.parametrize("fit", CLOSED_FORMS)
-@pytest.mark.parametrize("settings", [{}, {"tf_idf": True}])
-def test_one_item_one_user_and_no_edge(fit: Callable[..., ItemScorer], settings: dict[str, Any]) -> None:
-    if settings and fit is not item_cosine:
-        pytest.skip("a setting of item_cosine")
+def test_one_item_one_user_and_no_edge(fit: Callable[..., ItemScorer]) -> None:
     one = Interactions.from_edge_index(torch.tensor([[0], [0]]), 1, 1)
-    assert everyone(fit(one, **settings)).shape == (1, 1)
-    assert np.isfinite(everyone(fit(one, **settings))).all()
+    scores = everyone(fit(one))
+    assert scores.shape == (1, 1) and np.isfinite(scores).all()
     none = Interactions.from_edge_index(torch.zeros(2, 0, dtype=torch.int64), 3, 4)
-    assert (everyone(fit(none, **settings)) == np.zeros((3, 4))).all()
+    assert (everyone(fit(none)) == np.zeros((3, 4))).all()
+
+
+def test_tf_idf_of_a_user_of_all_items_says_nothing() -> None:
+    pair = Interactions.from_edge_index(torch.tensor([[0, 0], [0, 1]]), 1, 2)
+    assert everyone(item_cosine(pair, shrinkage=0, tf_idf=True)).tolist() == [[0, 0]]
+
+
+def test_directions_of_large_graphs_are_the_same_bits_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "_FEW_NODES", 0)
+    matrix = graph().to_scipy().astype(np.float64)
+    first, second = (baselines._leading_directions(matrix, 6, False) for _ in range(2))
+    assert first.shape == (ITEMS, 6) and (first == second).all()
+    none = Interactions.from_edge_index(torch.zeros(2, 0, dtype=torch.int64), 3, 4)
+    assert (everyone(gf_cf(none, 1)) == 0).all()
 
 
 @pytest.mark.parametrize("fit", CLOSED_FORMS)
@@ -225,14 +236,9 @@ def test_other_users_are_scored_by_their_items(fit: Callable[..., ItemScorer]) -
 
 
 @pytest.mark.parametrize("fit", CLOSED_FORMS)
-@pytest.mark.parametrize("few", [0, 1000])
-def test_scores_are_the_same_bits_each_time(
-    fit: Callable[..., ItemScorer], few: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(baselines, "_FEW_NODES", few)
-    settings = {"rank": 6} if fit is gf_cf else {}
+def test_scores_are_the_same_bits_each_time(fit: Callable[..., ItemScorer]) -> None:
     state = torch.get_rng_state()
-    first, second = (everyone(fit(graph(), **settings)) for _ in range(2))
+    first, second = (everyone(fit(graph())) for _ in range(2))
     assert (first == second).all() and torch.equal(state, torch.get_rng_state())
 
 
@@ -274,10 +280,12 @@ def test_too_small_l2_is_said() -> None:
 
 
 def test_ease_that_does_not_fit_is_refused_before_anything_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inversion, "available_memory", lambda: 1000)
+    with pytest.raises(ValueError, match="EASE of 23 items needs"):
+        ease(graph())
     monkeypatch.setattr(inversion, "available_memory", lambda: 5_000_000_000)
-    wide = Interactions.from_edge_index(torch.tensor([[0], [0]]), 1, 40_981)
     with pytest.raises(ValueError, match=r"EASE of 40,981 items needs 7\.4 GB .* 5\.0 GB are available"):
-        ease(wide)
+        inversion.check_memory(40_981)
     inversion.check_memory(30_000)
     monkeypatch.setattr(inversion, "available_memory", lambda: None)
     inversion.check_memory(40_981)

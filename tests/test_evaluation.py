@@ -198,7 +198,9 @@ def test_scores_are_evaluated_as_embeddings_are(dtype: torch.dtype, chunk_size: 
 
     def scores(rows: Tensor) -> Tensor:
         asked.append(len(rows))
-        return table[rows[0] : rows[-1] + 1] if len(rows) == USERS else table[rows]  # a view of the caller's own
+        first, last = int(rows[0]), int(rows[-1])
+        without_gap = last - first + 1 == len(rows)
+        return table[first : last + 1] if without_gap else table[rows]  # a view of the caller's own, or a copy
 
     wanted: Any = {"seen": links.message, "ks": (1, 5, ITEMS), "metrics": tuple(RANKING_METRICS)}
     found = evaluate_scores(scores, links.positives, chunk_size=chunk_size, **wanted)
