@@ -278,7 +278,9 @@ PRESETS = {
 
 
 def preset(name: str | Path, **changes: Any) -> TrainConfig:
-    """Return a preset ("tutorial", "paper", "fast", "best") or that of a ``.json`` file (`save_preset`), with some changes.
+    """Return a preset, or that of a ``.json`` file (`save_preset`), with some settings changed.
+
+    Presets are "tutorial", "paper", "fast" and "best".
 
     Raises:
         ValueError: for an unknown preset or setting, a setting out of range, or a file that holds no preset; naming

@@ -205,7 +205,11 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
         help="train, validation and test shares (0.8 0.1 0.1; 0.9 0.1 where the data brings a test split); 1 trains on "
         "all there is, for all epochs",
     )
-    parser.add_argument("--stratify", choices=["user"], help="split each user's edges by the ratios")
+    parser.add_argument(
+        "--stratify",
+        choices=["user", "last"],
+        help="split each user's edges by the ratios, at random or with the last of the list held out (text data)",
+    )
     parser.add_argument("--negatives", type=float, metavar="N", help="negatives per positive of each set (1.0)")
 
 

@@ -1,12 +1,17 @@
 """Reproduce a published result: choose the epoch on validation, train on all of train, read the test set once.
 
     FOLDER/prepared/             the data, nodes in an order that suits the caches
-    FOLDER/seed-0/validation/    run folder: nine tenths of train, the best epoch chosen on the other tenth
+    FOLDER/seed-0/validation/    run folder: a part of train, the best epoch chosen on the rest of it
     FOLDER/seed-0/final/         run folder: all of train, for that many epochs
     FOLDER/seed-0/result.json    the test metrics, read once
     FOLDER/reproduction.json     all seeds, settings, versions and machine
 
 Both run folders are those of `lightgcn.runs`: ``lightgcn evaluate FOLDER/seed-0/final`` computes the result again.
+
+Validation is to train what test is to all: the same share of each user's edges and, where the file has an order, the
+end of each user's list. Gowalla's test edges go on where the lists of train end: items near each other in a list are
+alike, and those of test are most like the last ones. A random part of train is easier than that, and favours settings
+that rest on an item's neighbours in the list.
 """
 
 from __future__ import annotations
@@ -35,7 +40,6 @@ from lightgcn.subgraph import locality_order
 from lightgcn.training import CHECKPOINT_FILE, HISTORY_FILE
 
 RESULT_FILE, SUMMARY_FILE, PREPARED = "result.json", "reproduction.json", "prepared"
-VALIDATION_SHARE = 0.1
 METRICS = ("recall@20", "ndcg@20")
 
 # Users, items, train and test edges of the splits that the LightGCN authors published.
@@ -205,10 +209,14 @@ def _reproduce_one(
     validation, final = place / "validation", place / "final"
 
     def trained(part: Path, settings: TrainConfig, ratios: tuple[float, ...]) -> bool:
-        run = RunConfig(data, dataset.fingerprint(), settings, ratios=ratios, split_seed=seed)
+        stratify: Any = None if ratios == (1.0,) else "user" if dataset.order is None else "last"
+        run = RunConfig(data, dataset.fingerprint(), settings, ratios=ratios, stratify=stratify, split_seed=seed)
         return _train_once(dataset, run, part, device=device, watch=watch, progress=progress)
 
-    if not trained(validation, config, (1 - VALIDATION_SHARE, VALIDATION_SHARE)):
+    assert dataset.test is not None
+    held_out = round(dataset.test.num_edges / (dataset.test.num_edges + dataset.interactions.num_edges), 2)
+    share = min(max(held_out, 0.05), 0.5)
+    if not trained(validation, config, (1 - share, share)):
         return None
     epoch = int(read_json(validation / TRAINED_FILE)["best_epoch"])
     chosen = _history(validation)[epoch - 1]

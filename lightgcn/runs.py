@@ -54,7 +54,8 @@ class RunConfig:
         fingerprint: of the dataset (`Dataset.fingerprint`), so that other data under the same path is noticed.
         train: the training settings.
         ratios: (train, validation, test) shares; (train, validation) for a dataset that brings its own test split.
-        stratify: None or "user", as for `split_edges`.
+        stratify: None or "user", as for `split_edges`, or "last": by user, and what is held out is the end of each
+            user's list (`Dataset.order`).
         negatives: negatives per positive of each link set.
         split_seed: seed of the split.
     """
@@ -63,7 +64,7 @@ class RunConfig:
     fingerprint: str
     train: TrainConfig
     ratios: tuple[float, ...] = (0.8, 0.1, 0.1)
-    stratify: Literal["user"] | None = None
+    stratify: Literal["user", "last"] | None = None
     negatives: float = 1.0
     split_seed: int = 0
     versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in ("torch", "numpy")})
@@ -103,12 +104,17 @@ class RunConfig:
             raise ValueError(f"{self.data}: holds other interactions than the ones that this run was made with")
         if dataset.test is not None:
             _check_own_test(dataset.interactions, dataset.test, self.ratios)
+        if self.stratify == "last" and dataset.order is None:
+            raise ValueError(
+                f'{self.data}: has no order of a user\'s items, so that "last" says nothing; stratify by user'
+            )
         return split_edges(
             dataset.interactions,
             self.ratios,
             disjoint=self.train.disjoint,
             negatives=self.negatives,
-            stratify=self.stratify,
+            stratify="user" if self.stratify else None,
+            order=dataset.order if self.stratify == "last" else None,
             negative_pairs=self.train.negative_pairs,
             known=dataset.test,
             seed=self.split_seed,

@@ -172,6 +172,7 @@ def split_edges(
     disjoint: float = 0.2,
     negatives: float = 1.0,
     stratify: Literal["user"] | None = None,
+    order: Tensor | None = None,
     negative_pairs: NegativePairs = "user_item",
     known: Interactions | None = None,
     seed: int | torch.Generator = 0,
@@ -190,6 +191,8 @@ def split_edges(
         negatives: negatives per positive.
         stratify: "user" splits each user's edges by the ratios and leaves every user at least one train edge;
             a user with too few edges for a part (``floor`` gives 0) has none in it.
+        order: (E,) numbers of the edges, such as times or places in a list: with stratify="user" a user's held-out
+            edges are then the last ones, test after validation, and not random ones; equal numbers go by item.
         negative_pairs: "user_item", or "all" node pairs as DeepSnap draws them (for comparison with its figures).
         known: further edges that validation and test negatives avoid, such as a test split that came with the data;
             train negatives do not know them.
@@ -211,10 +214,15 @@ def split_edges(
         raise ValueError(f'stratify must be None or "user", got {stratify!r}')
     if negative_pairs not in ("user_item", "all"):
         raise ValueError(f'negative_pairs must be "user_item" or "all", got {negative_pairs!r}')
+    if order is not None:
+        order = _checked_order(order, interactions, stratify)
     seed = seed_from(seed)
     generator = make_generator(seed, _SPLIT, device=interactions.device)
-    divide = _divide_by_user if stratify == "user" else _divide
-    part = divide(interactions, val_share, test_share, 2 if disjoint else 1, generator)
+    min_train = 2 if disjoint else 1
+    if stratify == "user":
+        part = _divide_by_user(interactions, val_share, test_share, min_train, generator, order)
+    else:
+        part = _divide(interactions, val_share, test_share, min_train, generator)
 
     train, val, test = (interactions.select(part == code) for code in (0, 1, 2))
     seen = train.union(val)
@@ -318,23 +326,44 @@ def _names(val_share: float, test_share: float) -> str:
     return "train, validation and test" if test_share else "train and validation" if val_share else "train"
 
 
+def _checked_order(order: Tensor, interactions: Interactions, stratify: str | None) -> Tensor:
+    order = torch.as_tensor(order).to(interactions.device)
+    if stratify != "user":
+        raise ValueError('order says which edges of a user are the last: give stratify="user" with it')
+    if order.shape != interactions.users.shape:
+        raise ValueError(f"order must have shape ({interactions.num_edges},), got {tuple(order.shape)}")
+    if order.is_floating_point() and bool(order.isnan().any()):
+        raise ValueError(f"order[{int(order.isnan().nonzero()[0])}] is NaN; each edge must have its place")
+    return order
+
+
 def _divide_by_user(
-    interactions: Interactions, val_share: float, test_share: float, min_train: int, generator: torch.Generator
+    interactions: Interactions,
+    val_share: float,
+    test_share: float,
+    min_train: int,
+    generator: torch.Generator,
+    order: Tensor | None,
 ) -> Tensor:
     degrees = interactions.user_degrees
     num_val, num_test = ((share * degrees.double() + 1e-9).floor().long() for share in (val_share, test_share))
     num_val -= ((num_val + num_test) >= degrees).long() * (num_val > 0)
     num_test -= ((num_val + num_test) >= degrees).long() * (num_test > 0)
 
-    # Two stable sorts: by a random number, then by user, put each user's edges in a random order of their own.
-    shuffled = torch.randperm(interactions.num_edges, generator=generator, device=interactions.device)
-    order = shuffled[interactions.users[shuffled].argsort(stable=True)]
+    # Two stable sorts: by a random number or the last first, then by user, put each user's edges in an order.
+    if order is None:
+        sequence = torch.randperm(interactions.num_edges, generator=generator, device=interactions.device)
+    else:
+        sequence = order.argsort(stable=True).flip(0)
+        num_val, num_test = num_test, num_val  # what is taken first is test
+    by_user = sequence[interactions.users[sequence].argsort(stable=True)]
     place = torch.arange(interactions.num_edges, device=interactions.device)
     place = place - interactions.indptr[interactions.users]
-    val_end = num_val[interactions.users]
-    test_end = val_end + num_test[interactions.users]
-    part = torch.empty_like(order)
-    part[order] = torch.where(place < val_end, 1, torch.where(place < test_end, 2, 0))
+    first_end = num_val[interactions.users]
+    second_end = first_end + num_test[interactions.users]
+    first, second = (1, 2) if order is None else (2, 1)
+    part = torch.empty_like(by_user)
+    part[by_user] = torch.where(place < first_end, first, torch.where(place < second_end, second, 0))
 
     counts = torch.bincount(part, minlength=3).tolist()
     wanted = (min_train, *(1 for share in (val_share, test_share) if share))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from lightgcn import Interactions, preset, split_edges
+from lightgcn import Interactions, preset, sample_negatives, split_edges
 from lightgcn import reproduction as module
-from lightgcn.datasets import Dataset, synthetic_interactions
+from lightgcn.datasets import Dataset, read_text, synthetic_interactions
 from lightgcn.reproduction import KNOWN_SPLITS, PUBLISHED, Reproduction, reproduce, split_name
 from lightgcn.runs import RunConfig, evaluate_run
 
@@ -64,9 +65,9 @@ def test_the_test_set_is_read_once_and_last(tmp_path: Path, monkeypatch: pytest.
 def test_other_test_edges_change_nothing_but_the_test_metrics(tmp_path: Path) -> None:
     data = dataset()
     assert data.test is not None
-    few = data.test.select(data.test.users < 40)
-    other = Dataset(data.interactions, {}, {}, few)
-    first, second = run(tmp_path / "all"), run(tmp_path / "few", data=other)
+    elsewhere = sample_negatives(data.interactions.union(data.test), data.test.num_edges, 1)
+    other = Dataset(data.interactions, {}, {}, Interactions.from_edge_index(elsewhere, 80, 60))
+    first, second = run(tmp_path / "first"), run(tmp_path / "second", data=other)
     assert first is not None and second is not None
     (whole,), (part,) = first.results, second.results
     assert whole["epoch"] == part["epoch"] and whole["validation"]["recall@20"] == part["validation"]["recall@20"]
@@ -101,6 +102,25 @@ def test_what_cannot_be_reproduced(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_validation_is_the_end_of_the_lists_where_the_data_has_an_order(tmp_path: Path) -> None:
+    lists = {user: [(7 * user + 3 * place) % 50 for place in range(20)] for user in range(60)}
+    for name, part in (("train", slice(0, 15)), ("test", slice(15, 20))):
+        lines = (" ".join(map(str, [user, *items[part]])) for user, items in lists.items())
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+    data = read_text(tmp_path)
+    assert run(tmp_path / "out", data=data) is not None
+    config, prepared = RunConfig.load(tmp_path / "out" / "seed-0" / "validation"), tmp_path / "out" / "prepared"
+    assert (config.stratify, config.ratios) == ("last", (0.75, 0.25))
+    graph = (split := config.split(Dataset.load(prepared))).val.positives
+    assert split.train.positives.num_edges + graph.num_edges == 60 * 15
+    assert graph.user_ids is not None and graph.item_ids is not None
+    for user, item in zip(graph.user_ids[graph.users], graph.item_ids[graph.items], strict=True):
+        assert int(item) in lists[int(user)][12:15]
+    other = Dataset(data.interactions, {}, {}, data.test)
+    with pytest.raises(ValueError, match="has no order of a user's items"):
+        replace(config, fingerprint=other.fingerprint()).split(other)
+
+
 def test_published_splits_are_known_by_their_size() -> None:
     assert split_name(dataset()) is None
     assert Reproduction([], "Gowalla").published()["LightGCN, 3 layers"] == (0.1823, 0.1555)
@@ -110,8 +130,6 @@ def test_published_splits_are_known_by_their_size() -> None:
 
 
 def test_gowalla_is_known(gowalla: Path) -> None:
-    from lightgcn.datasets import read_text
-
     data = read_text(gowalla)
     assert split_name(data) == "Gowalla"
     assert isinstance(data.interactions, Interactions)

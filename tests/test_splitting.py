@@ -200,6 +200,31 @@ def test_one_ratio_gives_every_edge_to_train(stratify, disjoint):
         split_edges(random_graph(0), (1.0,), stratify=stratify, disjoint=disjoint)
 
 
+@pytest.mark.parametrize("ratios", [(0.6, 0.2, 0.2), (0.7, 0.3), (0.5, 0.1, 0.4)])
+def test_the_last_edges_of_a_user_are_held_out(ratios):
+    graph = random_graph(300)
+    order = torch.randperm(graph.num_edges, generator=torch.Generator().manual_seed(1)) // 2  # with equal places
+    split = split_edges(graph, ratios, stratify="user", order=order, disjoint=0.0, negatives=0)
+    place = dict(zip(zip(graph.users.tolist(), graph.items.tolist(), strict=True), order.tolist(), strict=True))
+    counts = split_edges(graph, ratios, stratify="user", disjoint=0.0, negatives=0)
+    for user in range(graph.num_users):
+        lists = [sorted((place[user, i], i) for i in links.positives.items_of(user).tolist()) for links in split]
+        everything = sorted((place[user, i], i) for i in graph.items_of(user).tolist())
+        assert lists[0] + lists[1] + lists[2] == everything
+        assert [len(part) for part in lists] == [len(links.positives.items_of(user)) for links in counts]
+
+
+def test_an_order_that_does_not_fit_is_refused():
+    graph = random_graph(50)
+    for order, stratify, said in (
+        (torch.arange(50), None, 'give stratify="user"'),
+        (torch.arange(49), "user", r"order must have shape \(50,\), got \(49,\)"),
+        (torch.tensor([0.0] * 7 + [float("nan")] * 43), "user", r"order\[7\] is NaN"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            split_edges(graph, stratify=stratify, order=order)
+
+
 def test_weights_and_ids_travel_with_the_edges():
     pairs = [(u, i) for u in range(6) for i in range(6) if (u + i) % 2]
     weights = torch.arange(1.0, len(pairs) + 1)

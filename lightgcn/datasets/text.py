@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lightgcn.datasets.dataset import Dataset
+from lightgcn.datasets.dataset import Dataset, place_order
 from lightgcn.datasets.files import COMPRESSIONS, read_bytes, with_progress
 from lightgcn.interactions import Interactions
 
@@ -24,8 +24,9 @@ Numbers = npt.NDArray[np.int64]
 def read_text(source: str | Path, *, test: str | Path | None = None, progress: bool = False) -> Dataset:
     """Read interactions in the LightGCN text format; indices are the ids, and both files count for the nodes.
 
-    A user may have several lines, or no item. A pair that is repeated is one edge; ``info`` counts repeats and the
-    test edges that are train edges too (they are kept).
+    Which of a user's items comes after which is kept as `Dataset.order`. A user may have several lines, or no item.
+    A pair that is repeated is one edge; ``info`` counts repeats and the test edges that are train edges too (they
+    are kept).
 
     Args:
         source: a folder with ``train.txt`` and perhaps ``test.txt``, or a train file. A name may end in .xz or .gz.
@@ -60,7 +61,7 @@ def read_text(source: str | Path, *, test: str | Path | None = None, progress: b
         info["test_entries"], info["test_edges"] = len(parsed[1][0]), held_out.num_edges
         info["test_duplicate_entries"] = len(parsed[1][0]) - held_out.num_edges
         info["test_edges_also_in_train"] = int(train.contains(held_out.users, held_out.items).sum())
-    return Dataset(train, {}, {}, held_out, info)
+    return Dataset(train, {}, {}, held_out, info, place_order(*parsed[0][:2], train))
 
 
 def _names(part: str) -> list[str]:
