@@ -86,7 +86,7 @@ SPACE = (
     Dimension("temperature", low=0.05, high=0.5, log=True),
     Dimension("negative_weight", low=0.6, high=1.1),
     Dimension("block_size", (512, 1024, 2048, 4096)),
-    Dimension("popularity_prior", (0.0, 0.03, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2)),
+    Dimension("popularity_prior", (0.0, 0.03, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, None)),
     Dimension("neighbours", (0, 10, 20, 50)),
     Dimension("neighbour_weight", low=0.05, high=0.8, log=True),
     Dimension("l2", (0.0, 1e-5, 1e-4, 1e-3)),

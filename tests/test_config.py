@@ -119,11 +119,11 @@ def test_the_paper_preset_has_the_paper_settings() -> None:
 def test_the_fast_preset_has_the_measured_settings() -> None:
     config = preset("fast")
     assert (config.loss, config.normalization, config.num_layers, config.embedding_dim) == (
-        "softmax", "symmetric", 1, 64,
+        "softmax", "symmetric", 2, 64,
     )  # fmt: skip
-    assert (config.init, config.temperature, config.negative_weight, config.block_size) == ("spectral", 0.12, 1.0, 2048)
+    assert (config.init, config.temperature, config.negative_weight, config.block_size) == ("spectral", 0.15, 1.0, 2048)
     assert (config.learning_rate, config.l2, config.weight_decay) == (1e-3, 0.0, 0.0)
-    assert (config.popularity_prior, config.neighbours) == (0.1, 0)
+    assert (config.popularity_prior, config.neighbours) == (0.13, 0)
 
 
 def test_the_best_preset_counts_neighbours() -> None:
@@ -132,7 +132,7 @@ def test_the_best_preset_counts_neighbours() -> None:
     interactions = Interactions.from_edge_index(torch.tensor([[0, 0, 1], [0, 1, 1]]), 2, 3)
     residual = config.scoring(interactions)["residual"]
     assert residual is not None and residual.weight == 0.2 and residual.history is interactions
-    assert preset("fast").scoring(interactions) == {"popularity_prior": 0.1, "residual": None}
+    assert preset("fast").scoring(interactions) == {"popularity_prior": 0.13, "residual": None}
     with pytest.raises(ValueError, match='neighbours must be 0 with negative_pairs="all"'):
         preset("best", negative_pairs="all")
 

@@ -226,9 +226,8 @@ def test_the_model_is_left_with_the_best_weights(name: str, tmp_path: Path) -> N
     seen: list[dict[str, Any]] = []
     result = fit(model, split, config, run_dir=tmp_path, on_epoch=seen.append)
     k = int(config.metric.partition("@")[2] or 0)
-    found = evaluate(
-        model, normalized_adjacency(split.val.message, config.normalization), split.val, ks=(k,) if k else ()
-    )
+    adjacency = normalized_adjacency(split.val.message, config.normalization)
+    found = evaluate(model, adjacency, split.val, ks=(k,) if k else (), **config.scoring(split.val.message))
     assert found[config.metric] == result.best_value
     validated = {record["epoch"]: record["val"][config.metric] for record in result.history if "val" in record}
     assert list(validated) == [2, 4]
@@ -687,12 +686,13 @@ def test_cuda_trains_and_resumes(name: str, tmp_path: Path) -> None:
     assert result.ended == "finished" and model.embedding.is_cuda
     val = split.val.to("cuda")
     k = int(config.metric.partition("@")[2] or 0)
-    found = evaluate(model, normalized_adjacency(val.message, config.normalization), val, ks=(k,) if k else ())
+    adjacency = normalized_adjacency(val.message, config.normalization)
+    found = evaluate(model, adjacency, val, ks=(k,) if k else (), **config.scoring(val.message))
     assert found[config.metric] == pytest.approx(result.best_value, abs=1e-3)
 
 
 def test_a_config_by_name_is_refused_with_a_hint() -> None:
-    config = preset("fast")
+    config = CONFIGS["fast"]
     with pytest.raises(ValueError, match=r'must be a TrainConfig, got \'fast\'; lightgcn.preset\("fast"\)'):
         fit(new_model(config), small_split(config), "fast")  # type: ignore[arg-type]
 

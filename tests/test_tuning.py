@@ -26,7 +26,7 @@ pytest.importorskip("optuna")
 
 USERS, ITEMS = 60, 45
 # A start that learns too slowly to be good.
-POOR = preset("fast", embedding_dim=8, learning_rate=3e-4, epochs=6, metric="recall@5")
+POOR = preset("fast", init="xavier", embedding_dim=8, learning_rate=3e-4, epochs=6, metric="recall@5")
 QUICK: dict[str, Any] = {"start": POOR, "fixed": ("epochs", "embedding_dim")}
 
 
