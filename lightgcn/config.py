@@ -244,7 +244,7 @@ PRESETS = {
     ),
     # He et al., SIGIR 2020, section 4.1.2.
     "paper": TrainConfig(),
-    # A softmax loss over large batches from a spectral start; cosines and popularity score.
+    # A softmax loss over large batches from a spectral start; cosines, popularity and neighbours score.
     "fast": TrainConfig(
         loss="softmax",
         num_layers=2,
@@ -256,13 +256,14 @@ PRESETS = {
         temperature=0.15,
         negative_weight=1.0,
         popularity_prior=0.13,
+        neighbours=20,
         eval_every=2,
         patience=3,
     ),
-    # Deeper and longer, and the neighbours of a user's items count as well.
+    # The same, deeper and longer.
     "best": TrainConfig(
         loss="softmax",
-        num_layers=3,
+        num_layers=4,
         init="spectral",
         init_std=0.005,
         epochs=32,

@@ -123,16 +123,16 @@ def test_the_fast_preset_has_the_measured_settings() -> None:
     )  # fmt: skip
     assert (config.init, config.temperature, config.negative_weight, config.block_size) == ("spectral", 0.15, 1.0, 2048)
     assert (config.learning_rate, config.l2, config.weight_decay) == (1e-3, 0.0, 0.0)
-    assert (config.popularity_prior, config.neighbours) == (0.13, 0)
+    assert (config.popularity_prior, config.neighbours) == (0.13, 20)
 
 
 def test_the_best_preset_counts_neighbours() -> None:
     config = preset("best")
-    assert (config.loss, config.num_layers, config.embedding_dim, config.neighbours) == ("softmax", 3, 64, 20)
+    assert (config.loss, config.num_layers, config.embedding_dim, config.neighbours) == ("softmax", 4, 64, 20)
     interactions = Interactions.from_edge_index(torch.tensor([[0, 0, 1], [0, 1, 1]]), 2, 3)
     residual = config.scoring(interactions)["residual"]
     assert residual is not None and residual.weight == 0.2 and residual.history is interactions
-    assert preset("fast").scoring(interactions) == {"popularity_prior": 0.13, "residual": None}
+    assert preset("fast", neighbours=0).scoring(interactions) == {"popularity_prior": 0.13, "residual": None}
     with pytest.raises(ValueError, match='neighbours must be 0 with negative_pairs="all"'):
         preset("best", negative_pairs="all")
 
