@@ -273,6 +273,7 @@ PRESETS = {
         negative_weight=1.0,
         popularity_prior=0.13,
         neighbours=20,
+        neighbour_weight=0.15,
         eval_every=4,
         patience=3,
     ),

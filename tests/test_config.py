@@ -131,7 +131,7 @@ def test_the_best_preset_counts_neighbours() -> None:
     assert (config.loss, config.num_layers, config.embedding_dim, config.neighbours) == ("softmax", 4, 64, 20)
     interactions = Interactions.from_edge_index(torch.tensor([[0, 0, 1], [0, 1, 1]]), 2, 3)
     residual = config.scoring(interactions)["residual"]
-    assert residual is not None and residual.weight == 0.2 and residual.history is interactions
+    assert residual is not None and residual.weight == 0.15 and residual.history is interactions
     assert preset("fast", neighbours=0).scoring(interactions) == {"popularity_prior": 0.13, "residual": None}
     with pytest.raises(ValueError, match='neighbours must be 0 with negative_pairs="all"'):
         preset("best", negative_pairs="all")
