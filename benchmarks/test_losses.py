@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import Peers, Way, compare
 from lightgcn import in_batch_softmax_loss
+from lightgcn.losses import fast_bfloat16
 
 BATCH, BLOCK, WIDTH, TEMPERATURE, WEIGHT = 8192, 2048, 64, 0.12, 0.84
 
@@ -20,12 +22,13 @@ def by_autograd(users: Tensor, items: Tensor) -> Tensor:
     return (WEIGHT * spread - (left * right).sum(2) / TEMPERATURE).mean()
 
 
-def three_products(users: Tensor, items: Tensor) -> Way:
-    logits = torch.empty(BLOCK, BLOCK)
-    grad_users, grad_items = torch.empty(BLOCK, WIDTH), torch.empty(BLOCK, WIDTH)
+def three_products(users: Tensor, items: Tensor, dtype: torch.dtype) -> Way:
+    logits = torch.empty(BLOCK, BLOCK, dtype=dtype)
+    grad_users, grad_items = torch.empty(BLOCK, WIDTH, dtype=dtype), torch.empty(BLOCK, WIDTH, dtype=dtype)
+    users, items = users.detach().to(dtype), items.detach().to(dtype)
 
     def run() -> None:
-        for left, right in zip(users.detach().split(BLOCK), items.detach().split(BLOCK), strict=True):
+        for left, right in zip(users.split(BLOCK), items.split(BLOCK), strict=True):
             torch.mm(left, right.T, out=logits)
             torch.mm(logits, right, out=grad_users)
             torch.mm(logits.T, left, out=grad_items)
@@ -33,12 +36,17 @@ def three_products(users: Tensor, items: Tensor) -> Way:
     return run
 
 
-def test_softmax_loss(benchmark: Any) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-5), (torch.bfloat16, 3e-3)], ids=["float32", "bfloat16"])
+def test_softmax_loss(benchmark: Any, dtype: torch.dtype | None, tolerance: float) -> None:
+    if dtype is not None and not fast_bfloat16():
+        pytest.skip("this CPU has no instructions for bfloat16")
     generator = torch.Generator().manual_seed(0)
     users, items = (torch.randn(BATCH, WIDTH, generator=generator, requires_grad=True) for _ in range(2))
 
     def ours() -> tuple[Tensor, ...]:
-        loss = in_batch_softmax_loss(users, items, temperature=TEMPERATURE, negative_weight=WEIGHT, block_size=BLOCK)
+        loss = in_batch_softmax_loss(
+            users, items, temperature=TEMPERATURE, negative_weight=WEIGHT, block_size=BLOCK, logits_dtype=dtype
+        )
         return loss.detach(), *torch.autograd.grad(loss, (users, items))
 
     def autograd() -> tuple[Tensor, ...]:
@@ -48,8 +56,16 @@ def test_softmax_loss(benchmark: Any) -> None:
     exact = [x.detach().double().requires_grad_() for x in (users, items)]
     loss = by_autograd(*exact)
     for found, reference in zip(ours(), (loss.detach(), *torch.autograd.grad(loss, exact)), strict=True):
-        assert float((found - reference).norm() / reference.norm()) < 1e-5
+        assert float((found - reference).norm() / reference.norm()) < tolerance
     peers = Peers()
     peers.add("autograd", lambda: autograd)
-    floors = {"3 matrix products": three_products(users, items)}
-    compare(benchmark, "softmax loss", ours, peers=peers, floors=floors, note=f"batch {BATCH}, blocks of {BLOCK}")
+    floors = {"3 matrix products": three_products(users, items, dtype or torch.float32)}
+    compare(
+        benchmark,
+        "softmax loss",
+        ours,
+        variant="bfloat16 logits" if dtype else "float32",
+        peers=peers,
+        floors=floors,
+        note=f"batch {BATCH}, blocks of {BLOCK}; autograd in float32",
+    )

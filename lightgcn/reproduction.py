@@ -234,6 +234,7 @@ def _reproduce_one(
             "validation": chosen["val"],
             "test": _test_metrics(dataset, final / MODEL_FILE, config, device),
             "test_seconds": round(time.monotonic() - began, 2),
+            "start_seconds": read_json(final / TRAINED_FILE).get("start_seconds"),
             "training_seconds": round(sum(record["seconds"] for record in history), 2),
             "search_seconds": round(sum(record["seconds"] for record in _history(validation)), 2),
         }

@@ -5,12 +5,13 @@ checkpoint.safetensors     the state of training, to resume from
 history.jsonl              one record per epoch
 model.safetensors          the best model
 recommender.safetensors    final embeddings over all known edges, with ids and names, for `Recommender.load`
-trained.json               how many epochs these two were trained
+trained.json               how many epochs these two were trained, and how long the start took to make
 test.json                  metrics on the test set, once they were asked for
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -193,8 +194,9 @@ def train_run(
     if resume and (folder / CONFIG_FILE).is_file():
         config.check_resumes(RunConfig.load(folder))
     split = config.split(dataset)
-    graph = dataset.interactions
+    graph, began = dataset.interactions, time.monotonic()
     model = config.train.new_model(graph.num_users, graph.num_items, split.val.message).to(device)
+    start_seconds = round(time.monotonic() - began, 2)
     with watch or nullcontext() as stop_asked:
         saved = False
 
@@ -230,7 +232,8 @@ def train_run(
             item_columns=dataset.items,
         )
         recommender.save(folder / RECOMMENDER_FILE)
-        write_json(folder / TRAINED_FILE, {"epochs": len(result.history), "best_epoch": result.best_epoch})
+        trained = {"epochs": len(result.history), "best_epoch": result.best_epoch, "start_seconds": start_seconds}
+        write_json(folder / TRAINED_FILE, trained)
     return result
 
 
