@@ -56,7 +56,7 @@ def main() -> None:
     graph = dataset.interactions
     share = 0.2 if dataset.test is None else dataset.test.num_edges / (dataset.test.num_edges + graph.num_edges)
     ratios = (1 - round(share, 2), round(share, 2))
-    split = split_edges(graph, ratios, stratify="user", order=dataset.order, disjoint=0.0, negatives=0.0)
+    split = split_edges(graph, ratios, stratify="user", order=graph.order, disjoint=0.0, negatives=0.0)
     rows: dict[str, dict[str, Any]] = {}
     for seed in arguments.seeds:
         for name, (changes, scorings) in TRAINED.items():

@@ -9,6 +9,7 @@ from lightgcn.losses import bce_loss, bpr_loss, in_batch_softmax_loss, l2_penalt
 from lightgcn.model import LightGCN
 from lightgcn.neighbours import NeighbourResidual, nearest_items, neighbour_residual
 from lightgcn.propagation import propagate
+from lightgcn.recency import Recency, recent_items
 from lightgcn.recommender import Recommendation, Recommender
 from lightgcn.retrieval import TopK, top_k, top_k_scores
 from lightgcn.sampling import sample_negative_items, sample_negatives
@@ -31,6 +32,7 @@ __all__ = [
     "LightGCN",
     "LinkSet",
     "NeighbourResidual",
+    "Recency",
     "Recommendation",
     "Recommender",
     "Split",
@@ -64,6 +66,7 @@ __all__ = [
     "preset",
     "propagate",
     "rank_users_by_popularity",
+    "recent_items",
     "sample_negative_items",
     "sample_negatives",
     "save_preset",

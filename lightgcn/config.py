@@ -16,6 +16,7 @@ from lightgcn.interactions import Interactions
 from lightgcn.metrics import RANKING_METRICS
 from lightgcn.model import LightGCN
 from lightgcn.neighbours import NeighbourResidual, neighbour_residual
+from lightgcn.recency import Recency, recent_items
 from lightgcn.spectral import spectral_embeddings
 from lightgcn.splitting import NegativePairs
 
@@ -56,6 +57,7 @@ class Scoring(TypedDict):
 
     popularity_prior: float | None
     residual: NeighbourResidual | None
+    recency: Recency | None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,9 @@ class TrainConfig:
         neighbours: how many nearest items of each item add to the scores of a ranking (`lightgcn.neighbour_residual`);
             0 for none. Training does not look at them.
         neighbour_weight: how much they add at most.
+        recency: exponent of (1 + age) by which a user's last items count more than the earlier ones in scores
+            (`lightgcn.recent_items`); 0 for all alike. No effect on data without an order, and none on training.
+        recency_weight: how far users' embeddings are drawn towards their last items.
         disjoint: share of train edges to hold back from the messages; for the caller's `split_edges`.
         negative_pairs: "user_item" or "all"; likewise.
         metric: what chooses the best epoch on validation: "roc_auc", "loss", or a ranking metric such as "recall@20".
@@ -121,6 +126,8 @@ class TrainConfig:
     popularity_prior: float | None = None
     neighbours: int = 0
     neighbour_weight: float = 0.2
+    recency: float = 0.0
+    recency_weight: float = 0.5
     disjoint: float = 0.0
     negative_pairs: NegativePairs = "user_item"
     metric: str = "recall@20"
@@ -146,7 +153,7 @@ class TrainConfig:
         for name in ("learning_rate", "temperature", "negative_weight"):
             if not (_is_number(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
-        for name in ("weight_decay", "l2", "init_std", "neighbour_weight"):
+        for name in ("weight_decay", "l2", "init_std", "neighbour_weight", "recency", "recency_weight"):
             if not (_is_number(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} must be a number of at least 0, got {getattr(self, name)!r}")
         if self.popularity_prior is not None and not (_is_number(self.popularity_prior) and self.popularity_prior >= 0):
@@ -166,8 +173,13 @@ class TrainConfig:
             message: what messages flow along where scores are wanted: ``links.message``, or the interactions that a
                 `Recommender` is made of.
         """
-        residual = neighbour_residual(message, self.neighbours, self.neighbour_weight) if self.neighbours else None
-        return Scoring(popularity_prior=self.popularity_prior, residual=residual)
+        residual, last = None, None
+        if self.recency and message.order is not None:
+            last = recent_items(message, self.recency, self.recency_weight)
+        if self.neighbours:
+            residual = neighbour_residual(message, self.neighbours, self.neighbour_weight)
+            residual = residual if last is None else replace(residual, history=last.recent)
+        return Scoring(popularity_prior=self.popularity_prior, residual=residual, recency=last)
 
     def new_model(self, num_users: int, num_items: int, train: Interactions | None = None) -> LightGCN:
         """Return an untrained model of these settings.

@@ -15,6 +15,7 @@ from lightgcn.losses import bce_loss
 from lightgcn.metrics import RANKING_METRICS, hits_of, roc_auc
 from lightgcn.model import LightGCN
 from lightgcn.neighbours import NeighbourResidual
+from lightgcn.recency import Recency
 from lightgcn.retrieval import TopK, check_k, top_k, top_k_scores
 from lightgcn.scoring import link_scores, with_popularity_prior
 from lightgcn.splitting import LinkSet
@@ -56,6 +57,7 @@ def evaluate(
     metrics: Sequence[str] = DEFAULT_METRICS,
     popularity_prior: float | None = None,
     residual: NeighbourResidual | None = None,
+    recency: Recency | None = None,
 ) -> Evaluation:
     """Evaluate a model on a link set: ROC-AUC and loss of its links, and a ranking of all items for each user.
 
@@ -70,6 +72,7 @@ def evaluate(
         popularity_prior: None for raw dot products; a number for cosines plus so much of the log-popularity among the
             message edges (see `lightgcn.with_popularity_prior`).
         residual: what neighbours among the message edges add to the scores (see `lightgcn.neighbour_residual`).
+        recency: what the users had last among the message edges (see `lightgcn.recent_items`).
 
     Raises:
         ValueError: if a k or a metric's name is wrong, there is nothing to predict, or an embedding is not finite.
@@ -78,6 +81,8 @@ def evaluate(
     z = model.propagate(graph)
     check_finite(z)
     users, items = z[: model.num_users], z[model.num_users :]
+    if recency is not None:
+        users = recency.draw_users(users, items)
     if popularity_prior is not None:
         users, items = with_popularity_prior(users, items, links.message.item_degrees, popularity_prior)
     result = Evaluation({})

@@ -36,6 +36,8 @@ class Interactions:
         weights: optional (E,) floating tensor, finite and positive.
         user_ids: optional (num_users,) distinct integers or strings: what the data's owner calls each user.
         item_ids: optional (num_items,) the same for items.
+        order: optional (E,) integers that say which of a user's edges came after which, such as times or places in a
+            list; a repeated pair has its first.
 
     Raises:
         ValueError: for a wrong shape or dtype, an index out of range, a weight that is not finite and positive,
@@ -49,6 +51,7 @@ class Interactions:
     weights: Tensor | None = None
     user_ids: Ids | None = None
     item_ids: Ids | None = None
+    order: Tensor | None = None
 
     def __post_init__(self) -> None:
         num_users = checked_count("num_users", self.num_users)
@@ -60,7 +63,10 @@ class Interactions:
         if len(users) != len(items):
             raise ValueError(f"users and items must be as many, got {len(users)} and {len(items)}")
         weights = checked_weights(self.weights, len(users))
-        users, items, weights = _canonical(users, items, num_items, weights)
+        order = None if self.order is None else checked_integers("order", self.order)
+        if order is not None and len(order) != len(users):
+            raise ValueError(f"order must be {len(users)} integers, one per edge, got {len(order)}")
+        users, items, weights, order = _canonical(users, items, num_items, weights, order)
         values = {
             "users": users,
             "items": items,
@@ -69,6 +75,7 @@ class Interactions:
             "weights": weights,
             "user_ids": checked_ids("user_ids", self.user_ids, num_users),
             "item_ids": checked_ids("item_ids", self.item_ids, num_items),
+            "order": order,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -202,6 +209,22 @@ class Interactions:
         """(num_items,) int64 number of users of each item: its popularity."""
         return torch.bincount(self.items, minlength=self.num_items)
 
+    @cached_property
+    def ages(self) -> Tensor:
+        """(E,) int64: how many of its user's edges came after each edge.
+
+        Raises:
+            ValueError: if the edges have no order.
+        """
+        if self.order is None:
+            raise ValueError("these interactions have no order; give each edge its time or place (order=…)")
+        by_place = self.order.argsort(stable=True)
+        by_user = by_place[self.users[by_place].argsort(stable=True)]
+        ages = torch.empty_like(self.order)
+        ends = self.indptr[1:][self.users[by_user]]
+        ages[by_user] = ends - 1 - torch.arange(self.num_edges, device=self.device)
+        return ages
+
     def items_of(self, user: int) -> Tensor:
         """Return the (n,) int64 items of one user, increasing.
 
@@ -257,11 +280,13 @@ class Interactions:
         return csr_array((values, columns, ends), shape=(self.num_users, self.num_items))
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 hex digest of counts, edges and weights: equal graphs, equal digest, on any device."""
+        """Return a SHA-256 hex digest of counts, edges, weights and order: equal graphs, equal digest on any device."""
         digest = hashlib.sha256(f"{self.num_users} {self.num_items}".encode())
         digest.update(self.keys.cpu().numpy().tobytes())
         if self.weights is not None:
             digest.update(self.weights.double().cpu().numpy().tobytes())
+        if self.order is not None:
+            digest.update(self.order.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     # -- new graphs from this one --------------------------------------------------------------------------
@@ -282,8 +307,8 @@ class Interactions:
                 raise ValueError(f"edge positions must be distinct, {int(twice[0])} is there more than once")
         elif edges.shape != self.users.shape:
             raise ValueError(f"a mask of edges must have shape ({self.num_edges},), got {tuple(edges.shape)}")
-        weights = None if self.weights is None else self.weights[edges]
-        return self._with_edges(self.users[edges], self.items[edges], weights)
+        weights, order = (None if part is None else part[edges] for part in (self.weights, self.order))
+        return self._with_edges(self.users[edges], self.items[edges], weights, order)
 
     def reindex(self, users: Tensor, items: Tensor) -> Interactions:
         """Keep the given nodes and the edges between them, renumbered in the order given.
@@ -309,10 +334,11 @@ class Interactions:
             None if self.weights is None else self.weights[kept],
             _taken_ids(self.user_ids, users),
             _taken_ids(self.item_ids, items),
+            None if self.order is None else self.order[kept],
         )
 
     def union(self, other: Interactions) -> Interactions:
-        """Return the edges of both graphs over the same nodes.
+        """Return the edges of both graphs over the same nodes; their order, where both have one.
 
         Raises:
             ValueError: if the counts differ, or one graph is weighted and the other is not.
@@ -324,23 +350,27 @@ class Interactions:
         weights = None
         if self.weights is not None and other.weights is not None:
             weights = torch.cat([self.weights, other.weights])
+        order = None
+        if self.order is not None and other.order is not None:
+            order = torch.cat([self.order, other.order])
         users, items = torch.cat([self.users, other.users]), torch.cat([self.items, other.items])
-        return self._with_edges(*_canonical(users, items, self.num_items, weights))
+        return self._with_edges(*_canonical(users, items, self.num_items, weights, order))
 
     def to(self, device: torch.device | str) -> Interactions:
         """Return the same graph on another device (itself, where it is there already)."""
         moved = self.users.to(device)
         if moved is self.users:
             return self
-        weights = None if self.weights is None else self.weights.to(device)
-        return self._with_edges(moved, self.items.to(device), weights)
+        weights, order = (None if part is None else part.to(device) for part in (self.weights, self.order))
+        return self._with_edges(moved, self.items.to(device), weights, order)
 
-    def _with_edges(self, users: Tensor, items: Tensor, weights: Tensor | None) -> Interactions:
+    def _with_edges(self, users: Tensor, items: Tensor, weights: Tensor | None, order: Tensor | None) -> Interactions:
         """Return this graph's nodes with other edges, which are canonical already and are not checked again."""
         new = object.__new__(Interactions)
         names = ("num_users", "num_items", "user_ids", "item_ids")
         fields = {name: getattr(self, name) for name in names}
-        for name, value in (fields | {"users": users, "items": items, "weights": weights}).items():
+        edges = {"users": users, "items": items, "weights": weights, "order": order}
+        for name, value in (fields | edges).items():
             object.__setattr__(new, name, value)
         return new
 
@@ -367,20 +397,24 @@ def _slots(keys: Tensor, size: int) -> Tensor:
 
 
 def _canonical(
-    users: Tensor, items: Tensor, num_items: int, weights: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    users: Tensor, items: Tensor, num_items: int, weights: Tensor | None, order: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Sort pairs by user, then item, and merge repeats."""
     keys = users * num_items + items
     if bool((keys[1:] > keys[:-1]).all()):
         # Copies: a caller that changes its tensors later must not change the graph.
-        return users.clone(), items.clone(), None if weights is None else weights.clone()
-    if weights is None:
+        weights, order = (None if part is None else part.clone() for part in (weights, order))
+        return users.clone(), items.clone(), weights, order
+    if weights is None and order is None:
         keys = distinct_integers(keys)
     else:
         keys, place = torch.unique(keys, return_inverse=True)
-        weights = weights.new_zeros(len(keys)).index_add_(0, place, weights)
+        if weights is not None:
+            weights = weights.new_zeros(len(keys)).index_add_(0, place, weights)
+        if order is not None:
+            order = order.new_empty(len(keys)).scatter_reduce_(0, place, order, "amin", include_self=False)
     users = torch.div(keys, num_items, rounding_mode="floor")
-    return users, keys.sub_(users, alpha=num_items), weights
+    return users, keys.sub_(users, alpha=num_items), weights, order
 
 
 def _renumber(name: str, kept: Tensor, count: int, device: torch.device) -> Tensor:

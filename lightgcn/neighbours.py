@@ -38,7 +38,7 @@ class NeighbourResidual:
     """What the neighbours of a user's items add to the scores of the items near them.
 
     Attributes:
-        history: the users' items.
+        history: the users' items; where weighted, an item counts by its weight.
         similarity: (num_items, num_items) SciPy CSR: row j has the items nearest to item j.
         weight: what is added to the score of the item that is nearest of all to the user's items.
     """
@@ -70,12 +70,18 @@ class NeighbourResidual:
             gains = torch.where(keys[found] == wanted, values[found], gains)
         return gains
 
-    def of_items(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the scores of a new user with the given distinct items gain: (n,) int64 items, (n,) float32."""
+    def of_items(self, items: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return what the scores of a new user with the given distinct items gain: (n,) int64 items, (n,) float32.
+
+        Args:
+            items: (B,) int64.
+            weights: (B,) of the items, as those of ``history``; None for ones.
+        """
         from scipy.sparse import csr_array
 
         given = items.cpu().numpy()
-        row = csr_array((np.ones(len(given), np.float32), ([0] * len(given), given)), (1, self.similarity.shape[0]))
+        counted = np.ones(len(given)) if weights is None else weights.cpu().numpy()
+        row = csr_array((counted.astype(np.float32), ([0] * len(given), given)), (1, self.similarity.shape[0]))
         _, near, values = self._rows_of(row)
         return near.to(items.device), values.to(items.device)
 

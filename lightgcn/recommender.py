@@ -25,6 +25,7 @@ from lightgcn.lookup import Id, find_node, index_of_ids
 from lightgcn.model import LightGCN
 from lightgcn.neighbours import NeighbourResidual
 from lightgcn.propagation import propagate
+from lightgcn.recency import Recency, recent_items
 from lightgcn.retrieval import check_k, rank_rows, top_k
 from lightgcn.scoring import with_popularity_prior
 from lightgcn.validation import checked_integers
@@ -54,6 +55,7 @@ class Recommender:
         has_prior: whether the embeddings are those of `lightgcn.with_popularity_prior`: unit rows and one more column,
             which ``fold_in`` does not have.
         residual: what the neighbours of a user's items add to the scores (`lightgcn.neighbour_residual` of ``seen``).
+        recency: for what a new user had last; known users' embeddings are drawn already.
         user_columns: optional columns beside the users, such as {"name": titles}: one string per user, in their order.
         item_columns: optional columns beside the items, such as {"name": …, "artist": …}.
 
@@ -71,6 +73,7 @@ class Recommender:
         user_exponent: float = 0.5,
         has_prior: bool = False,
         residual: NeighbourResidual | None = None,
+        recency: Recency | None = None,
         user_columns: Columns | None = None,
         item_columns: Columns | None = None,
     ) -> None:
@@ -83,7 +86,8 @@ class Recommender:
         for table in (users, items, *([] if fold_in is None else [fold_in])):
             check_finite(table)
         self.users, self.items, self.fold_in, self.seen = users, items, fold_in, seen
-        self.user_exponent, self.has_prior, self.residual = float(user_exponent), bool(has_prior), residual
+        self.user_exponent, self.has_prior = float(user_exponent), bool(has_prior)
+        self.residual, self.recency = residual, recency
         self.user_columns = _check_columns("user", user_columns, seen.num_users)
         self.item_columns = _check_columns("item", item_columns, seen.num_items)
         self._user_index: dict[Id, int] | None = None
@@ -99,6 +103,7 @@ class Recommender:
         *,
         popularity_prior: float | None = None,
         residual: NeighbourResidual | None = None,
+        recency: Recency | None = None,
         user_columns: Columns | None = None,
         item_columns: Columns | None = None,
     ) -> Recommender:
@@ -110,12 +115,15 @@ class Recommender:
             normalization: the one that the model was trained with.
             popularity_prior: None for dot products, else the weight of `lightgcn.with_popularity_prior`.
             residual: what neighbours add to the scores, as for the class.
+            recency: what users had last (`lightgcn.recent_items` of ``interactions``); it goes with a popularity prior.
             user_columns: columns beside the users.
             item_columns: columns beside the items.
         """
         interactions = interactions.to(model.embedding.device)
         adjacency = normalized_adjacency(interactions, normalization)
         users, items = model.embed(adjacency)
+        if recency is not None:
+            users = recency.draw_users(users, items)
         if popularity_prior is not None:
             users, items = with_popularity_prior(users, items, interactions.item_degrees, popularity_prior)
         fold_in = fold_in_table(model, interactions, normalization) if model.num_layers else None
@@ -127,6 +135,7 @@ class Recommender:
             user_exponent=exponents(normalization)[0],
             has_prior=popularity_prior is not None,
             residual=residual,
+            recency=recency,
             user_columns=user_columns,
             item_columns=item_columns,
         )
@@ -170,7 +179,9 @@ class Recommender:
             raise ValueError("nothing is known of the given items: none has a user, so none tells about a new one")
         scores = user @ self.items.T
         if self.residual is not None:
-            near, gains = self.residual.of_items(torch.tensor(indices).unique().to(scores.device))
+            distinct = torch.tensor(list(dict.fromkeys(indices)), device=scores.device)
+            recent = None if self.recency is None else self.recency.item_weights(len(distinct))
+            near, gains = self.residual.of_items(distinct, recent)
             scores[near] += gains.to(scores.dtype)
         scores[torch.tensor(indices, device=scores.device)] = -torch.inf
         best = rank_rows(scores.unsqueeze(0), k)
@@ -185,7 +196,7 @@ class Recommender:
         k = _plain(k)
         check_k(k, len(self.items))
         index = self.item_index(item)
-        items = self.items[:, :-1] if self.has_prior else self.items
+        items = self._item_directions
         scores = F.cosine_similarity(items, items[index].unsqueeze(0), dim=1)
         scores[index] = -torch.inf
         best = rank_rows(scores.unsqueeze(0), k)
@@ -198,7 +209,8 @@ class Recommender:
 
         The new user receives messages from its items and sends none: with m the item factor of the normalisation it is
         |S|⁻ᵃ Σ_{i∈S} m(i) Σ_{k≥1} αₖ e_i^(k-1), exactly what the graph with such a user added gives (the user's own
-        layer-0 embedding, which it does not have, taken as zero). With a prior it is of length one, and a 1 follows.
+        layer-0 embedding, which it does not have, taken as zero). With recency it is drawn towards the last of the
+        items; with a prior it is of length one, and a 1 follows.
 
         Raises:
             ValueError: without items, for an index out of range or weights that do not fit, or for a model without
@@ -221,9 +233,18 @@ class Recommender:
             factor = torch.zeros(len(index), dtype=torch.float64).index_add_(0, place, given)
         index, factor = index.to(self.fold_in.device), factor.to(self.fold_in.device, self.fold_in.dtype)
         total: Tensor = (self.fold_in[index] * factor.unsqueeze(1)).sum(0)
+        if self.recency is not None:
+            distinct = list(dict.fromkeys(items))
+            recent = self.recency.item_weights(len(distinct)).to(total.device, total.dtype)
+            last = recent @ F.normalize(self._item_directions[distinct])
+            total = F.normalize(total, dim=0) + self.recency.weight * F.normalize(last, dim=0)
         if self.has_prior:
             return F.pad(F.normalize(total, dim=0), (0, 1), value=1.0)
-        return total.div(float(factor.sum()) ** self.user_exponent)
+        return total if self.recency is not None else total.div(float(factor.sum()) ** self.user_exponent)
+
+    @property
+    def _item_directions(self) -> Tensor:
+        return self.items[:, :-1] if self.has_prior else self.items
 
     # -- ids and names -------------------------------------------------------------------------------------
 
@@ -280,6 +301,10 @@ class Recommender:
                 tensors[f"{side}.ids"] = pack_strings(ids)
             tensors |= {f"{side}.column.{name}": pack_strings(values) for name, values in columns.items()}
         metadata: dict[str, Any] = {"user_exponent": self.user_exponent, "has_prior": self.has_prior}
+        if self.seen.order is not None:
+            tensors["seen.order"] = self.seen.order
+        if self.recency is not None:
+            metadata["recency"] = [self.recency.exponent, self.recency.weight]
         if self.residual is not None:
             metadata["neighbour_weight"] = self.residual.weight
             tensors |= {f"neighbours.{name}": part for name, part in self.residual.to_tensors().items()}
@@ -311,13 +336,17 @@ class Recommender:
                 len(users),
                 len(items),
                 tensors.get("seen.weights"),
+                order=tensors.get("seen.order"),
                 user_ids=ids["user"],
                 item_ids=ids["item"],
             ).to(device)
-            fold_in, residual = tensors.get("fold_in"), None
+            fold_in, residual, last = tensors.get("fold_in"), None, None
+            if "recency" in metadata:
+                last = recent_items(seen, *map(float, metadata["recency"]))
             if "neighbour_weight" in metadata:
                 parts = {name: tensors[f"neighbours.{name}"] for name in ("ends", "items", "values")}
-                residual = NeighbourResidual.from_tensors(seen, parts, float(metadata["neighbour_weight"]))
+                history = seen if last is None else last.recent
+                residual = NeighbourResidual.from_tensors(history, parts, float(metadata["neighbour_weight"]))
             return cls(
                 users.to(device),
                 items.to(device),
@@ -326,6 +355,7 @@ class Recommender:
                 user_exponent=metadata["user_exponent"],
                 has_prior=metadata.get("has_prior", False),
                 residual=residual,
+                recency=last,
                 user_columns=columns["user"],
                 item_columns=columns["item"],
             )

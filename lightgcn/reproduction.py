@@ -209,7 +209,7 @@ def _reproduce_one(
     validation, final = place / "validation", place / "final"
 
     def trained(part: Path, settings: TrainConfig, ratios: tuple[float, ...]) -> bool:
-        stratify: Any = None if ratios == (1.0,) else "user" if dataset.order is None else "last"
+        stratify: Any = None if ratios == (1.0,) else "user" if dataset.interactions.order is None else "last"
         run = RunConfig(data, dataset.fingerprint(), settings, ratios=ratios, stratify=stratify, split_seed=seed)
         return _train_once(dataset, run, part, device=device, watch=watch, progress=progress)
 

@@ -56,7 +56,7 @@ class RunConfig:
         train: the training settings.
         ratios: (train, validation, test) shares; (train, validation) for a dataset that brings its own test split.
         stratify: None or "user", as for `split_edges`, or "last": by user, and what is held out is the end of each
-            user's list (`Dataset.order`).
+            user's list (`Interactions.order`).
         negatives: negatives per positive of each link set.
         split_seed: seed of the split.
     """
@@ -105,7 +105,7 @@ class RunConfig:
             raise ValueError(f"{self.data}: holds other interactions than the ones that this run was made with")
         if dataset.test is not None:
             _check_own_test(dataset.interactions, dataset.test, self.ratios)
-        if self.stratify == "last" and dataset.order is None:
+        if self.stratify == "last" and dataset.interactions.order is None:
             raise ValueError(
                 f'{self.data}: has no order of a user\'s items, so that "last" says nothing; stratify by user'
             )
@@ -115,7 +115,7 @@ class RunConfig:
             disjoint=self.train.disjoint,
             negatives=self.negatives,
             stratify="user" if self.stratify else None,
-            order=dataset.order if self.stratify == "last" else None,
+            order=dataset.interactions.order if self.stratify == "last" else None,
             negative_pairs=self.train.negative_pairs,
             known=dataset.test,
             seed=self.split_seed,

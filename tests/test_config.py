@@ -37,6 +37,8 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     "popularity_prior": (-0.1, math.inf, "0.1"),
     "neighbours": (-1, 1.5, None),
     "neighbour_weight": (-0.1, math.nan, None),
+    "recency": (-0.5, math.inf, None),
+    "recency_weight": (-0.5, math.nan, None),
     "disjoint": (1.0, -0.1, math.nan, "0.2"),
     "negative_pairs": ("nodes", None),
     "metric": ("recall", "recall@0", "auc", "roc_auc@20", "", None),
@@ -132,7 +134,11 @@ def test_the_best_preset_counts_neighbours() -> None:
     interactions = Interactions.from_edge_index(torch.tensor([[0, 0, 1], [0, 1, 1]]), 2, 3)
     residual = config.scoring(interactions)["residual"]
     assert residual is not None and residual.weight == 0.15 and residual.history is interactions
-    assert preset("fast", neighbours=0).scoring(interactions) == {"popularity_prior": 0.13, "residual": None}
+    assert preset("fast", neighbours=0).scoring(interactions) == {
+        "popularity_prior": 0.13,
+        "residual": None,
+        "recency": None,
+    }
     with pytest.raises(ValueError, match='neighbours must be 0 with negative_pairs="all"'):
         preset("best", negative_pairs="all")
 

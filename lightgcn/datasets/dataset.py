@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,7 +21,6 @@ from lightgcn.checkpoint import load_tensors, pack_strings, save_tensors, unpack
 from lightgcn.ids import Ids
 from lightgcn.interactions import Interactions
 
-Ints = npt.NDArray[np.integer[Any]]
 FILE_NAME = "dataset.safetensors"
 SUMMARY_NAME = "dataset.json"
 
@@ -37,12 +35,9 @@ class Dataset:
         items: column name to one string per item, such as ``{"name": ..., "artist": ...}``.
         test: a test split that came with the data, over the same nodes; it takes over the ids of ``interactions``.
         info: anything JSON can hold about where the data came from and what was merged or dropped.
-        order: (E,) int64: the place of each edge among the entries that were read (the first entry's, where several are
-            one edge), where the source has an order: `lightgcn.split_edges` can hold out the last edges of a user.
 
     Raises:
-        ValueError: if a column has not one string per node, the test split is over other nodes, or ``order`` is not one
-            integer per edge.
+        ValueError: if a column has not one string per node, or the test split is over other nodes.
     """
 
     interactions: Interactions
@@ -50,16 +45,12 @@ class Dataset:
     items: dict[str, list[str]]
     test: Interactions | None = None
     info: dict[str, Any] = field(default_factory=dict)
-    order: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_columns("users", self.users, self.interactions.num_users)
         _check_columns("items", self.items, self.interactions.num_items)
         if self.test is not None:
             object.__setattr__(self, "test", _aligned(self.test, self.interactions))
-        edges = self.interactions.num_edges
-        if self.order is not None and (self.order.shape != (edges,) or self.order.dtype != torch.int64):
-            raise ValueError(f"order must be ({edges},) int64, got {tuple(self.order.shape)} of {self.order.dtype}")
 
     def reindex(self, users: Tensor, items: Tensor) -> Dataset:
         """Keep the given nodes, (n,) and (m,) int64 distinct indices, in the order given, with their columns.
@@ -72,8 +63,7 @@ class Dataset:
         graph = self.interactions.reindex(users, items)
         test = None if self.test is None else self.test.reindex(users, items)
         info = self._recounted(graph, test)
-        order = None if self.order is None else _reindexed_order(self.interactions, self.order, users, items)
-        return Dataset(graph, _take(self.users, users), _take(self.items, items), test, info, order)
+        return Dataset(graph, _take(self.users, users), _take(self.items, items), test, info)
 
     def _recounted(self, graph: Interactions, test: Interactions | None) -> dict[str, Any]:
         now = _counts(graph, test)
@@ -114,8 +104,6 @@ class Dataset:
             tensors = _pack_graph("train", graph)
             if self.test is not None:
                 tensors |= _pack_graph("test", self.test)
-            if self.order is not None:
-                tensors["train.order"] = self.order
             for name, ids in (("user_ids", graph.user_ids), ("item_ids", graph.item_ids)):
                 if ids is not None:
                     tensors[name] = pack_strings(ids)
@@ -196,22 +184,6 @@ def _counts(graph: Interactions, test: Interactions | None) -> dict[str, int]:
     return counts
 
 
-def place_order(users: Ints, items: Ints, graph: Interactions) -> Tensor:
-    """Return the (E,) int64 place of each edge of a graph among the (n,) entries that it was made of: the first one."""
-    keys = users.astype(np.int64) * graph.num_items + items
-    distinct, places = np.unique(keys, return_index=True)
-    assert len(distinct) == graph.num_edges
-    return torch.from_numpy(places.astype(np.int64))
-
-
-def _reindexed_order(graph: Interactions, order: Tensor, users: Tensor, items: Tensor) -> Tensor:
-    # Weights go where their edges go; places are exact in float64, and a weight must not be 0.
-    places = Interactions(graph.users, graph.items, graph.num_users, graph.num_items, order.double() + 1)
-    moved = places.reindex(users, items).weights
-    assert moved is not None
-    return moved.long() - 1
-
-
 def _take(columns: Mapping[str, list[str]], kept: Tensor) -> dict[str, list[str]]:
     places = kept.tolist()
     return {name: [values[place] for place in places] for name, values in columns.items()}
@@ -222,8 +194,9 @@ def _pack_graph(prefix: str, graph: Interactions) -> dict[str, Tensor]:
     tensors = {f"{prefix}.indptr": graph.indptr, f"{prefix}.items": graph.items}
     if graph.num_items < 2**31:
         tensors[f"{prefix}.items"] = graph.items.to(torch.int32)
-    if graph.weights is not None:
-        tensors[f"{prefix}.weights"] = graph.weights
+    for name, part in (("weights", graph.weights), ("order", graph.order)):
+        if part is not None:
+            tensors[f"{prefix}.{name}"] = part
     return tensors
 
 
@@ -235,7 +208,8 @@ def _unpack_graph(prefix: str, tensors: Mapping[str, Tensor], num_users: int, nu
     if int(indptr[0]) != 0 or int(indptr[-1]) != len(items) or bool((lengths < 0).any()):
         raise ValueError(f"{prefix}.indptr does not rise from 0 to the {len(items)} edges")
     users = torch.repeat_interleave(torch.arange(num_users), lengths)
-    graph = Interactions(users, items, num_users, num_items, tensors.get(f"{prefix}.weights"))
+    weights, order = (tensors.get(f"{prefix}.{name}") for name in ("weights", "order"))
+    graph = Interactions(users, items, num_users, num_items, weights, order=order)
     if graph.num_edges != len(items):
         raise ValueError(f"{prefix}.items holds {len(items) - graph.num_edges} repeated edges")
     return graph
@@ -253,7 +227,7 @@ def _unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Datas
         {name: unpack_strings(tensors[f"{kind}_column.{name}"]) for name in metadata[f"{kind}_columns"]}
         for kind in ("user", "item")
     ]
-    return Dataset(graph, columns[0], columns[1], test, info, tensors.get("train.order"))
+    return Dataset(graph, columns[0], columns[1], test, info)
 
 
 def _ids(packed: Tensor | None) -> Ids | None:

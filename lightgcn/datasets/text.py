@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lightgcn.datasets.dataset import Dataset, place_order
+from lightgcn.datasets.dataset import Dataset
 from lightgcn.datasets.files import COMPRESSIONS, read_bytes, with_progress
 from lightgcn.interactions import Interactions
 
@@ -24,9 +24,9 @@ Numbers = npt.NDArray[np.int64]
 def read_text(source: str | Path, *, test: str | Path | None = None, progress: bool = False) -> Dataset:
     """Read interactions in the LightGCN text format; indices are the ids, and both files count for the nodes.
 
-    Which of a user's items comes after which is kept as `Dataset.order`. A user may have several lines, or no item.
-    A pair that is repeated is one edge; ``info`` counts repeats and the test edges that are train edges too (they
-    are kept).
+    Which of a user's items comes after which is kept as the edges' ``order``. A user may have several lines, or no
+    item. A pair that is repeated is one edge; ``info`` counts repeats and the test edges that are train edges too
+    (they are kept).
 
     Args:
         source: a folder with ``train.txt`` and perhaps ``test.txt``, or a train file. A name may end in .xz or .gz.
@@ -49,10 +49,12 @@ def read_text(source: str | Path, *, test: str | Path | None = None, progress: b
     _check_indices(files, parsed)
     num_users = max(most for _, _, most in parsed) + 1
     num_items = max(int(items.max()) for _, items, _ in parsed) + 1
-    graphs = [
-        Interactions(torch.from_numpy(users), torch.from_numpy(items), num_users, num_items)
-        for users, items, _ in parsed
-    ]
+    graphs, places = [], 0  # a test file goes on where train ends
+    for users, items, _ in parsed:
+        order = torch.arange(places, places + len(items))
+        pair = torch.from_numpy(users), torch.from_numpy(items)
+        graphs.append(Interactions(*pair, num_users, num_items, order=order))
+        places += len(items)
     train, held_out = graphs[0], graphs[1] if test_file is not None else None
     info = {"format": "text", "source": str(source), "entries": len(parsed[0][0]), "edges": train.num_edges}
     info["duplicate_entries"] = len(parsed[0][0]) - train.num_edges
@@ -61,7 +63,7 @@ def read_text(source: str | Path, *, test: str | Path | None = None, progress: b
         info["test_entries"], info["test_edges"] = len(parsed[1][0]), held_out.num_edges
         info["test_duplicate_entries"] = len(parsed[1][0]) - held_out.num_edges
         info["test_edges_also_in_train"] = int(train.contains(held_out.users, held_out.items).sum())
-    return Dataset(train, {}, {}, held_out, info, place_order(*parsed[0][:2], train))
+    return Dataset(train, {}, {}, held_out, info)
 
 
 def _names(part: str) -> list[str]:
