@@ -272,22 +272,23 @@ PRESETS = {
         eval_every=2,
         patience=3,
     ),
-    # The same, deeper and longer.
+    # The same for longer; where edges have an order, what a user had last counts most.
     "best": TrainConfig(
         loss="softmax",
-        num_layers=4,
+        num_layers=3,
         init="spectral",
         init_std=0.005,
-        epochs=32,
+        epochs=16,
         batch_size=16384,
         l2=0.0,
         temperature=0.15,
         negative_weight=1.0,
         popularity_prior=0.13,
         neighbours=20,
-        neighbour_weight=0.15,
+        recency=2.0,
+        recency_weight=1.0,
         eval_every=4,
-        patience=3,
+        patience=2,
     ),
 }
 

@@ -89,7 +89,7 @@ SPACE = (
     Dimension("popularity_prior", (0.0, 0.03, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, None)),
     Dimension("neighbours", (0, 10, 20, 50)),
     Dimension("neighbour_weight", low=0.05, high=0.8, log=True),
-    Dimension("recency", (0.0, 0.5, 1.0, 1.5)),
+    Dimension("recency", (0.0, 0.5, 1.0, 2.0)),
     Dimension("recency_weight", low=0.1, high=1.5, log=True),
     Dimension("l2", (0.0, 1e-5, 1e-4, 1e-3)),
 )

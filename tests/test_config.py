@@ -130,10 +130,10 @@ def test_the_fast_preset_has_the_measured_settings() -> None:
 
 def test_the_best_preset_counts_neighbours() -> None:
     config = preset("best")
-    assert (config.loss, config.num_layers, config.embedding_dim, config.neighbours) == ("softmax", 4, 64, 20)
+    assert (config.loss, config.num_layers, config.embedding_dim, config.neighbours) == ("softmax", 3, 64, 20)
     interactions = Interactions.from_edge_index(torch.tensor([[0, 0, 1], [0, 1, 1]]), 2, 3)
     residual = config.scoring(interactions)["residual"]
-    assert residual is not None and residual.weight == 0.15 and residual.history is interactions
+    assert residual is not None and residual.weight == 0.2 and residual.history is interactions
     assert preset("fast", neighbours=0).scoring(interactions) == {
         "popularity_prior": 0.13,
         "residual": None,

@@ -140,7 +140,7 @@ def test_settings_score_the_last_items_in_evaluation_and_leave_data_without_orde
     scores = F.normalize(drawn(message, users, items, 1.5, 0.7)) @ F.normalize(items).T
     scores += 0.2 * message.item_degrees.float().log1p()
     history = recent_items(message, 1.5).recent
-    rows, near, gains = replace(neighbour_residual(message, 2, 0.15), history=history).of_users(torch.arange(USERS))
+    rows, near, gains = replace(neighbour_residual(message, 2, 0.2), history=history).of_users(torch.arange(USERS))
     scores[rows, near] += gains
     scores[message.users, message.items] = -torch.inf
     wanted = [set(split.val.positives.items_of(user).tolist()) for user in range(USERS)]
