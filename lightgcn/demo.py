@@ -77,7 +77,7 @@ def run_demo(
     config = RunConfig(str(prepared.resolve()), dataset.fingerprint(), settings, split_seed=settings.seed)
     train, val, test = (part.positives.num_edges for part in config.split(dataset))
     say(f"3  Split: {train:,} train, {val:,} validation, {test:,} test edges")
-    say(f"4  Training LightGCN, {settings.num_layers} layer, d = {settings.embedding_dim}, into {run}")
+    say(f"4  Training LightGCN, {settings.num_layers} layers, d = {settings.embedding_dim}, into {run}")
     result = train_run(dataset, config, run, device=device, watch=watch, progress=progress)
     if result.ended == "interrupted":
         return None

@@ -116,7 +116,7 @@ def test_validation_is_the_end_of_the_lists_where_the_data_has_an_order(tmp_path
     assert graph.user_ids is not None and graph.item_ids is not None
     for user, item in zip(graph.user_ids[graph.users], graph.item_ids[graph.items], strict=True):
         assert int(item) in lists[int(user)][12:15]
-    other = Dataset(data.interactions, {}, {}, data.test)
+    other = Dataset(replace(data.interactions, order=None), {}, {}, data.test)
     with pytest.raises(ValueError, match="has no order of a user's items"):
         replace(config, fingerprint=other.fingerprint()).split(other)
 
