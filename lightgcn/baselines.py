@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lightgcn.interactions import Interactions
 from lightgcn.inversion import check_memory, invert_, reflect_
+from lightgcn.spectral import normalized_matrix
 from lightgcn.validation import checked_indices
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -146,14 +147,10 @@ def gf_cf(train: Interactions, rank: int = 256, ideal_weight: float = 0.3, *, pr
     Raises:
         ValueError: if ``rank`` is less than 1 or ``ideal_weight`` negative.
     """
-    from scipy.sparse import diags_array
-
     _check_rank("rank", rank)
     _check_number("ideal_weight", ideal_weight, 0)
-    matrix = train.to_scipy().astype(np.float64)
-    users, items = (np.sqrt(matrix.sum(axis=axis)) for axis in (1, 0))
-    by_user, by_item = (np.divide(1, root, out=np.zeros_like(root), where=root > 0) for root in (users, items))
-    normalized = (diags_array(by_user) @ matrix @ diags_array(by_item)).tocsr()
+    normalized, items = normalized_matrix(train)
+    by_item = np.divide(1, items, out=np.zeros_like(items), where=items > 0)
     directions = _leading_directions(normalized, rank if ideal_weight else 0, progress)
     normalized = normalized.astype(np.float32)
     filters = partial(

@@ -237,6 +237,23 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "precision": ("float32", "mixed"),
 }
 
+# A softmax loss over large batches from a spectral start; cosines, popularity and neighbours score.
+_FAST = TrainConfig(
+    loss="softmax",
+    num_layers=2,
+    init="spectral",
+    init_std=0.005,
+    epochs=8,
+    batch_size=16384,
+    l2=0.0,
+    temperature=0.15,
+    negative_weight=1.0,
+    popularity_prior=0.13,
+    neighbours=20,
+    eval_every=2,
+    patience=3,
+)
+
 PRESETS = {
     # The tutorial: full-batch link prediction with disjoint edges.
     "tutorial": TrainConfig(
@@ -256,40 +273,9 @@ PRESETS = {
     ),
     # He et al., SIGIR 2020, section 4.1.2.
     "paper": TrainConfig(),
-    # A softmax loss over large batches from a spectral start; cosines, popularity and neighbours score.
-    "fast": TrainConfig(
-        loss="softmax",
-        num_layers=2,
-        init="spectral",
-        init_std=0.005,
-        epochs=8,
-        batch_size=16384,
-        l2=0.0,
-        temperature=0.15,
-        negative_weight=1.0,
-        popularity_prior=0.13,
-        neighbours=20,
-        eval_every=2,
-        patience=3,
-    ),
+    "fast": _FAST,
     # The same for longer; where edges have an order, what a user had last counts most.
-    "best": TrainConfig(
-        loss="softmax",
-        num_layers=3,
-        init="spectral",
-        init_std=0.005,
-        epochs=16,
-        batch_size=16384,
-        l2=0.0,
-        temperature=0.15,
-        negative_weight=1.0,
-        popularity_prior=0.13,
-        neighbours=20,
-        recency=2.0,
-        recency_weight=1.0,
-        eval_every=4,
-        patience=2,
-    ),
+    "best": replace(_FAST, num_layers=3, epochs=16, recency=2.0, recency_weight=1.0, eval_every=4, patience=2),
 }
 
 

@@ -17,7 +17,7 @@ from lightgcn.model import LightGCN
 from lightgcn.neighbours import NeighbourResidual
 from lightgcn.recency import Recency
 from lightgcn.retrieval import TopK, check_k, top_k, top_k_scores
-from lightgcn.scoring import link_scores, with_popularity_prior
+from lightgcn.scoring import link_scores, scored_embeddings
 from lightgcn.splitting import LinkSet
 
 DEFAULT_METRICS = ("recall", "ndcg", "precision", "hit_rate", "mrr", "map")
@@ -81,10 +81,7 @@ def evaluate(
     z = model.propagate(graph)
     check_finite(z)
     users, items = z[: model.num_users], z[model.num_users :]
-    if recency is not None:
-        users = recency.draw_users(users, items)
-    if popularity_prior is not None:
-        users, items = with_popularity_prior(users, items, links.message.item_degrees, popularity_prior)
+    users, items = scored_embeddings(users, items, links.message, popularity_prior, recency)
     result = Evaluation({})
     if links.negatives.shape[1]:
         result = evaluate_links(users, items, links, residual=residual)

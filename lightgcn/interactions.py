@@ -218,12 +218,19 @@ class Interactions:
         """
         if self.order is None:
             raise ValueError("these interactions have no order; give each edge its time or place (order=…)")
-        by_place = self.order.argsort(stable=True)
-        by_user = by_place[self.users[by_place].argsort(stable=True)]
-        ages = torch.empty_like(self.order)
-        ends = self.indptr[1:][self.users[by_user]]
-        ages[by_user] = ends - 1 - torch.arange(self.num_edges, device=self.device)
-        return ages
+        return self.user_degrees[self.users] - 1 - self.ranks(self.order.argsort(stable=True))
+
+    def ranks(self, sequence: Tensor) -> Tensor:
+        """Return (E,) int64: of each edge, how many of its user's edges stand before it in a sequence of all edges.
+
+        Args:
+            sequence: (E,) int64 permutation of the edges.
+        """
+        # A stable sort by user leaves each user's edges in the order of the sequence, from the user's first place on.
+        by_user = sequence[self.users[sequence].argsort(stable=True)]
+        ranks = torch.empty_like(sequence)
+        ranks[by_user] = torch.arange(self.num_edges, device=self.device) - self.indptr[self.users]
+        return ranks
 
     def items_of(self, user: int) -> Tensor:
         """Return the (n,) int64 items of one user, increasing.

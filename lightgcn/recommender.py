@@ -27,7 +27,7 @@ from lightgcn.neighbours import NeighbourResidual
 from lightgcn.propagation import propagate
 from lightgcn.recency import Recency, recent_items
 from lightgcn.retrieval import check_k, rank_rows, top_k
-from lightgcn.scoring import with_popularity_prior
+from lightgcn.scoring import scored_embeddings
 from lightgcn.validation import checked_integers
 
 Columns = Mapping[str, Sequence[str]]
@@ -121,11 +121,7 @@ class Recommender:
         """
         interactions = interactions.to(model.embedding.device)
         adjacency = normalized_adjacency(interactions, normalization)
-        users, items = model.embed(adjacency)
-        if recency is not None:
-            users = recency.draw_users(users, items)
-        if popularity_prior is not None:
-            users, items = with_popularity_prior(users, items, interactions.item_degrees, popularity_prior)
+        users, items = scored_embeddings(*model.embed(adjacency), interactions, popularity_prior, recency)
         fold_in = fold_in_table(model, interactions, normalization) if model.num_layers else None
         return cls(
             users,

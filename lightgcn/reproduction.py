@@ -29,12 +29,10 @@ import numpy as np
 import orjson
 import torch
 
-from lightgcn.adjacency import normalized_adjacency
-from lightgcn.checkpoint import load_model, read_json, write_json
+from lightgcn.checkpoint import read_json, write_json
 from lightgcn.config import TrainConfig
 from lightgcn.datasets import Dataset
-from lightgcn.evaluation import evaluate
-from lightgcn.runs import MODEL_FILE, TRAINED_FILE, RunConfig, train_run
+from lightgcn.runs import MODEL_FILE, TRAINED_FILE, RunConfig, evaluate_model, train_run
 from lightgcn.splitting import link_set
 from lightgcn.subgraph import locality_order
 from lightgcn.training import CHECKPOINT_FILE, HISTORY_FILE
@@ -263,7 +261,5 @@ def _history(folder: Path) -> list[dict[str, Any]]:
 
 def _test_metrics(dataset: Dataset, model_file: Path, config: TrainConfig, device: Any) -> dict[str, float]:
     assert dataset.test is not None
-    model = load_model(model_file).to(device)
     test = link_set(dataset.interactions, dataset.test, negatives=0).to(device)
-    adjacency = normalized_adjacency(test.message, config.normalization)
-    return evaluate(model, adjacency, test, **config.scoring(test.message)).metrics
+    return evaluate_model(model_file, config, test).metrics

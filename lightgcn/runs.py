@@ -286,20 +286,26 @@ def evaluate_run(
         raise FileNotFoundError(f"{folder}: training has not ended here yet; go on with lightgcn train --resume")
     if "ease" in baselines:
         check_memory(dataset.interactions.num_items)
-    model = load_model(folder / MODEL_FILE).to(device)
     test = config.test_links(dataset).to(device)
-    adjacency = normalized_adjacency(test.message, config.train.normalization)
-    results = {"lightgcn": evaluate(model, adjacency, test, ks=ks, **config.train.scoring(test.message))}
+    results = {"lightgcn": evaluate_model(folder / MODEL_FILE, config.train, test, ks=ks)}
     for name in dict.fromkeys(baselines):
         if name == "popularity":
             results[name] = _evaluate_popularity(test, ks)
         elif name == "mf":
+            adjacency = normalized_adjacency(test.message, config.train.normalization)
             other = _train_mf(dataset, config, device, progress)
             results[name] = evaluate(other, adjacency, test, ks=ks, popularity_prior=config.train.popularity_prior)
         else:
             results[name] = _evaluate_scorer(name, test.to("cpu"), ks, progress)
     write_json(folder / TEST_FILE, {name: asdict(result) for name, result in results.items()})
     return results
+
+
+def evaluate_model(file: str | Path, settings: TrainConfig, links: LinkSet, *, ks: Sequence[int] = (20,)) -> Evaluation:
+    """Evaluate a saved model on a link set, on its device, in the normalisation and scoring of its settings."""
+    model = load_model(file).to(links.message.device)
+    adjacency = normalized_adjacency(links.message, settings.normalization)
+    return evaluate(model, adjacency, links, ks=ks, **settings.scoring(links.message))
 
 
 def _evaluate_popularity(test: LinkSet, ks: Sequence[int]) -> Evaluation:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.adjacency import Pattern
+from lightgcn.interactions import Interactions
+from lightgcn.recency import Recency
 
 # Links whose rows are gathered at a time: 1 MiB a side at 32 columns, so that they are multiplied while in cache.
 _LINKS_AT_A_TIME = 8192
@@ -63,6 +65,25 @@ def with_popularity_prior(users: Tensor, items: Tensor, popularity: Tensor, weig
     prior = popularity.to(items.dtype).log1p().mul(weight).unsqueeze(1)
     one = users.new_ones(len(users), 1)
     return torch.cat([F.normalize(users), one], dim=1), torch.cat([F.normalize(items), prior], dim=1)
+
+
+def scored_embeddings(
+    users: Tensor, items: Tensor, message: Interactions, popularity_prior: float | None, recency: Recency | None
+) -> tuple[Tensor, Tensor]:
+    """Return the embeddings whose dot products are the scores: drawn by recency, then with the popularity prior.
+
+    Args:
+        users: (num_users, d) final embeddings.
+        items: (num_items, d) final embeddings.
+        message: what messages flow along, whose popularity counts.
+        popularity_prior: weight of `with_popularity_prior`, None for none.
+        recency: what users had last, None for all alike.
+    """
+    if recency is not None:
+        users = recency.draw_users(users, items)
+    if popularity_prior is not None:
+        users, items = with_popularity_prior(users, items, message.item_degrees, popularity_prior)
+    return users, items
 
 
 class _LinkScores(torch.autograd.Function):

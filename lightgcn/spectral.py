@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +21,16 @@ class SpectralDecomposition(NamedTuple):
     items: Tensor
 
 
+def normalized_matrix(interactions: Interactions) -> tuple[Any, npt.NDArray[np.float64]]:
+    """Return R̃ = D_U^-½ R D_I^-½ as a float64 SciPy CSR array, and (num_items,) the roots of the items' degrees."""
+    from scipy.sparse import diags_array
+
+    matrix = interactions.to_scipy().astype(np.float64)
+    users, items = (np.sqrt(matrix.sum(axis=axis)) for axis in (1, 0))
+    by_user, by_item = (np.divide(1, root, out=np.zeros_like(root), where=root > 0) for root in (users, items))
+    return (diags_array(by_user) @ matrix @ diags_array(by_item)).tocsr(), items
+
+
 def truncated_svd(interactions: Interactions, rank: int) -> SpectralDecomposition:
     """Return the ``rank`` leading singular triplets of R̃ = D_U^-½ R D_I^-½, by SciPy's ARPACK, on the graph's device.
 
@@ -33,7 +44,6 @@ def truncated_svd(interactions: Interactions, rank: int) -> SpectralDecompositio
     Raises:
         ValueError: if ``rank`` is not in [1, min(num_users, num_items)], or the graph has no edge.
     """
-    from scipy.sparse import diags_array
     from scipy.sparse.linalg import svds
 
     smaller = min(interactions.num_users, interactions.num_items)
@@ -41,12 +51,7 @@ def truncated_svd(interactions: Interactions, rank: int) -> SpectralDecompositio
         raise ValueError(f"rank must be an integer in [1, {smaller}], the smaller number of nodes, got {rank!r}")
     if not interactions.num_edges:
         raise ValueError("a graph without edges has no singular vectors to start from")
-    matrix = interactions.to_scipy().astype(np.float64)
-    scales = []
-    for axis in (1, 0):
-        sums = np.asarray(matrix.sum(axis=axis))
-        scales.append(np.divide(1.0, np.sqrt(sums), out=np.zeros_like(sums), where=sums > 0))
-    normalized = (diags_array(scales[0]) @ matrix @ diags_array(scales[1])).tocsr()
+    normalized, _ = normalized_matrix(interactions)
     if rank == smaller:
         left, values, right = np.linalg.svd(normalized.toarray(), full_matrices=False)
     else:

@@ -350,20 +350,17 @@ def _divide_by_user(
     num_val -= ((num_val + num_test) >= degrees).long() * (num_val > 0)
     num_test -= ((num_val + num_test) >= degrees).long() * (num_test > 0)
 
-    # Two stable sorts: by a random number or the last first, then by user, put each user's edges in an order.
+    parts = [(1, num_val), (2, num_test)]
     if order is None:
         sequence = torch.randperm(interactions.num_edges, generator=generator, device=interactions.device)
-    else:
+    else:  # the last first, and of these the test edges
         sequence = order.argsort(stable=True).flip(0)
-        num_val, num_test = num_test, num_val  # what is taken first is test
-    by_user = sequence[interactions.users[sequence].argsort(stable=True)]
-    place = torch.arange(interactions.num_edges, device=interactions.device)
-    place = place - interactions.indptr[interactions.users]
-    first_end = num_val[interactions.users]
-    second_end = first_end + num_test[interactions.users]
-    first, second = (1, 2) if order is None else (2, 1)
-    part = torch.empty_like(by_user)
-    part[by_user] = torch.where(place < first_end, first, torch.where(place < second_end, second, 0))
+        parts.reverse()
+    rank = interactions.ranks(sequence)
+    part, taken = torch.zeros_like(rank), torch.zeros_like(degrees)
+    for code, count in parts:
+        first, taken = taken, taken + count
+        part[(rank >= first[interactions.users]) & (rank < taken[interactions.users])] = code
 
     counts = torch.bincount(part, minlength=3).tolist()
     wanted = (min_train, *(1 for share in (val_share, test_share) if share))

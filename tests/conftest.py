@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from lightgcn.datasets import write_synthetic_mpd
 
@@ -25,3 +27,12 @@ def slices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mpd")
     write_synthetic_mpd(folder, num_playlists=300, num_tracks=400, mean_length=20, slice_size=100, seed=3)
     return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Steps of a small model wait longer for a second thread than they compute, many times longer on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -6,7 +6,6 @@ edge is withheld, and nothing else of the block is unseen, so it has to come fir
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,7 @@ BLOCKS, SIZE = 5, 8
 NODES = BLOCKS * SIZE
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Steps this small wait longer for a second thread than they compute, many times longer on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def planted() -> tuple[Interactions, Interactions]:

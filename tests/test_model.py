@@ -48,13 +48,7 @@ def by_the_formula(table: Tensor, alpha: list[float], normalization: str) -> Ten
     return total
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Steps this small wait longer for a second thread than they compute, many times longer on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
