@@ -93,7 +93,7 @@ def test_evaluation(benchmark: Any, data: Data, tmp_path: Path) -> None:
         ours,
         graph=data.name,
         peers=peers,
-        floors={"matrix product alone": products},
+        floors={"float32 product alone": products},
         figures=lambda seconds: {} if peak is None else {"peak extra MB": peak / 1e6},
         rounds=5,
         note=f"top {K}, train masked, six metrics; implicit: top {K} without metrics, of all users",

@@ -11,9 +11,10 @@ from lightgcn.neighbours import NeighbourResidual, nearest_items, neighbour_resi
 from lightgcn.propagation import propagate
 from lightgcn.recency import Recency, recent_items
 from lightgcn.recommender import Recommendation, Recommender
-from lightgcn.retrieval import TopK, top_k, top_k_scores
+from lightgcn.retrieval import top_k, top_k_scores
 from lightgcn.sampling import sample_negative_items, sample_negatives
 from lightgcn.scoring import with_popularity_prior
+from lightgcn.shortlist import TopK
 from lightgcn.spectral import spectral_embeddings, truncated_svd
 from lightgcn.splitting import LinkSet, Split, link_set, split_edges
 from lightgcn.subgraph import ego_graph, k_core, largest_component, locality_order, rank_users_by_popularity

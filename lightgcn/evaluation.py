@@ -16,8 +16,9 @@ from lightgcn.metrics import RANKING_METRICS, hits_of, roc_auc
 from lightgcn.model import LightGCN
 from lightgcn.neighbours import NeighbourResidual
 from lightgcn.recency import Recency
-from lightgcn.retrieval import TopK, check_k, top_k, top_k_scores
+from lightgcn.retrieval import check_k, top_k, top_k_scores
 from lightgcn.scoring import link_scores, scored_embeddings
+from lightgcn.shortlist import TopK
 from lightgcn.splitting import LinkSet
 
 DEFAULT_METRICS = ("recall", "ndcg", "precision", "hit_rate", "mrr", "map")

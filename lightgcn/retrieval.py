@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from lightgcn.interactions import Interactions
+from lightgcn.losses import fast_bfloat16
 from lightgcn.neighbours import NeighbourResidual
+from lightgcn.scoring import products
+from lightgcn.shortlist import CoarseProducts, TopK, rank_shortlists
 from lightgcn.validation import checked_indices
 
-# Scores that one chunk holds: few enough on a CPU to stay in cache from the product to the ranking (16 MiB of float32),
-# many enough on other devices to keep them busy (256 MiB).
-_CPU_CHUNK, _DEVICE_CHUNK = 1 << 22, 1 << 26
-# Where a caller's function makes the scores, which costs more per call.
+# What the scores of one chunk take: on a CPU so little that they stay in cache from the product to the ranking, on
+# other devices enough to keep them busy. But of many items as many rows as make a product worth its pass over them.
+_CPU_CHUNK, _DEVICE_CHUNK, _ROWS = 1 << 24, 1 << 28, 32
+# Where a caller's function makes the scores, which costs more per call: scores at a time.
 _CALL_CHUNK = 1 << 24
+# Users and items from which on products in bfloat16 are worth the cast of all items.
+_FEW_USERS, _FEW_ITEMS = 128, 1024
 # Users whose gains from neighbours are formed at a time.
 _USERS_AT_A_TIME = 4096
-
-
-class TopK(NamedTuple):
-    """The best items of each user, best first.
-
-    ``items`` is (B, k) int64 and ``scores`` (B, k) floating. A user with fewer than k items left has -1 and -inf in the
-    places that remain.
-    """
-
-    items: Tensor
-    scores: Tensor
 
 
 def top_k(
@@ -58,8 +52,8 @@ def top_k(
         A `TopK` of B rows.
 
     Raises:
-        ValueError: if k < 1, k exceeds the number of items, shapes do not fit, a user is out of range, or a score is
-            NaN.
+        ValueError: if k < 1, k exceeds the number of items, shapes do not fit, a user is out of range, or embeddings or
+            their products are not finite.
     """
     user_embeddings, item_embeddings = user_embeddings.detach(), item_embeddings.detach()
     num_items = len(item_embeddings)
@@ -78,26 +72,34 @@ def top_k(
         users = torch.arange(len(user_embeddings), device=user_embeddings.device)
     else:
         users = checked_indices("users", users, len(user_embeddings), "num_users").to(user_embeddings.device)
+    dtype = _coarse_dtype(item_embeddings, len(users))
     if chunk_size is None:
-        chunk_size = max(1, (_CPU_CHUNK if item_embeddings.device.type == "cpu" else _DEVICE_CHUNK) // num_items)
+        room = (_CPU_CHUNK if item_embeddings.device.type == "cpu" else _DEVICE_CHUNK) // dtype.itemsize
+        chunk_size = max(_ROWS, room // num_items)
     elif chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     result = TopK(users.new_empty(len(users), k), item_embeddings.new_empty(len(users), k))
     group_size = _group_size(num_items, k)
     width = -(-num_items // group_size) * group_size
-    buffer = item_embeddings.new_empty(min(chunk_size, len(users)), width)
-    gains = None if residual is None else _gains(residual, users, chunk_size)
+    coarse = CoarseProducts(item_embeddings, dtype)
+    buffer = item_embeddings.new_empty(min(chunk_size, len(users)), width, dtype=dtype)
+    gains = None if residual is None else _Gains(residual, users, chunk_size, width)
     for first in range(0, len(users), chunk_size):
         chunk = users[first : first + chunk_size]
         scores = buffer[: len(chunk)]
-        torch.mm(user_embeddings[chunk], item_embeddings.T, out=scores[:, :num_items])
+        scale, error = coarse.write(user_embeddings[chunk], scores[:, :num_items])
         scores[:, num_items:] = -torch.inf
         if gains is not None:
-            rows, items, values = next(gains)
-            scores.view(-1).index_add_(0, rows * width + items, values.to(scores.dtype))
+            gains.add_to(scores, scale)
+            error += coarse.error_of_adding
         if seen is not None:
             _mask_(scores, seen, chunk)
-        best = _rank(scores, k, group_size)
+
+        def exact(rows: Tensor, items: Tensor, chunk: Tensor = chunk) -> Tensor:
+            found = products(user_embeddings, item_embeddings, chunk[rows], items)
+            return found if gains is None else found + gains.of(rows, items).to(found.dtype)
+
+        best = rank_shortlists(scores, k, exact, group_size=group_size, error=error, finite=True)
         result.items[first : first + chunk_size], result.scores[first : first + chunk_size] = best
     return result
 
@@ -147,15 +149,43 @@ def top_k_scores(
     return TopK(*(torch.cat(parts) for parts in zip(*best, strict=True)))
 
 
-def _gains(residual: NeighbourResidual, users: Tensor, chunk_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield what the scores of each chunk of users gain, formed for many chunks at a time."""
-    for block in users.split(chunk_size * max(1, _USERS_AT_A_TIME // chunk_size)):
-        rows, items, values = residual.of_users(block)
-        for first in range(0, len(block), chunk_size):
-            begin, end = torch.searchsorted(
-                rows, torch.tensor([first, first + chunk_size], device=rows.device)
-            ).tolist()
-            yield rows[begin:end] - first, items[begin:end], values[begin:end]
+class _Gains:
+    """What the scores of chunk after chunk of users gain from neighbours, formed for many chunks at a time."""
+
+    def __init__(self, residual: NeighbourResidual, users: Tensor, chunk_size: int, width: int) -> None:
+        self._chunks = self._formed(residual, users, chunk_size)
+        self._dense = torch.zeros(min(chunk_size, len(users)), width, device=users.device)
+        self._places = users.new_empty(0)
+
+    def add_to(self, scores: Tensor, scale: Tensor) -> None:
+        """Go on to the next chunk, and add what it gains, divided by (B,) scales, to its scores."""
+        rows, items, values = next(self._chunks)
+        self._dense.view(-1).index_fill_(0, self._places, 0.0)
+        self._places = rows * self._dense.shape[1] + items
+        self._dense.view(-1)[self._places] = values
+        scores.view(-1).index_add_(0, self._places, (values / scale[rows]).to(scores.dtype))
+
+    def of(self, rows: Tensor, items: Tensor) -> Tensor:
+        """Return the gains of (n,) rows of the chunk and (n,) items."""
+        return self._dense[rows, items]
+
+    @staticmethod
+    def _formed(residual: NeighbourResidual, users: Tensor, chunk_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for block in users.split(chunk_size * max(1, _USERS_AT_A_TIME // chunk_size)):
+            rows, items, values = residual.of_users(block)
+            firsts = torch.arange(0, len(block) + chunk_size, chunk_size, device=rows.device)
+            ends = torch.searchsorted(rows, firsts).tolist()
+            for chunk, (begin, end) in enumerate(pairwise(ends)):
+                yield rows[begin:end] - chunk * chunk_size, items[begin:end], values[begin:end]
+
+
+def _coarse_dtype(items: Tensor, num_users: int) -> torch.dtype:
+    """Return the dtype in which products are fastest."""
+    if items.device.type != "cpu":
+        return items.dtype
+    if fast_bfloat16() and num_users >= _FEW_USERS and len(items) >= _FEW_ITEMS:
+        return torch.bfloat16
+    return torch.promote_types(items.dtype, torch.float32)
 
 
 def _mask_(scores: Tensor, seen: Interactions, users: Tensor) -> Tensor:
@@ -171,53 +201,14 @@ def rank_rows(scores: Tensor, k: int) -> TopK:
     Raises:
         ValueError: if a score is NaN.
     """
-    return _rank(scores, k, 1)
+    scores = scores.contiguous()
+    return rank_shortlists(scores, k, lambda rows, items: scores[rows, items])
 
 
 def _group_size(num_items: int, k: int) -> int:
-    """Return how many scores are looked at through their maximum: what makes groups and candidates about as many."""
-    size = min(64, math.isqrt(num_items // k))
-    return size if size >= 8 else 1
-
-
-def _rank(scores: Tensor, k: int, group_size: int) -> TopK:
-    """Rank rows by way of the maxima of groups, whose number divides the width.
-
-    Each of the k best items is in one of the k groups with the highest maxima: a pass for the maxima and two short
-    selections find what a selection over the whole row would.
-    """
-    if group_size == 1:
-        best, tied = _select(scores, k)
-    else:
-        # Group j is every item that is j modulo the number of groups, so that the pass runs along rows of memory.
-        groups = scores.view(len(scores), group_size, -1)
-        maxima, chosen = groups.amax(1).topk(k + 1, dim=1)
-        tied = (maxima[:, k - 1] == maxima[:, k]) & (maxima[:, k] > -torch.inf)
-        chosen = chosen[:, :k]
-        candidates = groups.gather(2, chosen.unsqueeze(1).expand(-1, group_size, -1)).flatten(1)
-        best, tied_inside = _select(candidates, k)
-        tied |= tied_inside
-        place, group = best.items // k, chosen.gather(1, best.items % k)
-        best = TopK(place * groups.shape[2] + group, best.scores)
-    if bool(best.scores[:, 0].isnan().any()):
-        raise ValueError("scores contain NaN: the embeddings are not finite")
-    # Where equal scores straddle the cut, a selection keeps any of them: these rows are sorted.
-    rows = tied.nonzero().flatten()
-    if len(rows):
-        ranked = scores[rows].sort(dim=1, descending=True, stable=True)
-        best.items[rows], best.scores[rows] = ranked.indices[:, :k], ranked.values[:, :k]
-    items, by_index = best.items.sort(dim=1)
-    values, by_value = best.scores.gather(1, by_index).sort(dim=1, descending=True, stable=True)
-    return TopK(items.gather(1, by_value).masked_fill_(values == -torch.inf, -1), values)
-
-
-def _select(scores: Tensor, k: int) -> tuple[TopK, Tensor]:
-    """Return the top k of each row, best first, equals in any order, and the rows where equals straddle the cut."""
-    values, items = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-    if values.shape[1] == k:
-        return TopK(items, values), torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
-    tied = (values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)
-    return TopK(items[:, :k].clone(), values[:, :k].clone()), tied
+    """Return how many scores are looked at through their maximum: groups are about twice as many as what is in k."""
+    size = min(64, math.isqrt(num_items // (2 * k)))
+    return size if size >= 4 else 1
 
 
 def edges_of(interactions: Interactions, users: Tensor) -> tuple[Tensor, Tensor]:

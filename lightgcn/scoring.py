@@ -37,6 +37,29 @@ def link_scores(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return scores
 
 
+def products(x: Tensor, y: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Return the dot products of rows of ``x`` with rows of ``y``, a pair's the same whatever others there are.
+
+    Args:
+        x: (N, d) floating.
+        y: (M, d) floating; half precision is added up in float32.
+        left: (B,) int64 rows of ``x``.
+        right: (B,) int64 rows of ``y``.
+
+    Returns:
+        (B,) of the wider dtype of the two, float32 at least.
+    """
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    scores = x.new_empty(len(left), dtype=dtype)
+    # The step is not for other devices, where few large calls are best.
+    step = _LINKS_AT_A_TIME if x.device.type == "cpu" else max(1, len(left))
+    for first in range(0, len(left), step):
+        pairs = slice(first, first + step)
+        rows = F.embedding(left[pairs], x).to(dtype) * F.embedding(right[pairs], y).to(dtype)
+        torch.sum(rows, 1, out=scores[pairs])
+    return scores
+
+
 def with_popularity_prior(users: Tensor, items: Tensor, popularity: Tensor, weight: float) -> tuple[Tensor, Tensor]:
     """Return embeddings, one column wider, whose dot product is cos(user, item) + ``weight`` · log(1 + popularity).
 
@@ -90,13 +113,7 @@ class _LinkScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
         ctx.save_for_backward(x, left, right)
-        scores = x.new_empty(len(left))
-        # The step is not for other devices, where few large calls are best.
-        step = _LINKS_AT_A_TIME if x.device.type == "cpu" else max(1, len(left))
-        for first in range(0, len(left), step):
-            links = slice(first, first + step)
-            torch.sum(F.embedding(left[links], x) * F.embedding(right[links], x), 1, out=scores[links])
-        return scores
+        return products(x, x, left, right)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
