@@ -334,7 +334,7 @@ def _evaluate_scorer(name: str, test: LinkSet, ks: Sequence[int], progress: bool
 
 
 def _train_mf(dataset: Dataset, config: RunConfig, device: torch.device | str, progress: bool) -> LightGCN:
-    settings = replace(config.train, num_layers=0, neighbours=0)
+    settings = replace(config.train, num_layers=0, neighbours=0, recency=0.0)
     graph, split = dataset.interactions, config.split(dataset)
     model = settings.new_model(graph.num_users, graph.num_items, split.val.message).to(device)
     fit(model, split, settings, progress=progress)

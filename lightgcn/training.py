@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from lightgcn.adjacency import Adjacency, normalized_adjacency
 from lightgcn.batches import batch_loss, check_split, epoch_batches, num_samples
+from lightgcn.cautions import warn_of_norms, warn_of_settings
 from lightgcn.checkpoint import load_tensors, save_tensors, write_atomic
 from lightgcn.config import MAY_CHANGE, PRESETS, Scoring, TrainConfig, is_better, parse_metric
 from lightgcn.evaluation import evaluate
@@ -88,8 +88,9 @@ def fit(
             ``epochs`` and ``patience``), or ``run_dir`` holds a checkpoint and ``resume`` is not set.
 
     Warns:
-        UserWarning: if a ranking loss would learn from a part of the train edges by mistake: the split is disjoint,
-            the settings are not.
+        UserWarning: if a ranking loss would learn from a part of the train edges by mistake (the split is disjoint, the
+            settings are not), all epochs together are too few steps to learn much, validation users have no train
+            edge, or embeddings grow as where training diverges.
     """
     config = config or PRESETS["paper"]
     if not isinstance(config, TrainConfig):
@@ -101,7 +102,7 @@ def fit(
         raise ValueError("resume needs the run_dir that holds the checkpoint")
     if run_dir is not None and not resume and (Path(run_dir) / CHECKPOINT_FILE).exists():
         raise ValueError(f"{run_dir}: holds a checkpoint; go on from it with resume=True, or give another run_dir")
-    _warn_of_unlearned_edges(split.train, config)
+    warn_of_settings(split, config)
     run = _Run(model, split.to(model.embedding.device), config, None if run_dir is None else Path(run_dir))
     if resume:
         run.load()
@@ -110,20 +111,6 @@ def fit(
     with _progress_bar(run, progress) as bar:
         ended = run.train(on_epoch, should_stop, bar)
     return TrainResult(run.history, run.best_epoch, run.best_value, ended)
-
-
-def _warn_of_unlearned_edges(train: LinkSet, config: TrainConfig) -> None:
-    if config.loss == "bce" or config.disjoint or train.message is train.positives:
-        return
-    predicted, total = train.positives.num_edges, train.exclude.num_edges
-    if predicted + train.message.num_edges == total:  # no edge is both
-        warnings.warn(
-            f"{1 - predicted / total:.0%} of the train edges are not learned from in an epoch: the split is disjoint, "
-            f"which the {config.loss} loss has no need of; split with disjoint=0, or set disjoint in the config if "
-            "this is meant",
-            UserWarning,
-            stacklevel=3,
-        )
 
 
 @dataclass
@@ -142,6 +129,7 @@ class _Run:
     since_best: int = 0  # validations since the best one
     seconds: float = 0.0  # spent in the epoch under way before an interruption
     best: dict[str, Tensor] = field(default_factory=dict)
+    warned: bool = False
 
     def __post_init__(self) -> None:
         parameters = list(self.model.parameters())
@@ -226,6 +214,7 @@ class _Run:
     def _validate(self) -> dict[str, Any]:
         began = time.monotonic()
         self.model.eval()
+        self.warned = self.warned or warn_of_norms(self.model.embedding, self.epoch)
         name, k = parse_metric(self.config.metric)
         result = evaluate(
             self.model,

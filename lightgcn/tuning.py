@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -239,7 +240,9 @@ class _Search:
         try:
             config = replace(self.base, **settings)
             model = config.new_model(nodes.num_users, nodes.num_items, self.split.val.message).to(nodes.device)
-            result = fit(model, self.split, config, on_epoch=on_epoch, should_stop=should_stop)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # a trial is there to find out
+                result = fit(model, self.split, config, on_epoch=on_epoch, should_stop=should_stop)
         except (ValueError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 raise

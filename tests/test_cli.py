@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -451,6 +452,16 @@ def test_a_model_that_training_has_left_behind_is_noted(
     capsys.readouterr()
     assert cli.main(["recommend", str(run), "--user", "0"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_warning_is_one_line(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", str(prepared), str(tmp_path / "run"), "--preset", "fast", "--epochs", "2"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert cli.main([*command, "--embedding-dim", "4"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lightgcn: warning: the whole training is 2 steps (2 epochs of 1), too few")
+    assert warnings.showwarning.__module__ != "lightgcn.cli"
 
 
 def test_tune_writes_a_preset_that_train_takes(

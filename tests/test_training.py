@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -388,30 +387,6 @@ def test_weighted_edges() -> None:
         runs.append(fit(model, split_edges(given, disjoint=0.0), config).history)
     assert runs[1][-1]["loss"] < runs[1][0]["loss"]
     assert runs[0][-1]["loss"] != runs[1][-1]["loss"]
-
-
-@pytest.mark.parametrize("name", ["paper", "fast"])
-def test_a_disjoint_split_that_the_settings_do_not_know_of_gives_one_warning(name: str) -> None:
-    config = CONFIGS[name]
-    split = small_split(config, disjoint=0.2)
-    share = round(100 * split.train.message.num_edges / split.val.message.num_edges)
-    with pytest.warns(UserWarning, match=f"{share}% of the train edges are not learned from .*disjoint=0") as caught:
-        fit(new_model(config), split, config)
-    assert len(caught) == 1 and caught[0].filename == __file__
-
-
-def test_splits_that_go_with_the_settings_give_no_warning() -> None:
-    ranking, links = CONFIGS["paper"], CONFIGS["tutorial"]
-    whole = small_split(ranking)
-    copy = Interactions.from_edge_index(whole.train.positives.edge_index, USERS, ITEMS)
-    by_hand = whole._replace(train=LinkSet(copy, whole.train.positives, whole.train.negatives))
-    meant = TrainConfig(**{**vars(ranking), "disjoint": 0.2})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        whole_links = TrainConfig(**{**vars(links), "disjoint": 0.0})
-        pairs = [(whole, ranking), (by_hand, ranking), (small_split(meant), meant), (small_split(links), whole_links)]
-        for split, config in pairs:
-            fit(new_model(config), split, config)
 
 
 # -- resume ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,82 @@
+"""Warnings before and while a model is trained: of settings that run, and give a number that says little."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+from torch import Tensor
+
+from lightgcn.batches import num_samples
+from lightgcn.config import TrainConfig
+from lightgcn.splitting import LinkSet, Split
+
+# Fewer steps of Adam than this hardly move a model away from its start.
+_FEW_STEPS = 100
+# Share of validation users without messages from which on they are spoken of.
+_SOME_USERS = 0.01
+# No entry of an embedding is nearly as large where training converges.
+_LARGE_ENTRY = 1e3
+
+
+def warn_of_settings(split: Split, config: TrainConfig) -> None:
+    """Warn of train edges that are not learned from, of too few steps, and of users whom nothing is known of.
+
+    Warns:
+        UserWarning: for each of these.
+    """
+    for message in (_unlearned_edges(split.train, config), _few_steps(split, config), _unknown_users(split.val)):
+        if message:
+            warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def warn_of_norms(embeddings: Tensor, epoch: int) -> bool:
+    """Warn, and return True, where embeddings have become so large that training is about to diverge."""
+    largest = float(embeddings.detach().abs().max()) if embeddings.numel() else 0.0
+    if largest < _LARGE_ENTRY:
+        return False
+    warnings.warn(
+        f"an embedding has grown to {largest:.3g} in epoch {epoch}: training is diverging; lower the learning rate",
+        UserWarning,
+        stacklevel=2,
+    )
+    return True
+
+
+def _unlearned_edges(train: LinkSet, config: TrainConfig) -> str | None:
+    if config.loss == "bce" or config.disjoint or train.message is train.positives:
+        return None
+    predicted, total = train.positives.num_edges, train.exclude.num_edges
+    if predicted + train.message.num_edges != total:  # some edge is both
+        return None
+    return (
+        f"{1 - predicted / total:.0%} of the train edges are not learned from in an epoch: the split is disjoint, "
+        f"which the {config.loss} loss has no need of; split with disjoint=0, or set disjoint in the config if "
+        "this is meant"
+    )
+
+
+def _few_steps(split: Split, config: TrainConfig) -> str | None:
+    samples = num_samples(split.train, config)
+    per_epoch = 1 if config.batch_size is None else math.ceil(samples / config.batch_size)
+    steps = per_epoch * config.epochs
+    if steps >= _FEW_STEPS:
+        return None
+    wanted = max(1, samples * config.epochs // _FEW_STEPS)
+    advice = f"batch_size {wanted} or less" if config.batch_size is not None and wanted >= 32 else "more epochs"
+    return (
+        f"the whole training is {steps} steps ({config.epochs} epochs of {per_epoch}), too few to learn much from "
+        f"{samples} samples: try {advice}"
+    )
+
+
+def _unknown_users(val: LinkSet) -> str | None:
+    users = val.positives.user_degrees > 0
+    total = int(users.sum())
+    unknown = int((users & (val.message.user_degrees == 0)).sum())
+    if not total or unknown / total < _SOME_USERS:
+        return None
+    return (
+        f"{unknown} of {total} validation users have no train edge, so that nothing is known of them, and they are "
+        'ranked for all the same; split with stratify="user", or leave out users of few items'
+    )
