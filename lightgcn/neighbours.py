@@ -61,15 +61,16 @@ class NeighbourResidual:
 
     def of_links(self, users: Tensor, items: Tensor) -> Tensor:
         """Return what the scores of (B,) pairs of a user and an item gain, (B,) float32."""
-        distinct, place = users.unique(return_inverse=True)
-        rows, near, values = self.of_users(distinct)
-        gains = torch.zeros(len(users), device=users.device)
-        if len(rows):
-            keys, order = (rows * self.history.num_items + near).sort()
-            values, wanted = values[order], place * self.history.num_items + items
-            found = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-            gains = torch.where(keys[found] == wanted, values[found], gains)
-        return gains
+        distinct, place = np.unique(users.cpu().numpy(), return_inverse=True)
+        order = np.argsort(place, kind="stable")
+        place, wanted = place[order], items.cpu().numpy()[order]
+        gains = np.zeros(len(order), np.float32)
+        for first, sums, scale in self._blocks(self._history[distinct]):
+            begin, end = np.searchsorted(place, [first, first + sums.shape[0]])
+            if begin < end:
+                rows = place[begin:end] - first
+                gains[order[begin:end]] = np.asarray(sums[rows, wanted[begin:end]]).ravel() * scale[rows]
+        return torch.from_numpy(gains).to(users.device)
 
     def of_items(self, items: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return what the scores of a new user with the given distinct items gain: (n,) int64 items, (n,) float32.
@@ -114,21 +115,27 @@ class NeighbourResidual:
 
     def _rows_of(self, histories: Any) -> tuple[Tensor, Tensor, Tensor]:
         parts = []
-        for first in range(0, histories.shape[0], _USERS):
-            # Not sorted by item within a row: that would take as long as the product.
-            sums = (histories[first : first + _USERS] @ self.similarity).tocsr()
+        for first, sums, scale in self._blocks(histories):
             counts = np.diff(sums.indptr)
-            some = counts > 0
-            if not some.any():
-                continue
-            largest = np.maximum.reduceat(sums.data, sums.indptr[:-1][some])
-            scale = np.repeat(self.weight / largest, counts[some]).astype(np.float32)
             rows = np.repeat(np.arange(len(counts)) + first, counts)
-            parts.append((rows, sums.indices.astype(np.int64), sums.data * scale))
+            parts.append((rows, sums.indices.astype(np.int64), sums.data * np.repeat(scale, counts)))
         if not parts:
             return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64), torch.empty(0)
         rows, items, values = map(np.concatenate, zip(*parts, strict=True))
         return torch.from_numpy(rows), torch.from_numpy(items), torch.from_numpy(values)
+
+    def _blocks(self, histories: Any) -> Iterator[tuple[int, Any, Floats]]:
+        """Yield blocks of rows: the first, their summed similarities, and what these are multiplied by to be gains.
+
+        A row is not sorted by item, which would take as long as the product.
+        """
+        for first in range(0, histories.shape[0], _USERS):
+            sums = (histories[first : first + _USERS] @ self.similarity).tocsr()
+            scale = np.zeros(sums.shape[0], np.float32)
+            some = np.diff(sums.indptr) > 0
+            if some.any():
+                scale[some] = self.weight / np.maximum.reduceat(sums.data, sums.indptr[:-1][some])
+            yield first, sums, scale
 
     @cached_property
     def _history(self) -> Any:

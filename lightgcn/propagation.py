@@ -228,31 +228,34 @@ def _last_table(adjacency: Adjacency, start: Tensor, weights: Sequence[float]) -
     for weight in reversed(weights[:-1]):
         other = None
         for rows, product in adjacency.pattern.products(table):
-            _add_layer(product, None if factor is None else factor[rows], unit, start[rows], weight)
+            scale = None if factor is None else factor[rows]
             if len(product) == len(start):
-                other = product
+                other = _add_layer(product, scale, unit, start, weight, product)
             else:
+                # Blocks are added to while they are in cache, on their way to where they belong.
                 other = torch.empty_like(start) if other is None else other
-                other[rows] = product
+                _add_layer(product, scale, unit, start[rows], weight, other[rows])
         assert other is not None
         table = other
         del other, product
     return table
 
 
-def _add_layer(product: Tensor, factor: Tensor | None, unit: float, start: Tensor, weight: float) -> None:
-    """Make ``product`` into ``factor`` * ``unit`` * ``product`` + ``weight`` * ``start``, in place."""
+def _add_layer(
+    product: Tensor, factor: Tensor | None, unit: float, start: Tensor, weight: float, out: Tensor
+) -> Tensor:
+    """Write ``factor`` * ``unit`` * ``product`` + ``weight`` * ``start`` to ``out``; ``product`` may change."""
     if factor is None:
-        product.add_(start, alpha=weight)
-    elif weight == 1:
-        torch.addcmul(start, product, factor, value=unit, out=product)
-    elif product.dtype != torch.float16:
-        product.mul_(factor).add_(start, alpha=weight)
-    else:  # the product times the factor alone could leave float16
-        for first in range(0, len(start), _CAST_ROWS):
-            rows = slice(first, first + _CAST_ROWS)
-            part = product[rows]
-            torch.addcmul(start[rows] * weight, part, factor[rows], value=unit, out=part)
+        return torch.add(product, start, alpha=weight, out=out)
+    if weight == 1:
+        return torch.addcmul(start, product, factor, value=unit, out=out)
+    if product.dtype != torch.float16:
+        return torch.add(product.mul_(factor), start, alpha=weight, out=out)
+    # The product times the factor alone could leave float16.
+    for first in range(0, len(start), _CAST_ROWS):
+        rows = slice(first, first + _CAST_ROWS)
+        torch.addcmul(start[rows] * weight, product[rows], factor[rows], value=unit, out=out[rows])
+    return out
 
 
 def _scaled(adjacency: Adjacency, x: Tensor, factor: float, dtype: torch.dtype, at: Tensor | None) -> Tensor:
