@@ -17,7 +17,15 @@ from lightgcn.scoring import with_popularity_prior
 from lightgcn.shortlist import TopK
 from lightgcn.spectral import spectral_embeddings, truncated_svd
 from lightgcn.splitting import LinkSet, Split, link_set, split_edges
-from lightgcn.subgraph import ego_graph, k_core, largest_component, locality_order, rank_users_by_popularity
+from lightgcn.statistics import GraphStatistics, graph_statistics
+from lightgcn.subgraph import (
+    ego_graph,
+    k_core,
+    largest_component,
+    locality_order,
+    random_users,
+    rank_users_by_popularity,
+)
 from lightgcn.training import TrainResult, fit
 from lightgcn.trials import Trial
 from lightgcn.tuning import TuneProgress, TuneResult, tune
@@ -28,6 +36,7 @@ __all__ = [
     "PRESETS",
     "Adjacency",
     "Evaluation",
+    "GraphStatistics",
     "Interactions",
     "ItemScorer",
     "LightGCN",
@@ -53,6 +62,7 @@ __all__ = [
     "evaluate_scores",
     "fit",
     "gf_cf",
+    "graph_statistics",
     "in_batch_softmax_loss",
     "item_cosine",
     "k_core",
@@ -66,6 +76,7 @@ __all__ = [
     "popularity",
     "preset",
     "propagate",
+    "random_users",
     "rank_users_by_popularity",
     "recent_items",
     "sample_negative_items",

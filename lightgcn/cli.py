@@ -11,7 +11,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +23,7 @@ from lightgcn.datasets import Dataset, open_dataset
 from lightgcn.demo import run_demo, track_label
 from lightgcn.evaluation import Evaluation
 from lightgcn.options import build_parser, changed_settings
+from lightgcn.preparation import Cuts, Step, prepare_dataset
 from lightgcn.recommender import Recommender
 from lightgcn.reproduction import METRICS, reproduce
 from lightgcn.runs import (
@@ -35,7 +36,6 @@ from lightgcn.runs import (
     train_run,
 )
 from lightgcn.space import require_optuna
-from lightgcn.subgraph import k_core, largest_component, locality_order
 from lightgcn.trials import trial_line, trials_table
 from lightgcn.tuning import PRESET_FILE, tune
 from lightgcn.validation import is_out_of_memory
@@ -94,29 +94,41 @@ def _prepare(arguments: argparse.Namespace) -> int:
     names = ("slices", "processes", "user", "item", "weight", "user_name", "item_name", "separator", "test")
     options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     source: Any = arguments.source[0] if len(arguments.source) == 1 else arguments.source
-    dataset = open_dataset(source, format=arguments.format, progress=not arguments.json, **options)
-    steps = [("read", _counts(dataset))]
-    if arguments.k_core is not None:
-        dataset = dataset.reindex(*k_core(dataset.interactions, arguments.k_core))
-        steps.append((f"{arguments.k_core}-core", _counts(dataset)))
-    if arguments.largest_component:
-        dataset = dataset.reindex(*largest_component(dataset.interactions))
-        steps.append(("largest component", _counts(dataset)))
-    if dataset.interactions.num_edges == 0:
-        raise ValueError(f"{arguments.source[0]}: no interaction is left ({steps[-1][0]}); nothing was written")
-    dataset = dataset.reindex(*locality_order(dataset.interactions))
+    read = open_dataset(source, format=arguments.format, progress=not arguments.json, **options)
+    try:
+        dataset, steps = prepare_dataset(read, _cuts(arguments))
+    except ValueError as error:
+        raise ValueError(f"{arguments.source[0]}: {error}; nothing was written") from error
     dataset.save(out)
     if arguments.json:
-        _print_json({"out": str(out), "info": dataset.info, "steps": [{"step": name, **size} for name, size in steps]})
+        _print_json({"out": str(out), "info": dataset.info, "steps": [_step_values(step) for step in steps]})
         return 0
-    for name, size in steps:
-        test = f" {size['test_edges']:>12,} test edges" if "test_edges" in size else ""
-        _say(f"{name:<18} {size['users']:>10,} users {size['items']:>10,} items {size['edges']:>12,} edges{test}")
+    width = max(len(step.name) for step in steps)
+    for step in steps:
+        size = step.statistics
+        test = "" if step.test_edges is None else f" {step.test_edges:>12,} test edges"
+        _say(f"{step.name:<{width}} {size.users:>10,} users {size.items:>10,} items {size.edges:>12,} edges{test}")
+        for side, degrees in (("user", size.user_degrees), ("item", size.item_degrees)):
+            _say(
+                f"{'':<{width}}   edges of {'an' if side == 'item' else 'a'} {side}: mean {degrees.mean:.1f}, median "
+                f"{degrees.median:.0f}, nine tenths at most {degrees.percentile_90:.0f}, most {degrees.most:,}"
+            )
     for name, value in dataset.info.items():
         if isinstance(value, int) and value and name not in ("edges", "test_edges"):
             _say(f"  {name.replace('_', ' '):<32} {value:>12,}")
     _say(f"saved to {out}\nNext:  lightgcn train {out} runs/first")
     return 0
+
+
+def _cuts(arguments: argparse.Namespace) -> Cuts:
+    given = {field.name: getattr(arguments, field.name) for field in fields(Cuts)}
+    return Cuts(**{name: value for name, value in given.items() if value is not None})
+
+
+def _step_values(step: Step) -> dict[str, Any]:
+    size = asdict(step.statistics)
+    test = {} if step.test_edges is None else {"test_edges": step.test_edges}
+    return {"step": step.name, **size, **test}
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -395,12 +407,6 @@ def _one_line(error: BaseException | str) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())
-
-
-def _counts(dataset: Dataset) -> dict[str, int]:
-    graph = dataset.interactions
-    counts = {"users": graph.num_users, "items": graph.num_items, "edges": graph.num_edges}
-    return counts if dataset.test is None else counts | {"test_edges": dataset.test.num_edges}
 
 
 def _say_epoch(record: dict[str, Any]) -> None:

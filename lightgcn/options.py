@@ -123,8 +123,22 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar="COLUMN", help=f"table: {text}")
     parser.add_argument("--separator", help="table: what stands between fields (by the file's suffix)")
     parser.add_argument("--test", metavar="FILE", help="text: file with the test split (test.txt beside train.txt)")
-    parser.add_argument("--k-core", type=int, metavar="K", help="keep users and items with at least K edges among them")
-    parser.add_argument("--largest-component", action="store_true", help="keep the largest connected component")
+    cuts = parser.add_argument_group("a part of the data, cut in this order")
+    cuts.add_argument("--sample", type=int, metavar="N", help="N users drawn at random, and their items")
+    cuts.add_argument("--k-core", type=int, metavar="K", help="keep users and items with at least K edges among them")
+    cuts.add_argument("--largest-component", action="store_true", help="keep the largest connected component")
+    cuts.add_argument(
+        "--tie-by",
+        metavar="COLUMN",
+        help="items of one value are tied together in that component: artist_id for tracks of an artist (MPD)",
+    )
+    cuts.add_argument(
+        "--ego",
+        metavar="USER",
+        help="keep what is near a user, by id or unique name; #1 is the user whose items are most popular on average",
+    )
+    cuts.add_argument("--hops", type=int, help="how near: so many edges (3)")
+    cuts.add_argument("--seed", type=int, help="seed of the sample (0)")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from lightgcn.interactions import Interactions
+from lightgcn.seeding import generator_of
+from lightgcn.validation import checked_count, checked_integers
 
 
 class Nodes(NamedTuple):
@@ -21,16 +23,23 @@ class Nodes(NamedTuple):
     items: Tensor
 
 
-def largest_component(interactions: Interactions) -> Nodes:
+def largest_component(interactions: Interactions, groups: Tensor | None = None) -> Nodes:
     """Return the nodes of the connected component with the most nodes (the first such one, by node order).
 
+    Args:
+        interactions: the graph.
+        groups: (num_items,) int64 group of each item, -1 for none. A group is a node with an edge to each of its items,
+            which ties together what has no user in common: tracks of an artist (`lightgcn.datasets.Dataset.groups`).
+            Groups are not counted, and not among the nodes that come back.
+
     Raises:
-        ValueError: if the graph has no edge.
+        ValueError: if the graph has no edge, or there is not one group per item.
     """
     from scipy.sparse.csgraph import connected_components
 
     _require_edges(interactions, "a largest component")
-    _, labels = connected_components(_bipartite(interactions), directed=False)
+    _, labels = connected_components(_bipartite(interactions, groups), directed=False)
+    labels = labels[: interactions.num_nodes]
     return _nodes(labels == np.bincount(labels).argmax(), interactions)
 
 
@@ -75,6 +84,23 @@ def k_core(interactions: Interactions, k: int) -> Nodes:
         users, items = users[kept], items[kept]
 
 
+def random_users(interactions: Interactions, count: int, *, seed: int | torch.Generator = 0) -> Nodes:
+    """Return ``count`` users, drawn uniformly without replacement, and their items.
+
+    Raises:
+        ValueError: if ``count`` is not in [1, num_users].
+    """
+    if not 1 <= checked_count("count", count) <= interactions.num_users:
+        raise ValueError(f"count must be in [1, {interactions.num_users}], the number of users, got {count}")
+    drawn = torch.randperm(interactions.num_users, generator=generator_of(seed, torch.device("cpu")))[:count]
+    users = drawn.to(interactions.device).sort().values
+    taken = torch.zeros(interactions.num_users, dtype=torch.bool, device=interactions.device)
+    taken[users] = True
+    kept = torch.zeros(interactions.num_items, dtype=torch.bool, device=interactions.device)
+    kept[interactions.items[taken[interactions.users]]] = True
+    return Nodes(users, kept.nonzero().flatten())
+
+
 def locality_order(interactions: Interactions) -> Nodes:
     """Return all nodes in an order that puts neighbours of neighbours side by side (Cuthill and McKee, 1969, reversed).
 
@@ -109,12 +135,21 @@ def _require_edges(interactions: Interactions, what: str) -> None:
         raise ValueError(f"a graph without edges has no use for {what}: {interactions}")
 
 
-def _bipartite(interactions: Interactions) -> Any:
-    """Return the (N, N) SciPy CSR pattern [[0, R], [Rᵀ, 0]]."""
-    from scipy.sparse import block_array
+def _bipartite(interactions: Interactions, groups: Tensor | None = None) -> Any:
+    """Return the (N, N) SciPy CSR pattern [[0, R], [Rᵀ, 0]], or with groups as further nodes, tied to items."""
+    from scipy.sparse import block_array, csr_array
 
     block = interactions.to_scipy()
-    return block_array([[None, block], [block.T, None]], format="csr")
+    if groups is None:
+        return block_array([[None, block], [block.T, None]], format="csr")
+    labels = checked_integers("groups", groups).cpu().numpy()
+    if len(labels) != interactions.num_items:
+        raise ValueError(f"groups must have one entry for each of {interactions.num_items} items, got {len(labels)}")
+    known = (labels >= 0).nonzero()[0]
+    names, columns = np.unique(labels[known], return_inverse=True)
+    ends = np.concatenate([[0], (labels >= 0).cumsum()])
+    ties = csr_array((np.ones(len(known), block.dtype), columns, ends), (len(labels), len(names)))
+    return block_array([[None, block, None], [block.T, None, ties], [None, ties.T, None]], format="csr")
 
 
 def _nodes(kept: np.ndarray[Any, np.dtype[np.bool_]], interactions: Interactions) -> Nodes:

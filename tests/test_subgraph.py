@@ -5,7 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightgcn import Interactions, ego_graph, k_core, largest_component, locality_order, rank_users_by_popularity
+from lightgcn import (
+    Interactions,
+    ego_graph,
+    k_core,
+    largest_component,
+    locality_order,
+    random_users,
+    rank_users_by_popularity,
+)
 from lightgcn.datasets import synthetic_interactions
 
 
@@ -64,6 +72,48 @@ def test_largest_component_of_a_weighted_graph_and_its_reindexing():
     part = graph.reindex(*largest_component(graph))
     assert part.user_ids.tolist() == ["c", "d"]
     assert part.edge_index.tolist() == [[0, 0, 1], [0, 1, 1]]
+
+
+@settings(deadline=None, max_examples=80)
+@given(graphs(min_edges=1), st.data())
+def test_largest_component_with_groups_against_breadth_first_search(graph, data):
+    _, num_users, num_items = graph
+    groups = data.draw(st.lists(st.integers(-1, 3), min_size=num_items, max_size=num_items))
+    near = neighbours(*graph)
+    for a in range(num_items):
+        near[num_users + a] |= {num_users + b for b in range(num_items) if groups[a] == groups[b] >= 0}
+    components = [reachable(near, node, len(near)) for node in near]
+    found = largest_component(build(*graph), torch.tensor(groups))
+    assert node_set(found, num_users) == max(components, key=len)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"), [([0, 1], "one entry for each of 3 items, got 2"), ([0.5, 1.0, 2.0], "must be integers")]
+)
+def test_wrong_groups(groups, message):
+    with pytest.raises(ValueError, match=message):
+        largest_component(build({(0, 0)}, 1, 3), torch.tensor(groups))
+
+
+def test_random_users_are_uniform_and_bring_their_items():
+    graph = build({(user, item) for user in range(10) for item in (user, user + 1)}, 10, 12)
+    counts = torch.zeros(10)
+    for seed in range(2000):
+        nodes = random_users(graph, 3, seed=seed)
+        users = set(nodes.users.tolist())
+        assert len(users) == 3
+        assert node_set(nodes, 10) == users | {10 + item for user in users for item in (user, user + 1)}
+        counts[nodes.users] += 1
+    # 600 of 2000 each, with a standard deviation of 20.5.
+    assert bool(((counts - 600).abs() < 5 * 20.5).all())
+    assert random_users(graph, 10).users.tolist() == list(range(10))
+    assert random_users(graph, 4, seed=1).users.tolist() != random_users(graph, 4, seed=2).users.tolist()
+
+
+@pytest.mark.parametrize("count", [0, 11, -1, 2.0, True])
+def test_a_wrong_number_of_random_users(count):
+    with pytest.raises(ValueError, match="count must be"):
+        random_users(build({(0, 0)}, 10, 1), count)
 
 
 def test_largest_component_of_no_edges():

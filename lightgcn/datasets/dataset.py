@@ -65,6 +65,21 @@ class Dataset:
         info = self._recounted(graph, test)
         return Dataset(graph, _take(self.users, users), _take(self.items, items), test, info)
 
+    def groups(self, column: str) -> Tensor:
+        """Return the items' groups by a column, such as "artist_id": (num_items,) int64, -1 where the text is empty.
+
+        Groups are numbered in the order of their first item.
+
+        Raises:
+            ValueError: if the items have no such column.
+        """
+        if column not in self.items:
+            there = ", ".join(self.items) or "none"
+            raise ValueError(f"items have no column {column!r}; there are {there}")
+        numbers: dict[str, int] = {}
+        of_item = [numbers.setdefault(text, len(numbers)) if text else -1 for text in self.items[column]]
+        return torch.tensor(of_item, dtype=torch.int64)
+
     def _recounted(self, graph: Interactions, test: Interactions | None) -> dict[str, Any]:
         now = _counts(graph, test)
         info = {name: now.get(name, value) for name, value in self.info.items()}
