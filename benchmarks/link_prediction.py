@@ -35,7 +35,7 @@ from lightgcn.sampling import sample_negative_items
 from lightgcn.scoring import products, scored_embeddings
 
 SAMPLED = 100
-_USERS_AT_A_TIME = 1 << 16
+_EDGES_AT_A_TIME = 1 << 16
 
 
 def trained(split: Split, config: TrainConfig) -> tuple[Tensor, Tensor, int]:
@@ -52,7 +52,7 @@ def trained(split: Split, config: TrainConfig) -> tuple[Tensor, Tensor, int]:
 def sampled_hit_rate(users: Tensor, items: Tensor, split: Split, k: int = 10) -> float:
     """Return the share of test edges whose item is among the k best of it and 100 sampled non-edges of the user."""
     positives, hits = split.test.positives, 0
-    for chosen in torch.arange(positives.num_edges).split(_USERS_AT_A_TIME):
+    for chosen in torch.arange(positives.num_edges).split(_EDGES_AT_A_TIME):
         who, what = positives.users[chosen], positives.items[chosen]
         drawn = sample_negative_items(split.test.exclude, who, 0, SAMPLED)
         own = products(users, items, who, what)

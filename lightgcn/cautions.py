@@ -30,10 +30,16 @@ def warn_of_settings(split: Split, config: TrainConfig) -> None:
             warnings.warn(message, UserWarning, stacklevel=3)
 
 
-def warn_of_norms(embeddings: Tensor, epoch: int) -> bool:
-    """Warn, and return True, where embeddings have become so large that training is about to diverge."""
-    largest = float(embeddings.detach().abs().max()) if embeddings.numel() else 0.0
-    if largest < _LARGE_ENTRY:
+def warn_of_size(embeddings: Tensor, at_start: float, epoch: int) -> bool:
+    """Warn, and return True, where embeddings have grown so large that training is about to diverge.
+
+    Args:
+        embeddings: (N, d).
+        at_start: their largest entry when training began (`largest_entry`).
+        epoch: to be named.
+    """
+    largest = largest_entry(embeddings)
+    if largest < _LARGE_ENTRY * max(1.0, at_start):
         return False
     warnings.warn(
         f"an embedding has grown to {largest:.3g} in epoch {epoch}: training is diverging; lower the learning rate",
@@ -41,6 +47,11 @@ def warn_of_norms(embeddings: Tensor, epoch: int) -> bool:
         stacklevel=2,
     )
     return True
+
+
+def largest_entry(embeddings: Tensor) -> float:
+    """Return the largest absolute value."""
+    return float(embeddings.detach().abs().max()) if embeddings.numel() else 0.0
 
 
 def _unlearned_edges(train: LinkSet, config: TrainConfig) -> str | None:
@@ -63,10 +74,11 @@ def _few_steps(split: Split, config: TrainConfig) -> str | None:
     if steps >= _FEW_STEPS:
         return None
     wanted = max(1, samples * config.epochs // _FEW_STEPS)
-    advice = f"batch_size {wanted} or less" if config.batch_size is not None and wanted >= 32 else "more epochs"
+    smaller = config.batch_size is not None and wanted >= 32
+    advice = f"a batch size of {wanted} or less" if smaller else "more epochs"
     return (
-        f"the whole training is {steps} steps ({config.epochs} epochs of {per_epoch}), too few to learn much from "
-        f"{samples} samples: try {advice}"
+        f"the whole training is {_count(steps, 'step')} ({_count(config.epochs, 'epoch')} of {per_epoch}), too few to "
+        f"learn much from {samples} samples: try {advice}"
     )
 
 
@@ -78,5 +90,9 @@ def _unknown_users(val: LinkSet) -> str | None:
         return None
     return (
         f"{unknown} of {total} validation users have no train edge, so that nothing is known of them, and they are "
-        'ranked for all the same; split with stratify="user", or leave out users of few items'
+        "ranked for all the same: stratify the split by user, or leave out users of few items"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _complain(f"warning: {_one_line(message)}")
             return command(arguments)
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+    except (ValueError, OSError, MemoryError, RuntimeError, Warning) as error:
         out_of_memory = is_out_of_memory(error)
         if os.environ.get("LIGHTGCN_DEBUG") or (isinstance(error, RuntimeError) and not out_of_memory):
             raise

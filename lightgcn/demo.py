@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lightgcn.checkpoint import read_json, write_json
-from lightgcn.config import TrainConfig, preset
+from lightgcn.config import PRESETS, TrainConfig, preset
 from lightgcn.datasets import Dataset, read_mpd, write_synthetic_mpd
 from lightgcn.datasets.slices import SLICE_NAME
 from lightgcn.recommender import Recommendation, Recommender
@@ -130,7 +130,8 @@ def run_demo(
 def _checked_settings(num_playlists: int, seed: int) -> TrainConfig:
     if isinstance(num_playlists, bool) or not isinstance(num_playlists, int) or num_playlists < _LEAST_PLAYLISTS:
         raise ValueError(f"num_playlists must be an integer of at least {_LEAST_PLAYLISTS}, got {num_playlists!r}")
-    return preset("fast", seed=seed)
+    # Of a few playlists smaller batches, so that an epoch has a score of steps.
+    return preset("fast", seed=seed, batch_size=min(PRESETS["fast"].batch_size or 0, 2 * num_playlists))
 
 
 def _claim(folder: Path, num_playlists: int) -> None:

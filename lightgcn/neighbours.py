@@ -65,7 +65,7 @@ class NeighbourResidual:
         order = np.argsort(place, kind="stable")
         place, wanted = place[order], items.cpu().numpy()[order]
         gains = np.zeros(len(order), np.float32)
-        for first, sums, scale in self._blocks(self._history[distinct]):
+        for first, sums, scale in self._sums(self._history[distinct]):
             begin, end = np.searchsorted(place, [first, first + sums.shape[0]])
             if begin < end:
                 rows = place[begin:end] - first
@@ -115,7 +115,7 @@ class NeighbourResidual:
 
     def _rows_of(self, histories: Any) -> tuple[Tensor, Tensor, Tensor]:
         parts = []
-        for first, sums, scale in self._blocks(histories):
+        for first, sums, scale in self._sums(histories):
             counts = np.diff(sums.indptr)
             rows = np.repeat(np.arange(len(counts)) + first, counts)
             parts.append((rows, sums.indices.astype(np.int64), sums.data * np.repeat(scale, counts)))
@@ -124,7 +124,7 @@ class NeighbourResidual:
         rows, items, values = map(np.concatenate, zip(*parts, strict=True))
         return torch.from_numpy(rows), torch.from_numpy(items), torch.from_numpy(values)
 
-    def _blocks(self, histories: Any) -> Iterator[tuple[int, Any, Floats]]:
+    def _sums(self, histories: Any) -> Iterator[tuple[int, Any, Floats]]:
         """Yield blocks of rows: the first, their summed similarities, and what these are multiplied by to be gains.
 
         A row is not sorted by item, which would take as long as the product.

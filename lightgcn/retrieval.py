@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.interactions import Interactions
@@ -18,11 +19,15 @@ from lightgcn.validation import checked_indices
 
 # What the scores of one chunk take: on a CPU so little that they stay in cache from the product to the ranking, on
 # other devices enough to keep them busy. But of many items as many rows as make a product worth its pass over them.
-_CPU_CHUNK, _DEVICE_CHUNK, _ROWS = 1 << 24, 1 << 28, 32
+_CPU_CHUNK, _DEVICE_CHUNK, _LEAST_CHUNK = 1 << 24, 1 << 28, 32
 # Where a caller's function makes the scores, which costs more per call: scores at a time.
 _CALL_CHUNK = 1 << 24
+# Items that are scored exactly, by what k asks for, from which on products in bfloat16 are too coarse to be of use.
+_TOO_MANY = 16
 # Users and items from which on products in bfloat16 are worth the cast of all items.
 _FEW_USERS, _FEW_ITEMS = 128, 1024
+# A gain that is as good as any larger one: which of these is the best, exact scores say.
+_LARGEST_GAIN = 1e30
 # Users whose gains from neighbours are formed at a time.
 _USERS_AT_A_TIME = 4096
 
@@ -52,8 +57,8 @@ def top_k(
         A `TopK` of B rows.
 
     Raises:
-        ValueError: if k < 1, k exceeds the number of items, shapes do not fit, a user is out of range, or embeddings or
-            their products are not finite.
+        ValueError: if k < 1, k exceeds the number of items, shapes do not fit, a user is out of range, or an embedding
+            is not finite.
     """
     user_embeddings, item_embeddings = user_embeddings.detach(), item_embeddings.detach()
     num_items = len(item_embeddings)
@@ -74,34 +79,68 @@ def top_k(
         users = checked_indices("users", users, len(user_embeddings), "num_users").to(user_embeddings.device)
     dtype = _coarse_dtype(item_embeddings, len(users))
     if chunk_size is None:
-        room = (_CPU_CHUNK if item_embeddings.device.type == "cpu" else _DEVICE_CHUNK) // dtype.itemsize
-        chunk_size = max(_ROWS, room // num_items)
+        room = (_CPU_CHUNK if item_embeddings.device.type == "cpu" else _DEVICE_CHUNK) // (
+            dtype or torch.float32
+        ).itemsize
+        chunk_size = max(_LEAST_CHUNK, room // num_items)
     elif chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     result = TopK(users.new_empty(len(users), k), item_embeddings.new_empty(len(users), k))
-    group_size = _group_size(num_items, k)
-    width = -(-num_items // group_size) * group_size
-    coarse = CoarseProducts(item_embeddings, dtype)
-    buffer = item_embeddings.new_empty(min(chunk_size, len(users)), width, dtype=dtype)
-    gains = None if residual is None else _Gains(residual, users, chunk_size, width)
+    coarse = _Coarse(user_embeddings, item_embeddings, k, seen, min(chunk_size, len(users)), dtype)
+    gains = None if residual is None else _Gains(residual, users, chunk_size, coarse.width)
     for first in range(0, len(users), chunk_size):
         chunk = users[first : first + chunk_size]
-        scores = buffer[: len(chunk)]
-        scale, error = coarse.write(user_embeddings[chunk], scores[:, :num_items])
+        if gains is not None:
+            gains.go_on()
+        best = coarse.rank(chunk, gains, None if coarse.in_own_dtype else _TOO_MANY * k * len(chunk))
+        if best is None:
+            # Where an item is much longer than most, what bfloat16 can tell of the others is too little.
+            coarse = _Coarse(user_embeddings, item_embeddings, k, seen, min(chunk_size, len(users)), None)
+            best = coarse.rank(chunk, gains)
+            assert best is not None
+        result.items[first : first + chunk_size], result.scores[first : first + chunk_size] = best
+    return result
+
+
+class _Coarse:
+    """The scores of all items for a chunk of users, in a buffer: coarse as they are, and exact where it matters."""
+
+    def __init__(
+        self,
+        user_embeddings: Tensor,
+        item_embeddings: Tensor,
+        k: int,
+        seen: Interactions | None,
+        rows: int,
+        dtype: torch.dtype | None,
+    ) -> None:
+        self.users, self.items, self.k, self.seen = user_embeddings, item_embeddings, k, seen
+        own = item_embeddings.dtype
+        if item_embeddings.device.type == "cpu":
+            own = torch.promote_types(own, torch.float32)
+        self.in_own_dtype = dtype is None or dtype == own
+        num_items = len(item_embeddings)
+        self.group_size = _group_size(num_items, k)
+        self.width = -(-num_items // self.group_size) * self.group_size
+        self.products = CoarseProducts(item_embeddings, dtype or own)
+        self.buffer = item_embeddings.new_empty(rows, self.width, dtype=dtype or own)
+
+    def rank(self, chunk: Tensor, gains: _Gains | None, most: int | None = None) -> TopK | None:
+        """Return the best items of a chunk of users; None where more than ``most`` would have to be scored exactly."""
+        scores, num_items = self.buffer[: len(chunk)], len(self.items)
+        scale, error = self.products.write(self.users[chunk], scores[:, :num_items])
         scores[:, num_items:] = -torch.inf
         if gains is not None:
             gains.add_to(scores, scale)
-            error += coarse.error_of_adding
-        if seen is not None:
-            _mask_(scores, seen, chunk)
+            error += self.products.error_of_adding
+        if self.seen is not None:
+            _mask_(scores, self.seen, chunk)
 
-        def exact(rows: Tensor, items: Tensor, chunk: Tensor = chunk) -> Tensor:
-            found = products(user_embeddings, item_embeddings, chunk[rows], items)
+        def exact(rows: Tensor, items: Tensor) -> Tensor:
+            found = products(self.users, self.items, chunk[rows], items)
             return found if gains is None else found + gains.of(rows, items).to(found.dtype)
 
-        best = rank_shortlists(scores, k, exact, group_size=group_size, error=error, finite=True)
-        result.items[first : first + chunk_size], result.scores[first : first + chunk_size] = best
-    return result
+        return rank_shortlists(scores, self.k, exact, group_size=self.group_size, error=error, finite=True, most=most)
 
 
 def top_k_scores(
@@ -155,15 +194,20 @@ class _Gains:
     def __init__(self, residual: NeighbourResidual, users: Tensor, chunk_size: int, width: int) -> None:
         self._chunks = self._formed(residual, users, chunk_size)
         self._dense = torch.zeros(min(chunk_size, len(users)), width, device=users.device)
-        self._places = users.new_empty(0)
+        self._rows, self._places = users.new_empty(0), users.new_empty(0)
+        self._values = torch.empty(0, device=users.device)
+
+    def go_on(self) -> None:
+        """Go on to the next chunk."""
+        self._rows, items, self._values = next(self._chunks)
+        self._dense.view(-1).index_fill_(0, self._places, 0.0)
+        self._places = self._rows * self._dense.shape[1] + items
+        self._dense.view(-1)[self._places] = self._values
 
     def add_to(self, scores: Tensor, scale: Tensor) -> None:
-        """Go on to the next chunk, and add what it gains, divided by (B,) scales, to its scores."""
-        rows, items, values = next(self._chunks)
-        self._dense.view(-1).index_fill_(0, self._places, 0.0)
-        self._places = rows * self._dense.shape[1] + items
-        self._dense.view(-1)[self._places] = values
-        scores.view(-1).index_add_(0, self._places, (values / scale[rows]).to(scores.dtype))
+        """Add what the chunk gains, divided by (B,) scales, to its scores."""
+        gains = (self._values / scale[self._rows]).clamp_(max=_LARGEST_GAIN)
+        scores.view(-1).index_add_(0, self._places, gains.to(scores.dtype))
 
     def of(self, rows: Tensor, items: Tensor) -> Tensor:
         """Return the gains of (n,) rows of the chunk and (n,) items."""
@@ -179,13 +223,10 @@ class _Gains:
                 yield rows[begin:end] - chunk * chunk_size, items[begin:end], values[begin:end]
 
 
-def _coarse_dtype(items: Tensor, num_users: int) -> torch.dtype:
-    """Return the dtype in which products are fastest."""
-    if items.device.type != "cpu":
-        return items.dtype
-    if fast_bfloat16() and num_users >= _FEW_USERS and len(items) >= _FEW_ITEMS:
-        return torch.bfloat16
-    return torch.promote_types(items.dtype, torch.float32)
+def _coarse_dtype(items: Tensor, num_users: int) -> torch.dtype | None:
+    """Return bfloat16 where products are fastest in it, None where they are in the items' own dtype."""
+    fast = items.device.type == "cpu" and fast_bfloat16()
+    return torch.bfloat16 if fast and num_users >= _FEW_USERS and len(items) >= _FEW_ITEMS else None
 
 
 def _mask_(scores: Tensor, seen: Interactions, users: Tensor) -> Tensor:
@@ -201,8 +242,11 @@ def rank_rows(scores: Tensor, k: int) -> TopK:
     Raises:
         ValueError: if a score is NaN.
     """
-    scores = scores.contiguous()
-    return rank_shortlists(scores, k, lambda rows, items: scores[rows, items])
+    group_size = _group_size(scores.shape[1], k)
+    padded = F.pad(scores, (0, -scores.shape[1] % group_size), value=-torch.inf).contiguous()
+    best = rank_shortlists(padded, k, lambda rows, items: scores[rows, items], group_size=group_size)
+    assert best is not None
+    return best
 
 
 def _group_size(num_items: int, k: int) -> int:

@@ -12,6 +12,7 @@ test.json                  metrics on the test set, once they were asked for
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -337,5 +338,7 @@ def _train_mf(dataset: Dataset, config: RunConfig, device: torch.device | str, p
     settings = replace(config.train, num_layers=0, neighbours=0, recency=0.0)
     graph, split = dataset.interactions, config.split(dataset)
     model = settings.new_model(graph.num_users, graph.num_items, split.val.message).to(device)
-    fit(model, split, settings, progress=progress)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # they came with the run itself
+        fit(model, split, settings, progress=progress)
     return model

@@ -16,7 +16,9 @@ from torch import Tensor
 # Scores that are looked at one by one at a time, at most: 16 MiB of positions.
 _PLACES = 1 << 21
 # Items that are prepared at a time.
-_ROWS = 1 << 16
+_ITEMS = 1 << 16
+# Up to so many candidates, or 4 k, rows are sorted as one table.
+_WIDE = 128
 # Norms with which nothing overflows, and items need no scaling.
 _SMALLEST, _LARGEST = 1e-9, 1e9
 # Integers with as many bytes as a float.
@@ -44,7 +46,7 @@ class CoarseProducts:
     whose dtype and norms are fine as they are are not copied.
 
     Attributes:
-        error_of_adding: bound on what is lost where something is added to the products, which is no bound's rounding.
+        error_of_adding: by how much the error grows where something is added to a product.
 
     Args:
         items: (num_items, d) floating.
@@ -56,13 +58,13 @@ class CoarseProducts:
 
     def __init__(self, items: Tensor, dtype: torch.dtype) -> None:
         self._wide = torch.promote_types(items.dtype, torch.float32)
-        largest = max((_largest_norm(rows.to(self._wide)) for rows in items.split(_ROWS)), default=0.0)
+        largest = max((_largest_norm(rows.to(self._wide)) for rows in items.split(_ITEMS)), default=0.0)
         keep = dtype == self._wide == items.dtype and _SMALLEST < largest < _LARGEST
         self._scale = 1.0 if keep else largest or 1.0
         self._items, self._item_rounding = items, 0.0
         if not keep:
             self._items = torch.empty_like(items, dtype=dtype)
-            for to, rows in zip(self._items.split(_ROWS), items.split(_ROWS), strict=True):
+            for to, rows in zip(self._items.split(_ITEMS), items.split(_ITEMS), strict=True):
                 unit = rows.to(self._wide) / self._scale
                 to.copy_(unit)
                 self._item_rounding = max(self._item_rounding, _largest_norm(unit - to.to(self._wide)))
@@ -70,31 +72,34 @@ class CoarseProducts:
         self._norm = largest / self._scale + self._item_rounding
         # Adding up d products rounds by d/2 · eps, here and where scores are exact.
         self._adding = (items.shape[1] + 8) * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
-        if items.device.type != "cpu" or torch.get_float32_matmul_precision() != "highest":
+        if _products_may_be_coarser(items.device):
             self._adding += 2**-7  # TF32, sums in half precision, or products in bfloat16 on a CPU
-        # A product is rounded before something is added to it, and what is added by as much.
+        # The roundoff of a product, and as much of what is added to it: this is at most the sum less the product.
         self.error_of_adding = torch.finfo(dtype).eps * self._norm
+        self._smallest = items.shape[1] * torch.finfo(self._wide).tiny * torch.finfo(self._wide).eps
 
     def write(self, users: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """Write the products of (B, d) users and all items to ``out``: (B, num_items) of the coarse dtype.
 
         Returns:
-            (B,) by what a product is to be multiplied to be a score, and (B,) a bound on its error, but for the one of
-            its own rounding.
+            (B,) float64 by what a product is to be multiplied to be a score, and (B,) float64 a bound on the product's
+            error, but for the one of its own rounding.
 
         Raises:
             ValueError: if a user is not finite.
         """
-        users = users.to(self._wide)
-        norms = _norms(users).to(self._wide)
+        norms = _norms(users)
         if not bool((norms < torch.inf).all()):
             raise ValueError(_NOT_FINITE)
         norms = norms.masked_fill(norms == 0, 1.0)
-        unit = users / norms.unsqueeze(1)
+        # In float64, where the smallest numbers of float32 have all their digits.
+        unit = users.double() / norms.unsqueeze(1)
         coarse = unit.to(out.dtype)
         torch.mm(coarse, self._items.T, out=out)
-        user_rounding = _norms(unit - coarse.to(self._wide)).to(self._wide)
-        return norms * self._scale, (user_rounding + self._adding) * self._norm + self._item_rounding
+        user_rounding = _norms(unit - coarse.double())
+        scale = norms * self._scale
+        error = (user_rounding + self._adding) * self._norm + 1.01 * self._item_rounding + self._smallest / scale
+        return scale, error
 
 
 def rank_shortlists(
@@ -105,7 +110,8 @@ def rank_shortlists(
     group_size: int = 1,
     error: Tensor | None = None,
     finite: bool = False,
-) -> TopK:
+    most: int | None = None,
+) -> TopK | None:
     """Rank rows: their k items with the highest exact scores, equal ones by index.
 
     Args:
@@ -116,6 +122,10 @@ def rank_shortlists(
         error: (B,) bounds on how far ``scores`` are from exact ones, before these were rounded to the dtype of
             ``scores``; None where they are the exact ones.
         finite: no score is NaN, so that their bits can be compared in place of them.
+        most: how many items to score exactly at most, None for any number.
+
+    Returns:
+        A `TopK`; None where more than ``most`` items would have to be scored.
 
     Raises:
         ValueError: if a score is NaN.
@@ -134,6 +144,8 @@ def rank_shortlists(
     if bool(least.isnan().any()):
         raise ValueError(_NAN)
     chosen = (maxima >= least.unsqueeze(1)).view(-1).nonzero().flatten()
+    if most is not None and len(chosen) > most:
+        return None
     if len(chosen) * group_size > _PLACES and count > 1:
         parts = []
         for half in (slice(0, count // 2), slice(count // 2, count)):
@@ -142,15 +154,20 @@ def rank_shortlists(
                 return exact(rows + first, items)
 
             bound = None if error is None else error[half]
-            parts.append(
-                rank_shortlists(scores[half], k, exact_here, group_size=group_size, error=bound, finite=finite)
+            part = rank_shortlists(
+                scores[half], k, exact_here, group_size=group_size, error=bound, finite=finite, most=most
             )
-        return TopK(*(torch.cat(part) for part in zip(*parts, strict=True)))
+            if part is None:
+                return None
+            parts.append(part)
+        return TopK(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
     rows = chosen // num_groups
     members = torch.arange(group_size, device=scores.device) * num_groups
     places = (rows * (width - num_groups) + chosen).unsqueeze(1) + members
     values = scores.view(-1)[places]
     places = places[(values >= least[rows].unsqueeze(1)) & (values > -torch.inf)].sort().values
+    if most is not None and len(places) > most:
+        return None
     rows, items = places // width, places % width
     return _rank_candidates(rows, items, exact(rows, items), count, k)
 
@@ -159,14 +176,15 @@ def _least(maxima: Tensor, k: int, error: Tensor | None) -> Tensor:
     """Return (B,) what an item's score must be at least for the item to be one of the k best of its row.
 
     The k groups with the highest maxima have an item each, so the k-th best of a row is no worse than the worst of
-    these: m, less its error. The error of the item in question counts as well; and each of the two was rounded, from
-    scores of at most 1 where something was added to them, as was this bound.
+    these: m, less its error. The error of the item in question counts as well. Beyond ``error`` a score was rounded
+    twice where something was added to the product, which for both items is 4 roundoffs of about m; this bound is the
+    fifth, and the exact scores were rounded as well. A twentieth more covers that one of these is not exactly m.
     """
     highest: Tensor = maxima.topk(k, dim=1, sorted=False).values.amin(1)
     if error is None:
         return highest
     highest = highest.to(torch.promote_types(highest.dtype, torch.float32))
-    roundoff = torch.finfo(maxima.dtype).eps / 2
+    roundoff = (torch.finfo(maxima.dtype).eps + torch.finfo(highest.dtype).eps) / 2
     return (highest - 1.05 * (2 * error + 5 * roundoff * highest.abs())).to(maxima.dtype)
 
 
@@ -175,16 +193,33 @@ def _rank_candidates(rows: Tensor, items: Tensor, scores: Tensor, count: int, k:
     if bool(scores.isnan().any()):
         raise ValueError(_NAN)
     sizes = torch.bincount(rows, minlength=count)
-    place = torch.arange(len(rows), device=rows.device) - (sizes.cumsum(0) - sizes)[rows]
-    shape = count, max(k, int(sizes.max()))
-    table, ids = scores.new_full(shape, -torch.inf), items.new_full(shape, -1)
-    table[rows, place], ids[rows, place] = scores, items
+    ends = sizes.cumsum(0)
+    # A row of many candidates, all alike as a rule, would make the table of the others as wide.
+    width = max(k, min(int(sizes.max()) if count else 0, max(_WIDE, 4 * k)))
+    many = (sizes > width).nonzero().flatten().tolist()
+    place = torch.arange(len(rows), device=rows.device) - (ends - sizes)[rows]
+    few = place < width
+    table, ids = scores.new_full((count, width), -torch.inf), items.new_full((count, width), -1)
+    table[rows[few], place[few]], ids[rows[few], place[few]] = scores[few], items[few]
     values, order = table.sort(dim=1, descending=True, stable=True)
-    return TopK(ids.gather(1, order[:, :k]), values[:, :k].contiguous())
+    best = TopK(ids.gather(1, order[:, :k]), values[:, :k].contiguous())
+    for row in many:
+        own = slice(int(ends[row] - sizes[row]), int(ends[row]))
+        values, order = scores[own].sort(descending=True, stable=True)
+        best.items[row], best.scores[row] = items[own][order[:k]], values[:k]
+    return best
+
+
+def _products_may_be_coarser(device: torch.device) -> bool:
+    """Tell whether products of float32 may be made of coarser numbers, by a setting of the caller's or a device."""
+    try:
+        return device.type != "cpu" or torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # set for each backend, in ways that this question has no answer for
+        return True
 
 
 def _norms(rows: Tensor) -> Tensor:
-    # In float64, where squares neither overflow nor vanish.
+    # In float64, where squares of float32 neither overflow nor vanish.
     norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     return norms
 

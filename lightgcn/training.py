@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lightgcn.adjacency import Adjacency, normalized_adjacency
 from lightgcn.batches import batch_loss, check_split, epoch_batches, num_samples
-from lightgcn.cautions import warn_of_norms, warn_of_settings
+from lightgcn.cautions import largest_entry, warn_of_settings, warn_of_size
 from lightgcn.checkpoint import load_tensors, save_tensors, write_atomic
 from lightgcn.config import MAY_CHANGE, PRESETS, Scoring, TrainConfig, is_better, parse_metric
 from lightgcn.evaluation import evaluate
@@ -139,6 +139,7 @@ class _Run:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.model.embedding.device)
         self.val_adjacency = normalized_adjacency(self.split.val.message, self.config.normalization)
         self.saved_at = time.monotonic()
+        self.largest_at_start = largest_entry(self.model.embedding)
 
     # -- the loop ------------------------------------------------------------------------------------------
 
@@ -214,7 +215,7 @@ class _Run:
     def _validate(self) -> dict[str, Any]:
         began = time.monotonic()
         self.model.eval()
-        self.warned = self.warned or warn_of_norms(self.model.embedding, self.epoch)
+        self.warned = self.warned or warn_of_size(self.model.embedding, self.largest_at_start, self.epoch)
         name, k = parse_metric(self.config.metric)
         result = evaluate(
             self.model,

@@ -65,7 +65,7 @@ def test_too_few_steps_say_what_would_be_enough() -> None:
     samples = split.train.positives.num_edges
     assert said == (
         f"the whole training is 20 steps (20 epochs of 1), too few to learn much from {samples} samples: "
-        f"try batch_size {samples // 5} or less"
+        f"try a batch size of {samples // 5} or less"
     )
     assert warnings_of(split, replace(config, batch_size=samples // 5)) == []
     (said,) = warnings_of(split, replace(config, batch_size=None))
@@ -91,7 +91,16 @@ def test_validation_users_of_whom_nothing_is_known() -> None:
     bare = LinkSet(kept, held, torch.empty(2, 0, dtype=torch.int64))
     train = LinkSet(kept, kept, torch.empty(2, 0, dtype=torch.int64))
     (said,) = warnings_of(split._replace(train=train, val=bare), config)
-    assert said.startswith("6 of 6 validation users have no train edge") and 'stratify="user"' in said
+    assert said.startswith("6 of 6 validation users have no train edge") and "stratify the split by user" in said
+
+
+def test_embeddings_that_are_large_from_the_start() -> None:
+    config = preset("paper", **ENOUGH)
+    split = a_split(config)
+    model = LightGCN(USERS, ITEMS, 4, 3, init=(2000 * torch.ones(USERS, 4), 2000 * torch.ones(ITEMS, 4)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(model, split, config)
 
 
 def test_embeddings_that_grow_without_end_are_spoken_of_once() -> None:

@@ -114,6 +114,11 @@ def test_no_users_give_empty_lists() -> None:
         assert found.items.shape == found.scores.shape == (0, 2) and found.items.dtype == torch.int64
 
 
+def test_no_rows_give_empty_lists() -> None:
+    found = rank_rows(torch.ones(0, 5), 2)
+    assert found.items.shape == found.scores.shape == (0, 2)
+
+
 def test_embeddings_and_scores_are_left_alone() -> None:
     scores = torch.tensor([[1.0, 2.0, 2.0]])
     rank_rows(scores, 2)

@@ -190,3 +190,88 @@ def test_only_a_shortlist_is_scored_exactly() -> None:
     scores, best = reference(users, items, 20)
     assert_best(found, scores, best)
     assert scored < 40 * 60
+
+
+def test_users_without_anything_beside_others(coarse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Their items are all alike: far more candidates than the other rows have.
+    monkeypatch.setattr("lightgcn.shortlist._WIDE", 12)
+    users, items = embeddings(13)
+    users[::7] = 0
+    scores, best = reference(users, items, K)
+    found = top_k(users, items, K)
+    assert_best(found, scores, best)
+    assert torch.equal(found.items[::7], torch.arange(K).expand(6, K))
+
+
+def test_an_item_much_longer_than_the_others(coarse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    class Watched(CoarseProducts):
+        def __init__(self, items: Tensor, dtype: torch.dtype) -> None:
+            made.append(dtype)
+            super().__init__(items, dtype)
+
+    monkeypatch.setattr(retrieval, "CoarseProducts", Watched)
+    users, items = embeddings(14, num_items=5000)
+    items[17] *= 1000
+    scores, best = reference(users, items, K)
+    found = top_k(users, items, K, chunk_size=10)
+    assert_best(found, scores, best)
+    # What bfloat16 cannot tell apart is left to float32 after the first chunk.
+    assert made == ([torch.bfloat16, torch.float32] if coarse else [torch.float32])
+
+
+def test_users_below_the_normal_numbers(coarse: bool) -> None:
+    # Found by an attack on the bound: in float32 the norm of such a user has one digit.
+    ulp, gain = 2.0**-8, 0.625
+    first = [gain + 2.5 * ulp, -(gain + 1.5 * ulp)]
+    second = [gain + 1.5 * ulp, -(gain + 0.5 * ulp)]
+    items = torch.tensor([first, second, [-1.0, 0.0], *[[-0.5, -0.5]] * 300]) * 2.0**100
+    users = torch.ones(1, 2) * 2.0**-149
+    assert top_k(users, items, 1).items.tolist() == [[0]]
+
+
+@pytest.mark.parametrize(("scale", "weight"), [(1e-18, 0.2), (1e-12, 1e6), (1e-18, 0.0)])
+def test_gains_beside_tiny_embeddings(coarse: bool, scale: float, weight: float) -> None:
+    users, items = (part * scale for part in embeddings(15))
+    index = torch.tensor([[0, 0, 1, 1, 2], [1, 2, 1, 2, 3]])
+    residual = neighbour_residual(Interactions.from_edge_index(index, 40, 900), 2, weight)
+    scores, best = reference(users, items, K, residual=residual)
+    assert_best(top_k(users, items, K, residual=residual), scores, best, 1e-4)
+
+
+def test_both_errors_and_all_roundings_count() -> None:
+    # Item 0 looks better than it is by the error, item 1 worse, and item 1 is the best.
+    error = torch.tensor([0.25])
+    scores, truth = torch.tensor([[1.25, 0.7504]]), torch.tensor([[1.0, 1.0004]])
+    best = rank_shortlists(scores, 1, lambda rows, items: truth[rows, items], error=error, finite=True)
+    assert best is not None and best.items.tolist() == [[1]]
+    # The same of what adding a gain in bfloat16 does: two roundings of each.
+    half = torch.finfo(torch.bfloat16).eps / 2
+    coarse = torch.tensor([[1 + 2 * half, 1 - 2 * half]]).bfloat16()
+    truth = torch.tensor([[1.0, 1 + 1e-6]])
+    best = rank_shortlists(coarse, 1, lambda rows, items: truth[rows, items], error=torch.zeros(1), finite=True)
+    assert best is not None and best.items.tolist() == [[1]]
+
+
+def test_too_many_candidates_are_given_up() -> None:
+    scores = torch.ones(3, 50)
+    assert rank_shortlists(scores, 2, lambda rows, items: scores[rows, items], most=149) is None
+    assert rank_shortlists(scores, 2, lambda rows, items: scores[rows, items], most=150) is not None
+
+
+@pytest.mark.parametrize("answer", ["high", RuntimeError("asked in another way")])
+def test_callers_who_let_products_be_coarser(monkeypatch: pytest.MonkeyPatch, answer: str | RuntimeError) -> None:
+    users, items = embeddings(16)
+    out = torch.empty(len(users), len(items))
+    _, before = CoarseProducts(items, torch.float32).write(users, out)
+
+    def precision() -> str:
+        if isinstance(answer, RuntimeError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", precision)
+    _, after = CoarseProducts(items, torch.float32).write(users, out)
+    largest = float(items.norm(dim=1).max())
+    assert torch.allclose(after - before, torch.full_like(after, 2**-7 * largest), rtol=1e-6)
