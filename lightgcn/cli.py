@@ -343,6 +343,24 @@ def _recommend(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _plot(arguments: argparse.Namespace) -> int:
+    from lightgcn.plots import plot_run
+
+    _device(arguments.device)  # has no use for one, but an option that cannot be met is refused
+    config = RunConfig.load(arguments.run)
+    dataset = open_dataset(arguments.data or config.data, progress=not arguments.json)
+    out = arguments.out or Path(arguments.run) / "pictures"
+    files = plot_run(
+        dataset, arguments.run, out, num_nodes=arguments.nodes, num_items=arguments.items, seed=arguments.seed
+    )
+    if arguments.json:
+        _print_json({"files": [str(file) for file in files]})
+        return 0
+    for file in files:
+        _say(str(file))
+    return 0
+
+
 COMMANDS = {
     "demo": _demo,
     "prepare": _prepare,
@@ -351,6 +369,7 @@ COMMANDS = {
     "tune": _tune,
     "evaluate": _evaluate,
     "recommend": _recommend,
+    "plot": _plot,
 }
 
 

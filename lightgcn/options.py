@@ -23,6 +23,7 @@ _SUMMARIES = {
     "tune": "search for settings that suit the data, on validation, into a folder",
     "evaluate": "test metrics of a run beside baselines",
     "recommend": "recommendations from a run",
+    "plot": "pictures of a run: curves, degrees, a piece of the graph, a map of the items",
 }
 
 _EXAMPLES = {
@@ -52,6 +53,7 @@ _EXAMPLES = {
         "lightgcn recommend runs/first --user 1042 -k 10",
         'lightgcn recommend runs/first --items "Blue Harbour by The Tidewater Set" spotify:track:0aB1cD2eF3gH4iJ5kL6m',
     ],
+    "plot": ["lightgcn plot runs/first", "lightgcn plot runs/first --out pictures --nodes 500 --items 5000"],
 }
 
 
@@ -79,6 +81,7 @@ def build_parser(
         "tune": _tune,
         "evaluate": _evaluate,
         "recommend": _recommend,
+        "plot": _plot,
     }
     for name, command in commands.items():
         summary = _SUMMARIES[name]
@@ -201,6 +204,15 @@ def _recommend(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--items", nargs="+", metavar="ITEM", help="a new user's items, by id, name or 'name by artist'")
     who.add_argument("--similar", metavar="ITEM", help="items like this one")
     parser.add_argument("-k", "--k", type=int, default=10, help="how many (%(default)s)")
+
+
+def _plot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="run folder")
+    parser.add_argument("--data", help="dataset, where it has moved since training")
+    parser.add_argument("--out", help="folder for the pictures (RUN/pictures)")
+    parser.add_argument("--nodes", type=int, default=300, help="of the piece of the graph (%(default)s)")
+    parser.add_argument("--items", type=int, default=2000, help="on the map, most popular first (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of draws and layouts (%(default)s)")
 
 
 def _add_settings(parser: argparse.ArgumentParser, text: str) -> None:
