@@ -1,0 +1,51 @@
+"""The examples run as they are, say what they promise, and stay short."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def run_example(name: str, *arguments: object) -> str:
+    command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[example.name for example in EXAMPLES])
+def test_an_example_is_under_a_hundred_lines(example: Path) -> None:
+    assert len(example.read_text().splitlines()) < 100
+
+
+def test_custom_loop() -> None:
+    scores = [float(value) for value in re.findall(r"ROC-AUC (0\.\d+)", run_example("custom_loop.py"))]
+    assert len(scores) == 3 and scores[-1] > 0.75
+
+
+def test_own_data() -> None:
+    said = run_example("own_data.py")
+    # Both belong to circles of thirty songs.
+    songs = [int(number) for number in re.findall(r"^  song (\d+)", said, re.MULTILINE)]
+    assert len(songs) == 6
+    assert all(210 <= song < 240 for song in songs[:3]) and all(song < 30 for song in songs[3:])
+
+
+@pytest.mark.slow
+def test_tutorial(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("sklearn")
+    said = run_example("tutorial.py", "--epochs", 100, "--pictures", tmp_path)
+    auc = re.search(r"test: roc_auc (0\.\d+)", said)
+    assert auc is not None and float(auc[1]) > 0.75
+    assert len(re.findall(r"^  .+ by .+$", said, re.MULTILINE)) == 10
+    assert {file.stem for file in tmp_path.iterdir()} == {"curves", "graph", "map"}
