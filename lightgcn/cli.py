@@ -361,6 +361,22 @@ def _plot(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    from lightgcn.report import write_report
+
+    _device(arguments.device)  # has no use for one, but an option that cannot be met is refused
+    config = RunConfig.load(arguments.run)
+    dataset = open_dataset(arguments.data or config.data, progress=not arguments.json)
+    file = write_report(
+        dataset, arguments.run, arguments.out, num_users=arguments.users, k=arguments.k, seed=arguments.seed
+    )
+    if arguments.json:
+        _print_json({"file": str(file)})
+    else:
+        _say(f"saved to {file}")
+    return 0
+
+
 COMMANDS = {
     "demo": _demo,
     "prepare": _prepare,
@@ -370,6 +386,7 @@ COMMANDS = {
     "evaluate": _evaluate,
     "recommend": _recommend,
     "plot": _plot,
+    "report": _report,
 }
 
 

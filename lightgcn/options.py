@@ -24,6 +24,7 @@ _SUMMARIES = {
     "evaluate": "test metrics of a run beside baselines",
     "recommend": "recommendations from a run",
     "plot": "pictures of a run: curves, degrees, a piece of the graph, a map of the items",
+    "report": "a run as one HTML file: settings, data, curves, metrics, recommendations to search",
 }
 
 _EXAMPLES = {
@@ -54,6 +55,7 @@ _EXAMPLES = {
         'lightgcn recommend runs/first --items "Blue Harbour by The Tidewater Set" spotify:track:0aB1cD2eF3gH4iJ5kL6m',
     ],
     "plot": ["lightgcn plot runs/first", "lightgcn plot runs/first --out pictures --nodes 500 --items 5000"],
+    "report": ["lightgcn evaluate runs/first --baselines all && lightgcn report runs/first"],
 }
 
 
@@ -82,6 +84,7 @@ def build_parser(
         "evaluate": _evaluate,
         "recommend": _recommend,
         "plot": _plot,
+        "report": _report,
     }
     for name, command in commands.items():
         summary = _SUMMARIES[name]
@@ -213,6 +216,15 @@ def _plot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=int, default=300, help="of the piece of the graph (%(default)s)")
     parser.add_argument("--items", type=int, default=2000, help="on the map, most popular first (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of draws and layouts (%(default)s)")
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="run folder")
+    parser.add_argument("--data", help="dataset, where it has moved since training")
+    parser.add_argument("--out", help="file to write (RUN/report.html)")
+    parser.add_argument("--users", type=int, default=200, help="shown with recommendations (%(default)s)")
+    parser.add_argument("-k", "--k", type=int, default=10, help="recommendations for each (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of users (%(default)s)")
 
 
 def _add_settings(parser: argparse.ArgumentParser, text: str) -> None:

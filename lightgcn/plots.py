@@ -39,7 +39,7 @@ def require_plot() -> None:
         raise ValueError('pictures need Matplotlib and scikit-learn: pip install "lightgcn[plot]"') from error
 
 
-def learning_curves(history: Sequence[dict[str, Any]], config: TrainConfig) -> Any:
+def learning_curves(history: Sequence[dict[str, Any]], config: TrainConfig, *, stacked: bool = False) -> Any:
     """Return the losses by epoch and, beside them, the validation metric that chose the best epoch.
 
     The validation loss is a cross-entropy; it stands beside a training loss of the same kind alone.
@@ -47,13 +47,14 @@ def learning_curves(history: Sequence[dict[str, Any]], config: TrainConfig) -> A
     Args:
         history: records of `TrainResult.history`.
         config: the settings that the run was trained with.
+        stacked: one below the other, for a narrow page.
 
     Raises:
         ValueError: if there is no record.
     """
     if not history:
         raise ValueError("there is no epoch to draw")
-    figure, (left, right) = _figure(10, 4, columns=2)
+    figure, (left, right) = _figure(6, 7.5, rows=2) if stacked else _figure(10, 4, columns=2)
     epochs = [record["epoch"] for record in history]
     marker = "o" if len(history) < 40 else None
     left.plot(epochs, [record["loss"] for record in history], color=BLUE, marker=marker, ms=4, label="training")
@@ -275,12 +276,12 @@ def save_figure(figure: Any, path: str | Path) -> list[Path]:
     return written
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
     require_plot()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, columns)
+    axes = figure.subplots(rows, columns)
     for each in np.atleast_1d(axes):
         each.spines[["top", "right"]].set_visible(False)
         each.grid(alpha=0.25)

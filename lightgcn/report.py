@@ -1,0 +1,223 @@
+"""A run as one HTML file that needs nothing else: settings, data, curves, metrics, and recommendations to search.
+
+Every text of the data is escaped or put in place as text, and the page forbids itself (by its content security policy)
+to load anything: a playlist that is called ``<script>`` shows as just that.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+
+import lightgcn
+from lightgcn.checkpoint import read_json, write_atomic
+from lightgcn.datasets import Dataset
+from lightgcn.plots import degree_distributions, learning_curves, require_plot
+from lightgcn.recommender import Recommender
+from lightgcn.retrieval import top_k
+from lightgcn.runs import RECOMMENDER_FILE, TEST_FILE, TRAINED_FILE, RunConfig
+from lightgcn.seeding import make_generator
+from lightgcn.statistics import GraphStatistics, graph_statistics
+from lightgcn.training import HISTORY_FILE
+
+REPORT_FILE = "report.html"
+_OWN_ITEMS = 5
+_MODELS = {
+    "lightgcn": "LightGCN",
+    "popularity": "popularity",
+    "item_cosine": "item cosine",
+    "ease": "EASE",
+    "gf_cf": "GF-CF",
+    "mf": "matrix factorisation",
+}
+
+
+def write_report(
+    dataset: Dataset,
+    folder: str | Path,
+    out: str | Path | None = None,
+    *,
+    num_users: int = 200,
+    k: int = 10,
+    seed: int = 0,
+) -> Path:
+    """Write the report of a run and return its file.
+
+    Args:
+        dataset: the run's data.
+        folder: the run folder.
+        out: the file; None for ``report.html`` in the run folder.
+        num_users: how many users, drawn at random, are shown with recommendations.
+        k: recommendations for each.
+        seed: of the draw.
+
+    Raises:
+        FileNotFoundError: if the folder is no run folder, or training has not ended in it.
+        ValueError: if Matplotlib is not installed, the dataset is not the run's, or a number is out of range.
+    """
+    require_plot()
+    folder = Path(folder)
+    config = RunConfig.load(folder)
+    if not (folder / RECOMMENDER_FILE).is_file():
+        raise FileNotFoundError(f"{folder}: training has not ended here yet; go on with lightgcn train --resume")
+    if dataset.fingerprint() != config.fingerprint:
+        raise ValueError(f"{config.data}: holds other interactions than the ones that this run was made with")
+    if num_users < 1:
+        raise ValueError(f"num_users must be at least 1, got {num_users}")
+    recommender = Recommender.load(folder / RECOMMENDER_FILE)
+    history = [orjson.loads(line) for line in (folder / HISTORY_FILE).read_bytes().splitlines()]
+    user, item = ("playlist", "track") if "artist" in dataset.items else ("user", "item")
+    trained = read_json(folder / TRAINED_FILE)
+    test = read_json(folder / TEST_FILE) if (folder / TEST_FILE).is_file() else None
+    shown = sample_recommendations(recommender, num_users, k, seed)
+    name = Path(config.data).name
+    parts = [
+        f"<h1>LightGCN on {html.escape(name)}</h1>",
+        _summary(config, history, trained),
+        "<h2>Test</h2>",
+        _metrics(test) if test else _NOT_EVALUATED,
+        "<h2>Training</h2>",
+        _picture(learning_curves(history, config.train, stacked=True), "Loss and validation by epoch"),
+        "<h2>Data</h2>",
+        _statistics(graph_statistics(dataset.interactions), user, item),
+        _picture(degree_distributions(dataset.interactions, user=user, item=item), "Share of nodes by degree"),
+        f"<h2>Recommendations</h2>\n<p>For {len(shown)} {user}s drawn at random, from all known edges; what is there "
+        "already is left out.</p>",
+        f'<label for="search">Search by {user} or {item}</label>\n'
+        '<input id="search" type="search" autocomplete="off" placeholder="a name or an id">\n'
+        '<p id="count" role="status"></p>\n<div id="results"></div>',
+        "<h2>Settings</h2>",
+        _table(("setting", "value"), [(key, _plain(value)) for key, value in asdict(config.train).items()]),
+        _table(("split", "value"), [(key, _plain(getattr(config, key))) for key in _SPLIT]),
+        f"<footer>lightgcn {html.escape(lightgcn.__version__)}, "
+        + html.escape(", ".join(f"{package} {version}" for package, version in config.versions.items()))
+        + "</footer>",
+    ]  # fmt: skip
+    # A "<" would end the script where a name has one.
+    data = orjson.dumps({"user": user, "item": item, "rows": shown}).decode().replace("<", "\\u003c")
+    texts = {"title": html.escape(f"LightGCN on {name}"), "body": "\n".join(parts), "data": data}
+    template = files("lightgcn").joinpath("report.html").read_text(encoding="utf-8")
+    # All at once, so that what is put in is not looked at again.
+    page = re.sub(r"@(title|body|data)@", lambda found: texts[found[1]], template)
+    out = folder / REPORT_FILE if out is None else Path(out)
+    write_atomic(out, lambda path: path.write_text(page, encoding="utf-8"))
+    return out
+
+
+def sample_recommendations(recommender: Recommender, num_users: int, k: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return some users, in the order of their index: what they are called, some of their items, and their best ones.
+
+    Args:
+        recommender: of the run.
+        num_users: how many users with items to draw, at most.
+        k: recommendations for each, at most as many as there are items.
+        seed: of the draw.
+    """
+    seen = recommender.seen
+    users = seen.user_degrees.nonzero().flatten().cpu()
+    drawn = users[torch.randperm(len(users), generator=make_generator(seed))[:num_users]].sort().values
+    best = top_k(recommender.users, recommender.items, min(k, seen.num_items), seen=seen, users=drawn,
+                 residual=recommender.residual)  # fmt: skip
+    rows = []
+    for user, items in zip(drawn.tolist(), best.items.tolist(), strict=True):
+        own = seen.items_of(user).tolist()
+        ids = seen.user_ids
+        rows.append(
+            {
+                "id": str(user if ids is None else ids[user]),
+                "name": recommender.user_columns["name"][user] if "name" in recommender.user_columns else "",
+                "count": len(own),
+                "own": [_item_label(recommender, item) for item in own[:_OWN_ITEMS]],
+                "best": [_item_label(recommender, item) for item in items if item >= 0],
+            }
+        )
+    return rows
+
+
+def _item_label(recommender: Recommender, index: int) -> str:
+    found = recommender.item(index)
+    name, artist = found.columns.get("name"), found.columns.get("artist")
+    if not name:
+        return str(found.id)
+    return f"{name} by {artist}" if artist else name
+
+
+def _summary(config: RunConfig, history: Sequence[dict[str, Any]], trained: dict[str, Any]) -> str:
+    seconds = sum(record["seconds"] for record in history) + trained.get("start_seconds", 0)
+    best = trained["best_epoch"]
+    value = next((record["val"][config.train.metric] for record in history if record["epoch"] == best), None)
+    chosen = f"epoch {best} of {len(history)}" if best else f"{len(history)} epochs"
+    facts = [
+        ("model", f"{config.train.num_layers} layers, d {config.train.embedding_dim}"),
+        ("loss", config.train.loss),
+        ("trained", f"{chosen}, {seconds:.0f} s"),
+        *([] if value is None else [(f"validation {config.train.metric}", f"{value:.4f}")]),
+    ]
+    cells = (f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>" for name, text in facts)
+    return f'<dl class="facts">{"".join(cells)}</dl>'
+
+
+def _metrics(test: dict[str, Any]) -> str:
+    names = list(dict.fromkeys(metric for result in test.values() for metric in result["metrics"]))
+    rows = [
+        (_MODELS.get(model, model), *(_number(result["metrics"].get(metric)) for metric in names))
+        for model, result in test.items()
+    ]
+    first = next(iter(test.values()))
+    note = f"<p>{first['num_users']:,} users, {first['num_links']:,} links.</p>"
+    return _table(("", *names), rows) + note
+
+
+def _statistics(statistics: GraphStatistics, user: str, item: str) -> str:
+    rows = [
+        (f"{name}s", f"{count:,}", f"{degrees.mean:.1f}", f"{degrees.median:.0f}", f"{degrees.percentile_90:.0f}",
+         f"{degrees.most:,}", f"{degrees.isolated:,}")
+        for name, count, degrees in (
+            (user, statistics.users, statistics.user_degrees),
+            (item, statistics.items, statistics.item_degrees),
+        )
+    ]  # fmt: skip
+    head = ("", "how many", "edges: mean", "median", "nine tenths at most", "most", "without any")
+    return _table(head, rows) + f"<p>{statistics.edges:,} edges, {statistics.density:.2%} of all pairs.</p>"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "\n".join(line(row, "td") for row in rows)
+    return f'<div class="wide"><table><thead>{line(head, "th")}</thead>\n<tbody>\n{body}\n</tbody></table></div>'
+
+
+def _picture(figure: Any, described: str) -> str:
+    """Return a figure as an image of its own, so that names within it cannot meet those of another."""
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="{html.escape(described)}" src="data:image/svg+xml;base64,{data}">'
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return " ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+_NOT_EVALUATED = (
+    "<p>Not evaluated yet: <code>lightgcn evaluate RUN --baselines all</code>, and then the report again.</p>"
+)
+_SPLIT = ("ratios", "stratify", "negatives", "split_seed", "fingerprint")
