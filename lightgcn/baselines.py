@@ -21,7 +21,7 @@ from torch import Tensor
 from lightgcn.interactions import Interactions
 from lightgcn.inversion import check_memory, invert_, reflect_
 from lightgcn.spectral import normalized_matrix
-from lightgcn.validation import checked_indices
+from lightgcn.validation import checked_count, checked_indices
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -99,7 +99,7 @@ def item_cosine(
     """
     from scipy.sparse import csr_array, diags_array, vstack
 
-    _check_rank("neighbours", neighbours)
+    checked_count("neighbours", neighbours, 1)
     _check_number("shrinkage", shrinkage, 0)
     matrix = train.to_scipy().astype(np.float32, copy=False)
     if tf_idf:
@@ -147,7 +147,7 @@ def gf_cf(train: Interactions, rank: int = 256, ideal_weight: float = 0.3, *, pr
     Raises:
         ValueError: if ``rank`` is less than 1 or ``ideal_weight`` negative.
     """
-    _check_rank("rank", rank)
+    checked_count("rank", rank, 1)
     _check_number("ideal_weight", ideal_weight, 0)
     normalized, items = normalized_matrix(train)
     by_item = np.divide(1, items, out=np.zeros_like(items), where=items > 0)
@@ -246,11 +246,6 @@ def _blocks(count: int, size: int, title: str, progress: bool) -> Iterator[tuple
             end = min(first + size, count)
             yield first, end
             bar.update(end - first)
-
-
-def _check_rank(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
 def _check_number(name: str, value: Any, least: float | None) -> None:

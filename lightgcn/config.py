@@ -19,6 +19,7 @@ from lightgcn.neighbours import NeighbourResidual, neighbour_residual
 from lightgcn.recency import Recency, recent_items
 from lightgcn.spectral import spectral_embeddings
 from lightgcn.splitting import NegativePairs
+from lightgcn.validation import checked_count
 
 
 def parse_metric(name: str) -> tuple[str, int | None]:
@@ -148,8 +149,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is None and name in ("batch_size", "patience"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+            checked_count(name, value, least)
         for name in ("learning_rate", "temperature", "negative_weight"):
             if not (_is_number(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from lightgcn.adjacency import Adjacency, as_adjacency
 from lightgcn.propagation import propagate, propagate_rows
 from lightgcn.scoring import link_scores
 from lightgcn.seeding import make_generator
+from lightgcn.validation import checked_count
 
 
 class LightGCN(nn.Module):
@@ -59,10 +59,10 @@ class LightGCN(nn.Module):
         seed: int | torch.Generator = 0,
     ) -> None:
         super().__init__()
-        self.num_users = _count("num_users", num_users, 1)
-        self.num_items = _count("num_items", num_items, 1)
-        self.embedding_dim = _count("embedding_dim", embedding_dim, 1)
-        self.num_layers = _count("num_layers", num_layers, 0)
+        self.num_users = checked_count("num_users", num_users, 1)
+        self.num_items = checked_count("num_items", num_items, 1)
+        self.embedding_dim = checked_count("embedding_dim", embedding_dim, 1)
+        self.num_layers = checked_count("num_layers", num_layers, 0)
         weights = _layer_weights(alpha, self.num_layers)
         self.embedding = nn.Parameter(torch.empty(num_users + num_items, embedding_dim))
         self.reset_parameters(init, init_std=init_std, seed=seed)
@@ -161,12 +161,6 @@ class LightGCN(nn.Module):
             f"num_users={self.num_users}, num_items={self.num_items}, embedding_dim={self.embedding_dim}, "
             f"num_layers={self.num_layers}{learnable}"
         )
-
-
-def _count(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return int(value)
 
 
 def _layer_weights(alpha: Sequence[float] | str | None, num_layers: int) -> list[float]:

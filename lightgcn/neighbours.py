@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lightgcn.interactions import Interactions
+from lightgcn.validation import checked_count
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -174,8 +175,7 @@ def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool =
     from scipy.sparse import csr_array, diags_array
     from tqdm import tqdm
 
-    if isinstance(neighbours, bool) or not isinstance(neighbours, int) or neighbours < 1:
-        raise ValueError(f"neighbours must be an integer of at least 1, got {neighbours!r}")
+    neighbours = checked_count("neighbours", neighbours, 1)
     matrix, count = train.to_scipy().astype(np.float32, copy=False), train.num_items
     users, items = (np.asarray(matrix.sum(axis=axis)) for axis in (1, 0))
     by_user = np.power(users, -0.25, out=np.zeros_like(users), where=users > 0)

@@ -55,7 +55,7 @@ _EXAMPLES = {
         'lightgcn recommend runs/first --items "Blue Harbour by The Tidewater Set" spotify:track:0aB1cD2eF3gH4iJ5kL6m',
     ],
     "plot": ["lightgcn plot runs/first", "lightgcn plot runs/first --out pictures --nodes 500 --items 5000"],
-    "report": ["lightgcn evaluate runs/first --baselines all && lightgcn report runs/first"],
+    "report": ["lightgcn report runs/first", "lightgcn report runs/first --out first.html --users 1000"],
 }
 
 

@@ -15,7 +15,7 @@ from lightgcn.losses import fast_bfloat16
 from lightgcn.neighbours import NeighbourResidual
 from lightgcn.scoring import products
 from lightgcn.shortlist import CoarseProducts, TopK, rank_shortlists
-from lightgcn.validation import checked_indices
+from lightgcn.validation import checked_count, checked_indices
 
 # What the scores of one chunk take: on a CPU so little that they stay in cache from the product to the ranking, on
 # other devices enough to keep them busy. But of many items as many rows as make a product worth its pass over them.
@@ -265,7 +265,6 @@ def edges_of(interactions: Interactions, users: Tensor) -> tuple[Tensor, Tensor]
 
 def check_k(k: int, num_items: int) -> None:
     """Raise a ValueError unless 1 <= k <= num_items."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k must be an integer of at least 1, got {k!r}")
+    checked_count("k", k, 1)
     if k > num_items:
         raise ValueError(f"k is {k}, but there are only {num_items} items")

@@ -36,7 +36,7 @@ from lightgcn.trials import (
     read_trials,
     write_trials,
 )
-from lightgcn.validation import is_out_of_memory
+from lightgcn.validation import checked_count, is_out_of_memory
 
 STUDY_FILE = "study.json"
 TRIALS_FILE = "trials.jsonl"
@@ -146,8 +146,8 @@ def _check_limits(minutes: float | None, trials: int | None, max_dim: int) -> No
     if minutes is not None and not (math.isfinite(minutes) and minutes > 0):
         raise ValueError(f"minutes must be a positive number, got {minutes}")
     for name, value in (("trials", trials), ("max_dim", max_dim)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        if value is not None:
+            checked_count(name, value, 1)
 
 
 @dataclass

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 
-def checked_count(name: str, value: object) -> int:
-    """Return a non-negative integer as an int, or raise a ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-        raise ValueError(f"{name} must be a non-negative integer, got {value!r}")
+def checked_count(name: str, value: object, least: int = 0) -> int:
+    """Return an integer of at least ``least`` as an int, or raise a ValueError; True is no integer."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        kind = f"an integer of at least {least}" if least else "a non-negative integer"
+        raise ValueError(f"{name} must be {kind}, got {value!r}")
     return int(value)
 
 
