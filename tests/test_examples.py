@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -49,3 +50,22 @@ def test_tutorial(tmp_path: Path) -> None:
     assert auc is not None and float(auc[1]) > 0.75
     assert len(re.findall(r"^  .+ by .+$", said, re.MULTILINE)) == 10
     assert {file.stem for file in tmp_path.iterdir()} == {"curves", "graph", "map"}
+
+
+@pytest.mark.slow
+def test_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("sklearn")
+    notebook = json.loads((ROOT / "examples" / "tutorial.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells)
+    script = tmp_path / "notebook.py"
+    lines = [line for cell in cells for line in [*cell["source"], "\n\n"] if not line.startswith("%")]
+    script.write_text("".join(lines))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
+    recalls = [float(value) for value in re.findall(r"recall@20 (0\.\d+)", done.stdout)]
+    assert len(recalls) == 2 and recalls[1] > recalls[0] > 0.02
+    assert len(re.findall(r"^  .+ by .+$", done.stdout, re.MULTILINE)) == 10
