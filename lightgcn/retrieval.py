@@ -79,10 +79,8 @@ def top_k(
         users = checked_indices("users", users, len(user_embeddings), "num_users").to(user_embeddings.device)
     dtype = _coarse_dtype(item_embeddings, len(users))
     if chunk_size is None:
-        room = (_CPU_CHUNK if item_embeddings.device.type == "cpu" else _DEVICE_CHUNK) // (
-            dtype or torch.float32
-        ).itemsize
-        chunk_size = max(_LEAST_CHUNK, room // num_items)
+        room = _CPU_CHUNK if item_embeddings.device.type == "cpu" else _DEVICE_CHUNK
+        chunk_size = max(_LEAST_CHUNK, room // (dtype or torch.float32).itemsize // num_items)
     elif chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     result = TopK(users.new_empty(len(users), k), item_embeddings.new_empty(len(users), k))
