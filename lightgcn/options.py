@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import lightgcn
 from lightgcn.config import PRESETS, TrainConfig
@@ -14,49 +14,6 @@ from lightgcn.runs import BASELINES
 Command = Callable[[argparse.Namespace], int]
 
 _SETTINGS = ("epochs", "embedding_dim", "num_layers", "batch_size", "learning_rate", "patience", "metric", "seed")
-
-_SUMMARIES = {
-    "demo": "synthetic playlists through the whole path, in under two minutes",
-    "prepare": "read raw files once into a dataset folder",
-    "train": "train a model into a run folder",
-    "reproduce": "a published result: epoch chosen on validation, test read once",
-    "tune": "search for settings that suit the data, on validation, into a folder",
-    "evaluate": "test metrics of a run beside baselines",
-    "recommend": "recommendations from a run",
-    "plot": "pictures of a run: curves, degrees, a piece of the graph, a map of the items",
-    "report": "a run as one HTML file: settings, data, curves, metrics, recommendations to search",
-}
-
-_EXAMPLES = {
-    "demo": ["lightgcn demo --out lightgcn-demo"],
-    "prepare": [
-        "lightgcn prepare mpd/data prepared --slices 0:10 --largest-component",
-        "lightgcn prepare plays.csv prepared --user listener --item song --item-name title",
-    ],
-    "train": [
-        "lightgcn train prepared runs/first --preset fast",
-        "lightgcn train prepared runs/deep --preset paper --num-layers 4 --set l2=1e-3",
-    ],
-    "reproduce": [
-        "lightgcn reproduce gowalla --preset fast",
-        "lightgcn reproduce gowalla runs/best --preset best --seeds 0 1 2",
-    ],
-    "tune": [
-        "lightgcn tune prepared tuned --minutes 30",
-        "lightgcn tune prepared tuned --trials 50 --embedding-dim 64 --metric ndcg@20",
-        "lightgcn train prepared runs/tuned --preset tuned/preset.json",
-    ],
-    "evaluate": [
-        "lightgcn evaluate runs/first --k 10 20 50",
-        "lightgcn evaluate runs/first --baselines popularity item_cosine ease gf_cf mf",
-    ],
-    "recommend": [
-        "lightgcn recommend runs/first --user 1042 -k 10",
-        'lightgcn recommend runs/first --items "Blue Harbour by The Tidewater Set" spotify:track:0aB1cD2eF3gH4iJ5kL6m',
-    ],
-    "plot": ["lightgcn plot runs/first", "lightgcn plot runs/first --out pictures --nodes 500 --items 5000"],
-    "report": ["lightgcn report runs/first", "lightgcn report runs/first --out first.html --users 1000"],
-}
 
 
 def build_parser(
@@ -75,29 +32,18 @@ def build_parser(
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute (%(default)s)"
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    fill = {
-        "demo": _demo,
-        "prepare": _prepare,
-        "train": _train,
-        "reproduce": _reproduce,
-        "tune": _tune,
-        "evaluate": _evaluate,
-        "recommend": _recommend,
-        "plot": _plot,
-        "report": _report,
-    }
     for name, command in commands.items():
-        summary = _SUMMARIES[name]
+        summary, examples, fill = _SPECIFICATIONS[name]
         subparser = subparsers.add_parser(
             name,
             help=summary,
             description=summary[0].upper() + summary[1:] + ".",
-            epilog="examples:\n" + "\n".join(f"  {example}" for example in _EXAMPLES[name]),
+            epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
             parents=[shared],
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         subparser.set_defaults(command=command)
-        fill[name](subparser)
+        fill(subparser)
     return parser
 
 
@@ -294,3 +240,85 @@ def _setting(name: str, text: str) -> Any:
                     f"{name} must be {'an integer' if number is int else 'a number'}, got {text!r}"
                 ) from None
     return text
+
+
+class _Specification(NamedTuple):
+    """What a command is for, how it is called, and what adds its arguments."""
+
+    summary: str
+    examples: tuple[str, ...]
+    fill: Callable[[argparse.ArgumentParser], None]
+
+
+_SPECIFICATIONS = {
+    "demo": _Specification(
+        "synthetic playlists through the whole path, in under two minutes",
+        ("lightgcn demo --out lightgcn-demo",),
+        _demo,
+    ),
+    "prepare": _Specification(
+        "read raw files once into a dataset folder",
+        (
+            "lightgcn prepare mpd/data prepared --slices 0:10 --largest-component",
+            "lightgcn prepare plays.csv prepared --user listener --item song --item-name title",
+        ),
+        _prepare,
+    ),
+    "train": _Specification(
+        "train a model into a run folder",
+        (
+            "lightgcn train prepared runs/first --preset fast",
+            "lightgcn train prepared runs/deep --preset paper --num-layers 4 --set l2=1e-3",
+        ),
+        _train,
+    ),
+    "reproduce": _Specification(
+        "a published result: epoch chosen on validation, test read once",
+        (
+            "lightgcn reproduce gowalla --preset fast",
+            "lightgcn reproduce gowalla runs/best --preset best --seeds 0 1 2",
+        ),
+        _reproduce,
+    ),
+    "tune": _Specification(
+        "search for settings that suit the data, on validation, into a folder",
+        (
+            "lightgcn tune prepared tuned --minutes 30",
+            "lightgcn tune prepared tuned --trials 50 --embedding-dim 64 --metric ndcg@20",
+            "lightgcn train prepared runs/tuned --preset tuned/preset.json",
+        ),
+        _tune,
+    ),
+    "evaluate": _Specification(
+        "test metrics of a run beside baselines",
+        (
+            "lightgcn evaluate runs/first --k 10 20 50",
+            "lightgcn evaluate runs/first --baselines popularity item_cosine ease gf_cf mf",
+        ),
+        _evaluate,
+    ),
+    "recommend": _Specification(
+        "recommendations from a run",
+        (
+            "lightgcn recommend runs/first --user 1042 -k 10",
+            'lightgcn recommend runs/first --items "Blue Harbour by The Tidewater Set" spotify:track:0aB1cD2eF3gH4iJ',
+        ),
+        _recommend,
+    ),
+    "plot": _Specification(
+        "pictures of a run: curves, degrees, a piece of the graph, a map of the items",
+        (
+            "lightgcn plot runs/first",
+            "lightgcn plot runs/first --out pictures --nodes 500 --items 5000",
+        ),
+        _plot,
+    ),
+    "report": _Specification(
+        "a run as one HTML file: settings, data, curves, metrics, recommendations to search",
+        (
+            "lightgcn report runs/first",
+            "lightgcn report runs/first --out first.html --users 1000",
+        ),
+        _report,
+    ),
+}
