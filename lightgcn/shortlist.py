@@ -225,7 +225,12 @@ def _norms(rows: Tensor) -> Tensor:
 
 
 def _largest_norm(rows: Tensor) -> float:
-    largest = float(_norms(rows).max()) if len(rows) else 0.0
+    """Return the largest norm, by the rows' own dtype where it is of ordinary size: the bound has room for that."""
+    if not len(rows):
+        return 0.0
+    largest = float(torch.linalg.vector_norm(rows, dim=1).max())
+    if not _SMALLEST < largest < _LARGEST:
+        largest = float(_norms(rows).max())
     if not largest < torch.inf:
         raise ValueError(_NOT_FINITE)
     return largest
