@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -108,6 +109,11 @@ def epoch_batches(links: LinkSet, config: TrainConfig, generator: torch.Generato
 def num_samples(links: LinkSet, config: TrainConfig) -> int:
     """Return how many links an epoch learns from: positives, and for bce negatives too."""
     return links.edges.shape[1] if config.loss == "bce" else links.positives.num_edges
+
+
+def num_steps(links: LinkSet, config: TrainConfig) -> int:
+    """Return how many steps an epoch has."""
+    return 1 if config.batch_size is None else math.ceil(num_samples(links, config) / config.batch_size)
 
 
 def check_split(model: LightGCN, split: Split, config: TrainConfig) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 
 from torch import Tensor
 
-from lightgcn.batches import num_samples
+from lightgcn.batches import num_samples, num_steps
 from lightgcn.config import TrainConfig
 from lightgcn.splitting import LinkSet, Split
 
@@ -68,8 +67,7 @@ def _unlearned_edges(train: LinkSet, config: TrainConfig) -> str | None:
 
 
 def _few_steps(split: Split, config: TrainConfig) -> str | None:
-    samples = num_samples(split.train, config)
-    per_epoch = 1 if config.batch_size is None else math.ceil(samples / config.batch_size)
+    samples, per_epoch = num_samples(split.train, config), num_steps(split.train, config)
     steps = per_epoch * config.epochs
     if steps >= _FEW_STEPS:
         return None

@@ -287,8 +287,7 @@ def _split_options(arguments: argparse.Namespace) -> list[str]:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     device = _device(arguments.device)
-    config = RunConfig.load(arguments.run)
-    dataset = open_dataset(arguments.data or config.data, progress=not arguments.json)
+    dataset = _dataset_of_run(arguments)
     baselines = BASELINES if "all" in arguments.baselines else arguments.baselines
     results = evaluate_run(
         dataset, arguments.run, ks=arguments.k, baselines=baselines, device=device, progress=not arguments.json
@@ -302,6 +301,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         return 0
     _say_evaluations(results)
     return 0
+
+
+def _dataset_of_run(arguments: argparse.Namespace) -> Dataset:
+    config = RunConfig.load(arguments.run)
+    return open_dataset(arguments.data or config.data, progress=not arguments.json)
 
 
 def _note_newer_training(run: Path) -> tuple[int, int] | None:
@@ -347,8 +351,7 @@ def _plot(arguments: argparse.Namespace) -> int:
     from lightgcn.plots import plot_run
 
     _device(arguments.device)  # has no use for one, but an option that cannot be met is refused
-    config = RunConfig.load(arguments.run)
-    dataset = open_dataset(arguments.data or config.data, progress=not arguments.json)
+    dataset = _dataset_of_run(arguments)
     out = arguments.out or Path(arguments.run) / "pictures"
     files = plot_run(
         dataset, arguments.run, out, num_nodes=arguments.nodes, num_items=arguments.items, seed=arguments.seed
@@ -365,8 +368,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from lightgcn.report import write_report
 
     _device(arguments.device)  # has no use for one, but an option that cannot be met is refused
-    config = RunConfig.load(arguments.run)
-    dataset = open_dataset(arguments.data or config.data, progress=not arguments.json)
+    dataset = _dataset_of_run(arguments)
     file = write_report(
         dataset, arguments.run, arguments.out, num_users=arguments.users, k=arguments.k, seed=arguments.seed
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightgcn.interactions import Interactions
-from lightgcn.validation import checked_count, checked_integers
+from lightgcn.validation import checked_count, checked_integers, checked_pairs
 
 if TYPE_CHECKING:
     from lightgcn.recommender import Recommender
@@ -33,10 +33,7 @@ def from_homogeneous(edge_index: Tensor, num_users: int, num_items: int) -> Inte
         ValueError: for another shape or dtype, a node out of range, or an edge between two users or two items.
     """
     num_users, num_items = checked_count("num_users", num_users), checked_count("num_items", num_items)
-    edge_index = torch.as_tensor(edge_index)
-    if edge_index.ndim != 2 or edge_index.shape[0] != 2:
-        raise ValueError(f"edge_index must have shape (2, E), got {tuple(edge_index.shape)}")
-    left, right = (checked_integers("edge_index", side) for side in edge_index)
+    left, right = (checked_integers("edge_index", side) for side in checked_pairs(edge_index))
     low, high = torch.minimum(left, right), torch.maximum(left, right)
     wrong = ((low < 0) | (low >= num_users) | (high < num_users) | (high >= num_users + num_items)).nonzero().flatten()
     if len(wrong):
@@ -145,7 +142,7 @@ def embeddings_to_parquet(recommender: Recommender, folder: str | Path) -> list[
         rows = vectors.detach().cpu().float().contiguous().numpy()
         values = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
         names = list(range(len(rows))) if ids is None else ids.tolist()
-        table = pa.table({"id": names, **{f"{name}": texts for name, texts in columns.items()}, "embedding": values})
+        table = pa.table({"id": names, **columns, "embedding": values})
         pq.write_table(table, folder / f"{kind}.parquet")
         written.append(folder / f"{kind}.parquet")
     return written

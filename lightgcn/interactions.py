@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lightgcn.ids import Ids, checked_ids, factorize, ids_array, numbers
 from lightgcn.sorting import distinct_integers
-from lightgcn.validation import checked_count, checked_indices, checked_integers, checked_weights
+from lightgcn.validation import checked_count, checked_indices, checked_integers, checked_pairs, checked_weights
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -105,9 +105,7 @@ class Interactions:
         Raises:
             ValueError: as the class does, and for a tensor that is not (2, E).
         """
-        edge_index = torch.as_tensor(edge_index)
-        if edge_index.ndim != 2 or edge_index.shape[0] != 2:
-            raise ValueError(f"edge_index must have shape (2, E), got {tuple(edge_index.shape)}")
+        edge_index = checked_pairs(edge_index)
         users, items = checked_integers("users", edge_index[0]), checked_integers("items", edge_index[1])
         if num_users is None:
             num_users = max(int(users.max()) + 1, 0) if users.numel() else 0

@@ -11,18 +11,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn.config import TrainConfig, is_better, lower_is_better
+from lightgcn.config import TrainConfig, lower_is_better
 from lightgcn.datasets import Dataset
 from lightgcn.interactions import Interactions
-from lightgcn.recommender import Recommender
-from lightgcn.runs import RECOMMENDER_FILE, RunConfig
+from lightgcn.runs import finished_run
 from lightgcn.seeding import make_generator
-from lightgcn.training import HISTORY_FILE
+from lightgcn.subgraph import bipartite_pattern
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#555555"
@@ -56,8 +54,8 @@ def learning_curves(history: Sequence[dict[str, Any]], config: TrainConfig, *, s
         raise ValueError("there is no epoch to draw")
     figure, (left, right) = _figure(6, 7.5, rows=2) if stacked else _figure(10, 4, columns=2)
     epochs = [record["epoch"] for record in history]
-    marker = "o" if len(history) < 40 else None
-    left.plot(epochs, [record["loss"] for record in history], color=BLUE, marker=marker, ms=4, label="training")
+    losses = [record["loss"] for record in history]
+    left.plot(epochs, losses, color=BLUE, marker=_marker(losses), ms=4, label="training")
     left.set(xlabel="epoch", ylabel=f"{config.loss} loss", title="Loss")
     validated = [record for record in history if "val" in record]
     if config.loss == "bce" and validated and "loss" in validated[0]["val"]:
@@ -78,14 +76,13 @@ def learning_curves(history: Sequence[dict[str, Any]], config: TrainConfig, *, s
         points = [(record["epoch"], record["val"][metric]) for record in validated if metric in record["val"]]
         if not points:
             continue
-        label, few = metric, "o" if len(points) < 40 else None
+        label = metric
         if metric == name:
-            best = points[0]
-            for point in points:
-                best = point if is_better(name, point[1], best[1]) else best
+            choose, word = (min, "lowest") if lower_is_better(name) else (max, "best")
+            epoch, value = best = choose(points, key=lambda point: point[1])
             _ring(right, best, colour)
-            label = f"{metric}, {'lowest' if lower_is_better(name) else 'best'} {best[1]:.4f} in epoch {best[0]}"
-        right.plot(*zip(*points, strict=True), color=colour, marker=few, ms=4, label=label)
+            label = f"{metric}, {word} {value:.4f} in epoch {epoch}"
+        right.plot(*zip(*points, strict=True), color=colour, marker=_marker(points), ms=4, label=label)
     right.set(xlabel="epoch", ylabel="validation", title="Validation")
     right.legend(frameon=False)
     return figure
@@ -141,7 +138,7 @@ def graph_picture(
 
     if not interactions.num_edges or num_nodes < 2:
         raise ValueError(f"a picture needs edges and at least 2 nodes, got {interactions} and num_nodes={num_nodes}")
-    matrix = _adjacency(interactions)
+    matrix = bipartite_pattern(interactions)
     nodes = _snowball(matrix, interactions.num_users, num_nodes, seed)
     piece = matrix[nodes][:, nodes]
     graph = networkx.from_scipy_sparse_array(piece)
@@ -239,21 +236,14 @@ def plot_run(
             nodes or items.
     """
     require_plot()
-    folder, out = Path(folder), Path(out)
-    config = RunConfig.load(folder)
-    if not (folder / RECOMMENDER_FILE).is_file():
-        raise FileNotFoundError(f"{folder}: training has not ended here yet; go on with lightgcn train --resume")
-    if dataset.fingerprint() != config.fingerprint:
-        raise ValueError(f"{config.data}: holds other interactions than the ones that this run was made with")
-    recommender, graph = Recommender.load(folder / RECOMMENDER_FILE), dataset.interactions
-    history = [orjson.loads(line) for line in (folder / HISTORY_FILE).read_bytes().splitlines()]
-    user, item = ("playlist", "track") if "artist" in dataset.items else ("user", "item")
+    config, recommender, history = finished_run(dataset, folder)
+    graph, (user, item) = dataset.interactions, nouns(dataset)
     figures = {
         "curves": learning_curves(history, config.train),
         "degrees": degree_distributions(graph, user=user, item=item),
         "graph": graph_picture(graph, num_nodes=num_nodes, seed=seed, user=user, item=item),
         "map": embedding_map(
-            recommender.items[:, :-1] if recommender.has_prior else recommender.items,
+            recommender.item_directions,
             graph.item_degrees,
             dataset.items.get("name"),
             num_items=num_items,
@@ -261,7 +251,12 @@ def plot_run(
             item=item,
         ),
     }
-    return [file for name, figure in figures.items() for file in save_figure(figure, out / name)]
+    return [file for name, figure in figures.items() for file in save_figure(figure, Path(out) / name)]
+
+
+def nouns(dataset: Dataset) -> tuple[str, str]:
+    """Return what the users and the items of a dataset are called: playlists and tracks, where items have artists."""
+    return ("playlist", "track") if "artist" in dataset.items else ("user", "item")
 
 
 def save_figure(figure: Any, path: str | Path) -> list[Path]:
@@ -288,15 +283,12 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
     return figure, axes
 
 
+def _marker(points: Sequence[Any]) -> str | None:
+    return "o" if len(points) < 40 else None
+
+
 def _ring(axes: Any, point: tuple[int, float], colour: str) -> None:
     axes.scatter(*point, s=110, facecolors="none", edgecolors=colour, linewidths=1.8, zorder=3)
-
-
-def _adjacency(interactions: Interactions) -> Any:
-    from scipy.sparse import block_array
-
-    block = interactions.to_scipy().astype(np.float32)
-    return block_array([[None, block], [block.T, None]], format="csr")
 
 
 def _snowball(matrix: Any, num_users: int, num_nodes: int, seed: int) -> npt.NDArray[np.int64]:

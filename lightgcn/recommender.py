@@ -192,7 +192,7 @@ class Recommender:
         k = _plain(k)
         check_k(k, len(self.items))
         index = self.item_index(item)
-        items = self._item_directions
+        items = self.item_directions
         scores = F.cosine_similarity(items, items[index].unsqueeze(0), dim=1)
         scores[index] = -torch.inf
         best = rank_rows(scores.unsqueeze(0), k)
@@ -232,14 +232,15 @@ class Recommender:
         if self.recency is not None:
             distinct = list(dict.fromkeys(items))
             recent = self.recency.item_weights(len(distinct)).to(total.device, total.dtype)
-            last = recent @ F.normalize(self._item_directions[distinct])
+            last = recent @ F.normalize(self.item_directions[distinct])
             total = F.normalize(total, dim=0) + self.recency.weight * F.normalize(last, dim=0)
         if self.has_prior:
             return F.pad(F.normalize(total, dim=0), (0, 1), value=1.0)
         return total if self.recency is not None else total.div(float(factor.sum()) ** self.user_exponent)
 
     @property
-    def _item_directions(self) -> Tensor:
+    def item_directions(self) -> Tensor:
+        """(num_items, d): the items' embeddings, without the column of a popularity prior."""
         return self.items[:, :-1] if self.has_prior else self.items
 
     # -- ids and names -------------------------------------------------------------------------------------

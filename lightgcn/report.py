@@ -22,13 +22,12 @@ import torch
 import lightgcn
 from lightgcn.checkpoint import read_json, write_atomic
 from lightgcn.datasets import Dataset
-from lightgcn.plots import degree_distributions, learning_curves, require_plot
+from lightgcn.plots import degree_distributions, learning_curves, nouns, require_plot
 from lightgcn.recommender import Recommender
 from lightgcn.retrieval import top_k
-from lightgcn.runs import RECOMMENDER_FILE, TEST_FILE, TRAINED_FILE, RunConfig
+from lightgcn.runs import TEST_FILE, TRAINED_FILE, RunConfig, finished_run
 from lightgcn.seeding import make_generator
 from lightgcn.statistics import GraphStatistics, graph_statistics
-from lightgcn.training import HISTORY_FILE
 
 REPORT_FILE = "report.html"
 _OWN_ITEMS = 5
@@ -67,16 +66,10 @@ def write_report(
     """
     require_plot()
     folder = Path(folder)
-    config = RunConfig.load(folder)
-    if not (folder / RECOMMENDER_FILE).is_file():
-        raise FileNotFoundError(f"{folder}: training has not ended here yet; go on with lightgcn train --resume")
-    if dataset.fingerprint() != config.fingerprint:
-        raise ValueError(f"{config.data}: holds other interactions than the ones that this run was made with")
+    config, recommender, history = finished_run(dataset, folder)
     if num_users < 1:
         raise ValueError(f"num_users must be at least 1, got {num_users}")
-    recommender = Recommender.load(folder / RECOMMENDER_FILE)
-    history = [orjson.loads(line) for line in (folder / HISTORY_FILE).read_bytes().splitlines()]
-    user, item = ("playlist", "track") if "artist" in dataset.items else ("user", "item")
+    user, item = nouns(dataset)
     trained = read_json(folder / TRAINED_FILE)
     test = read_json(folder / TEST_FILE) if (folder / TEST_FILE).is_file() else None
     shown = sample_recommendations(recommender, num_users, k, seed)

@@ -18,8 +18,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import orjson
 import torch
 from torch import Tensor
 
@@ -95,6 +96,11 @@ class RunConfig:
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{path}: not the settings of a run ({error})") from error
 
+    def check_dataset(self, dataset: Dataset) -> None:
+        """Raise a ValueError unless a dataset holds the interactions that the run was made with."""
+        if dataset.fingerprint() != self.fingerprint:
+            raise ValueError(f"{self.data}: holds other interactions than the ones that this run was made with")
+
     def split(self, dataset: Dataset) -> Split:
         """Split a dataset the way of this run; where a test split came with the data, the test set is empty here.
 
@@ -102,8 +108,7 @@ class RunConfig:
             ValueError: as `split_edges` does, if the dataset is not the run's, or if its own test split does not go
                 with the ratios or the weights.
         """
-        if dataset.fingerprint() != self.fingerprint:
-            raise ValueError(f"{self.data}: holds other interactions than the ones that this run was made with")
+        self.check_dataset(dataset)
         if dataset.test is not None:
             _check_own_test(dataset.interactions, dataset.test, self.ratios)
         if self.stratify == "last" and dataset.interactions.order is None:
@@ -238,6 +243,34 @@ def train_run(
     return result
 
 
+class FinishedRun(NamedTuple):
+    """What a run folder holds for those who look at it: settings, the recommender, and a record per epoch."""
+
+    config: RunConfig
+    recommender: Recommender
+    history: list[dict[str, Any]]
+
+
+def finished_run(dataset: Dataset, folder: str | Path) -> FinishedRun:
+    """Read a run folder in which training has ended.
+
+    Raises:
+        FileNotFoundError: if the folder is no run folder, or training has not ended in it.
+        ValueError: if the dataset is not the run's.
+    """
+    folder = Path(folder)
+    config = RunConfig.load(folder)
+    if not (folder / RECOMMENDER_FILE).is_file():
+        raise FileNotFoundError(_not_ended(folder))
+    config.check_dataset(dataset)
+    history = [orjson.loads(line) for line in (folder / HISTORY_FILE).read_bytes().splitlines()]
+    return FinishedRun(config, Recommender.load(folder / RECOMMENDER_FILE), history)
+
+
+def _not_ended(folder: Path) -> str:
+    return f"{folder}: training has not ended here yet; go on with lightgcn train --resume"
+
+
 def newer_training(folder: str | Path) -> tuple[int, int] | None:
     """Return (epochs behind the folder's model, epochs trained by now) where training has gone on since, else None."""
     trained, history = Path(folder) / TRAINED_FILE, Path(folder) / HISTORY_FILE
@@ -284,7 +317,7 @@ def evaluate_run(
     if unknown:
         raise ValueError(f"unknown baseline {unknown[0]!r}; there are {', '.join(BASELINES)}")
     if not (folder / MODEL_FILE).is_file():
-        raise FileNotFoundError(f"{folder}: training has not ended here yet; go on with lightgcn train --resume")
+        raise FileNotFoundError(_not_ended(folder))
     if "ease" in baselines:
         check_memory(dataset.interactions.num_items)
     test = config.test_links(dataset).to(device)

@@ -38,7 +38,7 @@ def largest_component(interactions: Interactions, groups: Tensor | None = None) 
     from scipy.sparse.csgraph import connected_components
 
     _require_edges(interactions, "a largest component")
-    _, labels = connected_components(_bipartite(interactions, groups), directed=False)
+    _, labels = connected_components(bipartite_pattern(interactions, groups), directed=False)
     labels = labels[: interactions.num_nodes]
     return _nodes(labels == np.bincount(labels).argmax(), interactions)
 
@@ -53,7 +53,7 @@ def ego_graph(interactions: Interactions, user: int, hops: int = 3) -> Nodes:
         raise ValueError(f"user must be in [0, {interactions.num_users}), got {user}")
     if hops < 0:
         raise ValueError(f"hops must not be negative, got {hops}")
-    matrix = _bipartite(interactions)
+    matrix = bipartite_pattern(interactions)
     reached = np.zeros(interactions.num_nodes, dtype=bool)
     reached[user] = True
     frontier = np.array([user])
@@ -112,7 +112,9 @@ def locality_order(interactions: Interactions) -> Nodes:
 
     if not interactions.num_edges:
         return _nodes(np.ones(interactions.num_nodes, dtype=bool), interactions)
-    order = torch.from_numpy(reverse_cuthill_mckee(_bipartite(interactions), symmetric_mode=True).astype(np.int64))
+    order = torch.from_numpy(
+        reverse_cuthill_mckee(bipartite_pattern(interactions), symmetric_mode=True).astype(np.int64)
+    )
     is_user = order < interactions.num_users
     users, items = order[is_user], order[~is_user] - interactions.num_users
     return Nodes(users.to(interactions.device), items.to(interactions.device))
@@ -135,7 +137,7 @@ def _require_edges(interactions: Interactions, what: str) -> None:
         raise ValueError(f"a graph without edges has no use for {what}: {interactions}")
 
 
-def _bipartite(interactions: Interactions, groups: Tensor | None = None) -> Any:
+def bipartite_pattern(interactions: Interactions, groups: Tensor | None = None) -> Any:
     """Return the (N, N) SciPy CSR pattern [[0, R], [Rᵀ, 0]], or with groups as further nodes, tied to items."""
     from scipy.sparse import block_array, csr_array
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lightgcn.adjacency import Adjacency, normalized_adjacency
-from lightgcn.batches import batch_loss, check_split, epoch_batches, num_samples
+from lightgcn.batches import batch_loss, check_split, epoch_batches, num_samples, num_steps
 from lightgcn.cautions import largest_entry, warn_of_settings, warn_of_size
 from lightgcn.checkpoint import load_tensors, save_tensors, write_atomic
 from lightgcn.config import MAY_CHANGE, PRESETS, Scoring, TrainConfig, is_better, parse_metric
@@ -342,8 +342,7 @@ _SAVED = ("epoch", "step", "history", "best_epoch", "since_best", "seconds")
 def _progress_bar(run: _Run, shown: bool) -> Any:
     from tqdm import tqdm
 
-    size = run.config.batch_size
-    steps = 1 if size is None else math.ceil(num_samples(run.split.train, run.config) / size)
+    steps = num_steps(run.split.train, run.config)
     return tqdm(
         total=run.config.epochs * steps,
         initial=run.epoch * steps + run.step,

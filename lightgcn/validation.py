@@ -31,6 +31,14 @@ def checked_integers(name: str, given: Any) -> Tensor:
     return values.to(torch.int64)
 
 
+def checked_pairs(edge_index: Any) -> Tensor:
+    """Return whatever pairs were given as a (2, E) tensor, or raise a ValueError."""
+    pairs = torch.as_tensor(edge_index)
+    if pairs.ndim != 2 or pairs.shape[0] != 2:
+        raise ValueError(f"edge_index must have shape (2, E), got {tuple(pairs.shape)}")
+    return pairs
+
+
 def checked_indices(name: str, given: Any, count: int, count_name: str) -> Tensor:
     """Return (n,) int64, each in ``[0, count)``; a ValueError names the first that is not."""
     values = checked_integers(name, given)

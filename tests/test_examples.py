@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-def run_example(name: str, *arguments: object) -> str:
-    command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
+def run(script: Path, *arguments: object) -> str:
+    command = [sys.executable, str(script), *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
@@ -29,12 +29,12 @@ def test_an_example_is_under_a_hundred_lines(example: Path) -> None:
 
 
 def test_custom_loop() -> None:
-    scores = [float(value) for value in re.findall(r"ROC-AUC (0\.\d+)", run_example("custom_loop.py"))]
+    scores = [float(value) for value in re.findall(r"ROC-AUC (0\.\d+)", run(ROOT / "examples" / "custom_loop.py"))]
     assert len(scores) == 3 and scores[-1] > 0.75
 
 
 def test_own_data() -> None:
-    said = run_example("own_data.py")
+    said = run(ROOT / "examples" / "own_data.py")
     # Both belong to circles of thirty songs.
     songs = [int(number) for number in re.findall(r"^  song (\d+)", said, re.MULTILINE)]
     assert len(songs) == 6
@@ -45,7 +45,7 @@ def test_own_data() -> None:
 def test_tutorial(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     pytest.importorskip("sklearn")
-    said = run_example("tutorial.py", "--epochs", 100, "--pictures", tmp_path)
+    said = run(ROOT / "examples" / "tutorial.py", "--epochs", 100, "--pictures", tmp_path)
     auc = re.search(r"test: roc_auc (0\.\d+)", said)
     assert auc is not None and float(auc[1]) > 0.75
     assert len(re.findall(r"^  .+ by .+$", said, re.MULTILINE)) == 10
@@ -62,10 +62,7 @@ def test_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     script = tmp_path / "notebook.py"
     lines = [line for cell in cells for line in [*cell["source"], "\n\n"] if not line.startswith("%")]
     script.write_text("".join(lines))
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(script)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
-    recalls = [float(value) for value in re.findall(r"recall@20 (0\.\d+)", done.stdout)]
+    said = run(script)
+    recalls = [float(value) for value in re.findall(r"recall@20 (0\.\d+)", said)]
     assert len(recalls) == 2 and recalls[1] > recalls[0] > 0.02
-    assert len(re.findall(r"^  .+ by .+$", done.stdout, re.MULTILINE)) == 10
+    assert len(re.findall(r"^  .+ by .+$", said, re.MULTILINE)) == 10
