@@ -1,23 +1,18 @@
-"""The command line: the only module that prints, reads argv or picks a device."""
+"""The command line: what each command does with its arguments, and how its errors end."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import shlex
-import signal
 import sys
-import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import orjson
-import torch
-
+from lightgcn.challenge import commands as challenge
 from lightgcn.config import MAY_CHANGE, TrainConfig, preset
 from lightgcn.datasets import Dataset, open_dataset
 from lightgcn.demo import run_demo, track_label
@@ -28,20 +23,27 @@ from lightgcn.recommender import Recommender
 from lightgcn.reproduction import METRICS, reproduce
 from lightgcn.runs import (
     BASELINES,
-    RECOMMENDER_FILE,
     RunConfig,
     default_ratios,
     evaluate_run,
     newer_training,
+    recommender_file,
     train_run,
 )
 from lightgcn.space import require_optuna
+from lightgcn.terminal import (
+    BAD_INPUT,
+    INTERRUPTED,
+    chosen_device,
+    complain,
+    one_line,
+    print_json,
+    say,
+    stop_on_interrupt,
+)
 from lightgcn.trials import trial_line, trials_table
 from lightgcn.tuning import PRESET_FILE, tune
 from lightgcn.validation import is_out_of_memory
-
-BAD_INPUT = 2
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,16 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: _complain(f"warning: {_one_line(message)}")
+            warnings.showwarning = lambda message, *_, **__: complain(f"warning: {one_line(message)}")
             return command(arguments)
     except (ValueError, OSError, MemoryError, RuntimeError, Warning) as error:
         out_of_memory = is_out_of_memory(error)
         if os.environ.get("LIGHTGCN_DEBUG") or (isinstance(error, RuntimeError) and not out_of_memory):
             raise
-        _complain(f"out of memory {_one_line(error)[:200]}".strip() if out_of_memory else _one_line(error))
+        complain(f"out of memory {one_line(error)[:200]}".strip() if out_of_memory else one_line(error))
         return BAD_INPUT
     except KeyboardInterrupt:
-        _complain("interrupted; files that were complete before are unchanged")
+        complain("interrupted; files that were complete before are unchanged")
         return INTERRUPTED
 
 
@@ -67,31 +69,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    device = _device(arguments.device)
-    say = (lambda line: None) if arguments.json else _say
+    device = chosen_device(arguments.device)
     result = run_demo(
         arguments.out,
         num_playlists=arguments.playlists,
         seed=arguments.seed,
         device=device,
-        say=say,
-        watch=_stop_on_interrupt(),
+        say=(lambda line: None) if arguments.json else say,
+        watch=stop_on_interrupt(),
         progress=not arguments.json,
     )
     if result is None:
-        _complain(f"interrupted; what was written so far is in {arguments.out}")
+        complain(f"interrupted; what was written so far is in {arguments.out}")
         return INTERRUPTED
     if arguments.json:
-        _print_json(result)
+        print_json(result)
     return 0
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    _device(arguments.device)  # has no use for one, but an option that cannot be met is refused
+    chosen_device(arguments.device)  # has no use for one, but an option that cannot be met is refused
     out = Path(arguments.out)
     if (out / "dataset.safetensors").exists() and not arguments.overwrite:
         raise FileExistsError(f"{out}: holds a prepared dataset already; give --overwrite or another folder")
-    names = ("slices", "processes", "user", "item", "weight", "user_name", "item_name", "separator", "test")
+    names = ("slices", "processes", "order", "user", "item", "weight", "user_name", "item_name", "separator", "test")
     options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     source: Any = arguments.source[0] if len(arguments.source) == 1 else arguments.source
     read = open_dataset(source, format=arguments.format, progress=not arguments.json, **options)
@@ -101,22 +102,22 @@ def _prepare(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{arguments.source[0]}: {error}; nothing was written") from error
     dataset.save(out)
     if arguments.json:
-        _print_json({"out": str(out), "info": dataset.info, "steps": [_step_values(step) for step in steps]})
+        print_json({"out": str(out), "info": dataset.info, "steps": [_step_values(step) for step in steps]})
         return 0
     width = max(len(step.name) for step in steps)
     for step in steps:
         size = step.statistics
         test = "" if step.test_edges is None else f" {step.test_edges:>12,} test edges"
-        _say(f"{step.name:<{width}} {size.users:>10,} users {size.items:>10,} items {size.edges:>12,} edges{test}")
+        say(f"{step.name:<{width}} {size.users:>10,} users {size.items:>10,} items {size.edges:>12,} edges{test}")
         for side, degrees in (("user", size.user_degrees), ("item", size.item_degrees)):
-            _say(
+            say(
                 f"{'':<{width}}   edges of {'an' if side == 'item' else 'a'} {side}: mean {degrees.mean:.1f}, median "
                 f"{degrees.median:.0f}, nine tenths at most {degrees.percentile_90:.0f}, most {degrees.most:,}"
             )
     for name, value in dataset.info.items():
         if isinstance(value, int) and value and name not in ("edges", "test_edges"):
-            _say(f"  {name.replace('_', ' '):<32} {value:>12,}")
-    _say(f"saved to {out}\nNext:  lightgcn train {out} runs/first")
+            say(f"  {name.replace('_', ' '):<32} {value:>12,}")
+    say(f"saved to {out}\nNext:  lightgcn train {out} runs/first")
     return 0
 
 
@@ -132,7 +133,7 @@ def _step_values(step: Step) -> dict[str, Any]:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    device = _device(arguments.device)
+    device = chosen_device(arguments.device)
     saved = RunConfig.load(arguments.run) if arguments.resume else None
     settings = _settings(arguments, saved)
     dataset = open_dataset(arguments.data, progress=not arguments.json)
@@ -145,30 +146,32 @@ def _train(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         device=device,
         on_epoch=report,
-        watch=_stop_on_interrupt(),
+        watch=stop_on_interrupt(),
         progress=not arguments.json,
     )
     if result.ended == "interrupted":
         again = shlex.join(["lightgcn", "train", arguments.data, arguments.run, "--resume"])
-        _complain(f"interrupted; saved to {arguments.run}; go on with: {again}")
+        complain(f"interrupted; saved to {arguments.run}; go on with: {again}")
         return INTERRUPTED
     best = next((record for record in result.history if record["epoch"] == result.best_epoch), {})
     if arguments.json:
-        _print_json({"run": arguments.run, "ended": result.ended, "epochs": len(result.history), "best": best})
+        print_json({"run": arguments.run, "ended": result.ended, "epochs": len(result.history), "best": best})
         return 0
     reason = "no better validation for a while" if result.ended == "early" else "all epochs done"
     seconds = sum(record["seconds"] for record in result.history)
-    _say(f"{len(result.history)} epochs, {seconds:.1f} s of training ({reason})")
+    say(f"{len(result.history)} epochs, {seconds:.1f} s of training ({reason})")
     values = "  ".join(f"{name} {value:.4f}" for name, value in best.get("val", {}).items())
     chosen = f"best epoch {result.best_epoch}, validation: {values}"
-    _say(chosen if best else "no validation edges: the model is the last epoch's")
-    _say(f"saved to {arguments.run}\nNext:  lightgcn evaluate {arguments.run}")
+    say(chosen if best else "no validation edges: the model is the last epoch's")
+    say(f"saved to {arguments.run}\nNext:  lightgcn evaluate {arguments.run}")
     return 0
 
 
 def _settings(arguments: argparse.Namespace, saved: RunConfig | None) -> TrainConfig:
     """Return the training settings: those of the run to resume, where there is one, with what was given."""
     changes = changed_settings(arguments)
+    if arguments.words is not None:
+        changes.setdefault("init", "words")
     if saved is None:
         return preset(arguments.preset or "fast", **changes)
     if arguments.preset is None:
@@ -186,6 +189,9 @@ def _run_config(
     given: dict[str, Any] = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if "ratios" in given:
         given["ratios"] = tuple(given["ratios"])
+    if getattr(arguments, "words", None) is not None:
+        folder = Path(arguments.words)
+        given["words"] = str(folder.resolve()) if folder.is_dir() else arguments.words
     if saved is not None:
         return replace(saved, data=data, train=settings, **given)
     defaults: dict[str, Any] = {"ratios": default_ratios(dataset), "split_seed": settings.seed}
@@ -193,7 +199,7 @@ def _run_config(
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
-    device = _device(arguments.device)
+    device = chosen_device(arguments.device)
     if arguments.seed is not None:
         raise ValueError("reproduce takes --seeds, one or more, in place of --seed")
     name = arguments.preset or "fast"
@@ -206,33 +212,33 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         run,
         seeds=arguments.seeds,
         device=device,
-        say=(lambda line: None) if arguments.json else _say,
-        watch=_stop_on_interrupt,
+        say=(lambda line: None) if arguments.json else say,
+        watch=stop_on_interrupt,
         progress=not arguments.json,
     )
     if result is None:
         again = shlex.join(["lightgcn", *sys.argv[1:]])
-        _complain(f"interrupted; saved to {run}; go on with the same command: {again}")
+        complain(f"interrupted; saved to {run}; go on with the same command: {again}")
         return INTERRUPTED
     if arguments.json:
-        _print_json({"run": run, "split": result.split_name, "seeds": result.results, "published": result.published()})
+        print_json({"run": run, "split": result.split_name, "seeds": result.results, "published": result.published()})
         return 0
     many = len(result.results) > 1
-    _say(f"{'':<40}" + "".join(f"{metric:>20}" for metric in METRICS))
+    say(f"{'':<40}" + "".join(f"{metric:>20}" for metric in METRICS))
     values = (f"{result.mean(name):.4f}" + (f" ± {result.spread(name):.4f}" if many else "") for name in METRICS)
-    _say(
+    say(
         f"{'this run' + (f', mean of {len(result.results)} seeds' if many else ''):<40}"
         + "".join(f"{value:>20}" for value in values)
     )
     for method, row in result.published().items():
-        _say(f"{method:<40}" + "".join(f"{value:>20.4f}" for value in row))
+        say(f"{method:<40}" + "".join(f"{value:>20.4f}" for value in row))
     final = Path(run) / f"seed-{arguments.seeds[0]}" / "final"
-    _say(f"saved to {run}\nNext:  lightgcn evaluate {final}   computes the test metrics again")
+    say(f"saved to {run}\nNext:  lightgcn evaluate {final}   computes the test metrics again")
     return 0
 
 
 def _tune(arguments: argparse.Namespace) -> int:
-    device = _device(arguments.device)
+    device = chosen_device(arguments.device)
     minutes = 10.0 if arguments.minutes is None and arguments.trials is None else arguments.minutes
     changes = changed_settings(arguments)
     settings = preset(arguments.start or "fast", **changes)
@@ -240,7 +246,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     dataset = open_dataset(arguments.data, progress=not arguments.json)
     split = _run_config(arguments, settings, dataset, None).split(dataset)
     quiet = arguments.json or sys.stderr.isatty()
-    with _stop_on_interrupt() as should_stop:
+    with stop_on_interrupt() as should_stop:
         result = tune(
             split,
             arguments.out,
@@ -251,27 +257,27 @@ def _tune(arguments: argparse.Namespace) -> int:
             max_dim=arguments.max_dim,
             device=device,
             should_stop=should_stop,
-            on_trial=None if quiet else lambda state: _say(trial_line(*state, settings.metric)),
+            on_trial=None if quiet else lambda state: say(trial_line(*state, settings.metric)),
             progress=not arguments.json,
         )
     best, file = result.best, Path(arguments.out) / PRESET_FILE
     if result.ended == "interrupted":
         found = "nothing is found yet" if best is None else f"the best settings so far are in {file}"
-        _complain(f"interrupted; {found}; the same command goes on")
+        complain(f"interrupted; {found}; the same command goes on")
         return INTERRUPTED
     if best is None:
         errors = [trial.error for trial in result.trials if trial.error is not None]
         raise ValueError(f"no trial reached a validation{': ' + errors[0] if errors else '; give more --minutes'}")
     if arguments.json:
         trials = [asdict(trial) for trial in result.trials]
-        _print_json({"preset": str(file), "metric": settings.metric, "ended": result.ended, "best": asdict(best),
+        print_json({"preset": str(file), "metric": settings.metric, "ended": result.ended, "best": asdict(best),
                      "trials": trials})  # fmt: skip
         return 0
     for line in trials_table(result.trials, settings.metric):
-        _say(line)
-    _say(f"best: trial {best.number}, validation {settings.metric} {best.value:.4f}; saved to {file}")
+        say(line)
+    say(f"best: trial {best.number}, validation {settings.metric} {best.value:.4f}; saved to {file}")
     again = ["lightgcn", "train", arguments.data, "runs/tuned", "--preset", str(file), *_split_options(arguments)]
-    _say(f"Next:  {shlex.join(again)}")
+    say(f"Next:  {shlex.join(again)}")
     return 0
 
 
@@ -286,7 +292,7 @@ def _split_options(arguments: argparse.Namespace) -> list[str]:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    device = _device(arguments.device)
+    device = chosen_device(arguments.device)
     dataset = _dataset_of_run(arguments)
     baselines = BASELINES if "all" in arguments.baselines else arguments.baselines
     results = evaluate_run(
@@ -297,7 +303,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         values: dict[str, Any] = {name: asdict(result) for name, result in results.items()}
         if newer is not None:
             values["newer_training"] = {"model_epochs": newer[0], "checkpoint_epochs": newer[1]}
-        _print_json(values)
+        print_json(values)
         return 0
     _say_evaluations(results)
     return 0
@@ -312,7 +318,7 @@ def _note_newer_training(run: Path) -> tuple[int, int] | None:
     """Say so where a longer run was interrupted, and the model is still the one of before."""
     newer = newer_training(run)
     if newer is not None:
-        _complain(
+        complain(
             f"note: the model in {run} is of {newer[0]} epochs, and training has gone on to {newer[1]} since without "
             "ending; finish it with lightgcn train --resume"
         )
@@ -320,11 +326,8 @@ def _note_newer_training(run: Path) -> tuple[int, int] | None:
 
 
 def _recommend(arguments: argparse.Namespace) -> int:
-    device = _device(arguments.device)
-    path = Path(arguments.run)
-    file = path / RECOMMENDER_FILE if path.is_dir() else path
-    if path.is_dir() and not file.exists():
-        raise FileNotFoundError(f"{path}: no {RECOMMENDER_FILE} here; train a model first (lightgcn train)")
+    device = chosen_device(arguments.device)
+    file = recommender_file(arguments.run)
     recommender = Recommender.load(file, device)
     _note_newer_training(file.parent)
     if arguments.user is not None:
@@ -337,45 +340,45 @@ def _recommend(arguments: argparse.Namespace) -> int:
         tracks = recommender.recommend_new(arguments.items, arguments.k)
         title = f"for a new user with {len(arguments.items)} items"
     if arguments.json:
-        _print_json([asdict(track) for track in tracks])
+        print_json([asdict(track) for track in tracks])
         return 0
-    _say(title)
+    say(title)
     for rank, track in enumerate(tracks, 1):
         label = track_label(track)
         known_as = "" if label == str(track.id) else f"  {track.id}"
-        _say(f"{rank:>4}  {track.score:8.4f}  {label}{known_as}")
+        say(f"{rank:>4}  {track.score:8.4f}  {label}{known_as}")
     return 0
 
 
 def _plot(arguments: argparse.Namespace) -> int:
     from lightgcn.plots import plot_run
 
-    _device(arguments.device)  # has no use for one, but an option that cannot be met is refused
+    chosen_device(arguments.device)  # has no use for one, but an option that cannot be met is refused
     dataset = _dataset_of_run(arguments)
     out = arguments.out or Path(arguments.run) / "pictures"
     files = plot_run(
         dataset, arguments.run, out, num_nodes=arguments.nodes, num_items=arguments.items, seed=arguments.seed
     )
     if arguments.json:
-        _print_json({"files": [str(file) for file in files]})
+        print_json({"files": [str(file) for file in files]})
         return 0
     for file in files:
-        _say(str(file))
+        say(str(file))
     return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from lightgcn.report import write_report
 
-    _device(arguments.device)  # has no use for one, but an option that cannot be met is refused
+    chosen_device(arguments.device)  # has no use for one, but an option that cannot be met is refused
     dataset = _dataset_of_run(arguments)
     file = write_report(
         dataset, arguments.run, arguments.out, num_users=arguments.users, k=arguments.k, seed=arguments.seed
     )
     if arguments.json:
-        _print_json({"file": str(file)})
+        print_json({"file": str(file)})
     else:
-        _say(f"saved to {file}")
+        say(f"saved to {file}")
     return 0
 
 
@@ -389,74 +392,34 @@ COMMANDS = {
     "recommend": _recommend,
     "plot": _plot,
     "report": _report,
+    "challenge evaluate": challenge.evaluate,
+    "challenge answer": challenge.answer,
+    "challenge check": challenge.check,
+    "challenge score": challenge.score,
 }
 
 
-# -- the terminal and the device ---------------------------------------------------------------------------
+# -- the parser, and what several commands say ------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, as all others are."""
 
     def error(self, message: str) -> NoReturn:
-        _complain(f"{message} (see {self.prog} --help)")
+        complain(f"{message} (see {self.prog} --help)")
         raise SystemExit(BAD_INPUT)
-
-
-def _device(name: str) -> torch.device:
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise ValueError("--device cuda: this machine or this build of torch has no CUDA device; use --device cpu")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a question that the training loop asks; a second one interrupts at once."""
-    pressed = False
-
-    def handler(signal_number: int, frame: types.FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-        _complain("interrupting after this step; once more to quit without saving")
-
-    previous = signal.signal(signal.SIGINT, handler)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _complain(line: str) -> None:
-    print(f"lightgcn: {line}", file=sys.stderr, flush=True)
-
-
-def _print_json(value: Any) -> None:
-    print(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode())
-
-
-def _one_line(error: BaseException | str) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
 
 
 def _say_epoch(record: dict[str, Any]) -> None:
     if "val" in record:
         values = "  ".join(f"{name} {value:.4f}" for name, value in record["val"].items())
-        _say(f"epoch {record['epoch']:>4}  loss {record['loss']:.4f}  validation: {values}")
+        say(f"epoch {record['epoch']:>4}  loss {record['loss']:.4f}  validation: {values}")
 
 
 def _say_evaluations(results: dict[str, Evaluation]) -> None:
     first = next(iter(results.values()))
-    _say(f"test: {first.num_users:,} users, {first.num_links:,} links")
-    _say(f"{'':<16}" + "".join(f"{name:>14}" for name in results))
+    say(f"test: {first.num_users:,} users, {first.num_links:,} links")
+    say(f"{'':<16}" + "".join(f"{name:>14}" for name in results))
     for metric in first.metrics:
         values = (result.metrics.get(metric) for result in results.values())
-        _say(f"{metric:<16}" + "".join(f"{'-':>14}" if value is None else f"{value:>14.4f}" for value in values))
+        say(f"{metric:<16}" + "".join(f"{'-':>14}" if value is None else f"{value:>14.4f}" for value in values))

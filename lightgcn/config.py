@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import numpy as np
+from torch import Tensor
 
 from lightgcn.adjacency import Normalization
 from lightgcn.checkpoint import read_json, write_json
@@ -19,6 +20,7 @@ from lightgcn.neighbours import NeighbourResidual, neighbour_residual
 from lightgcn.recency import Recency, recent_items
 from lightgcn.spectral import spectral_embeddings
 from lightgcn.splitting import NegativePairs
+from lightgcn.text import word_embeddings
 from lightgcn.validation import checked_count
 
 
@@ -72,8 +74,9 @@ class TrainConfig:
         embedding_dim: width of the model that `new_model` makes.
         num_layers: its layers.
         learnable_alpha: whether its layer weights are learned.
-        init: its start, "normal", "xavier" or "spectral" (`lightgcn.spectral_embeddings` of the train edges).
-        init_std: standard deviation of the normal and the spectral start.
+        init: its start, "normal", "xavier", "spectral" (`lightgcn.spectral_embeddings` of the train edges) or "words"
+            (`lightgcn.text.word_embeddings` of names).
+        init_std: standard deviation of the start, unless it is "xavier".
         epochs: the most passes over the supervision edges.
         batch_size: positives (bce: links) per step; None for one step per epoch over all of them.
         learning_rate: of Adam.
@@ -112,7 +115,7 @@ class TrainConfig:
     embedding_dim: int = 64
     num_layers: int = 3
     learnable_alpha: bool = False
-    init: Literal["normal", "xavier", "spectral"] = "normal"
+    init: Literal["normal", "xavier", "spectral", "words"] = "normal"
     init_std: float = 0.1
     epochs: int = 1000
     batch_size: int | None = 2048
@@ -181,16 +184,25 @@ class TrainConfig:
             residual = residual if last is None else replace(residual, history=last.recent)
         return Scoring(popularity_prior=self.popularity_prior, residual=residual, recency=last)
 
-    def new_model(self, num_users: int, num_items: int, train: Interactions | None = None) -> LightGCN:
+    def new_model(
+        self,
+        num_users: int,
+        num_items: int,
+        train: Interactions | None = None,
+        words: tuple[Tensor, Tensor] | None = None,
+    ) -> LightGCN:
         """Return an untrained model of these settings.
 
         Args:
             num_users: number of users.
             num_items: number of items.
             train: the edges that will be trained on (``split.val.message``); only a spectral start looks at them.
+            words: (num_users, f) and (num_items, f) embeddings of names (`lightgcn.text.word_features`); only a start
+                from words looks at them.
 
         Raises:
-            ValueError: if the start is spectral and ``train`` is missing, without edges or over other nodes.
+            ValueError: if the start is spectral and ``train`` is missing, without edges or over other nodes, or it is
+                from words and these are missing or of other nodes.
         """
         alpha: Literal["learnable"] | None = "learnable" if self.learnable_alpha else None
         init: Any = self.init
@@ -198,6 +210,10 @@ class TrainConfig:
             if train is None:
                 raise ValueError("a spectral start needs the train edges: new_model(U, I, split.val.message)")
             init = spectral_embeddings(train, self.embedding_dim, std=self.init_std)
+        if init == "words":
+            if words is None:
+                raise ValueError("a start from words needs embeddings of names: lightgcn train --words MODEL")
+            init = word_embeddings(*words, self.embedding_dim, std=self.init_std)
         return LightGCN(
             num_users,
             num_items,
@@ -231,7 +247,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "loss": ("bce", "bpr", "softmax"),
     "normalization": ("mean", "symmetric"),
     "learnable_alpha": (False, True),
-    "init": ("normal", "xavier", "spectral"),
+    "init": ("normal", "xavier", "spectral", "words"),
     "positives": ("edges", "users"),
     "negative_pairs": ("user_item", "all"),
     "precision": ("float32", "mixed"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightgcn.adjacency import Adjacency, as_adjacency
@@ -14,6 +15,9 @@ from lightgcn.propagation import propagate, propagate_rows
 from lightgcn.scoring import link_scores
 from lightgcn.seeding import make_generator
 from lightgcn.validation import checked_count
+
+# Rows of features that are looked at in float64 at a time.
+_ROWS = 1 << 16
 
 
 class LightGCN(nn.Module):
@@ -202,8 +206,15 @@ def _from_features(
     if not bool(start.isfinite().all()):
         raise ValueError("start features must be finite")
     if start.shape[1] > width:
-        directions = torch.linalg.eigh(start.T.double() @ start.double()).eigenvectors
-        projected: Tensor = start @ directions[:, -width:].flip(1).float()
-        return projected
+        return leading_projection(start, width)
     missing = torch.empty(len(start), width - start.shape[1], device="cpu")
     return torch.cat([start, missing.normal_(0.0, init_std, generator=generator)], dim=1)
+
+
+def leading_projection(features: Tensor, width: int) -> Tensor:
+    """Return (N, f) float32 features on their ``width`` leading principal directions; zeros follow where f < width."""
+    gram = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64)
+    for block in features.split(_ROWS):  # a copy of all in float64 would be twice as large as they are
+        gram.addmm_(block.double().T, block.double())
+    directions = torch.linalg.eigh(gram).eigenvectors[:, -width:].flip(1).float()
+    return F.pad(features @ directions, (0, width - directions.shape[1]))

@@ -31,11 +31,16 @@ def build_parser(
     shared.add_argument(
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute (%(default)s)"
     )
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    groups = {"": parser.add_subparsers(metavar="COMMAND", required=True)}
     for name, command in commands.items():
+        group, _, action = name.rpartition(" ")
+        if group not in groups:
+            about = _GROUPS[group]
+            of_group = groups[""].add_parser(group, help=about, description=about[0].upper() + about[1:] + ".")
+            groups[group] = of_group.add_subparsers(metavar="ACTION", required=True)
         summary, examples, fill = _SPECIFICATIONS[name]
-        subparser = subparsers.add_parser(
-            name,
+        subparser = groups[group].add_parser(
+            action,
             help=summary,
             description=summary[0].upper() + summary[1:] + ".",
             epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
@@ -64,6 +69,9 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--processes", type=int, metavar="N", help="MPD: read with so many (one per core and 16 MB, up to 8)"
+    )
+    parser.add_argument(
+        "--order", action="store_true", default=None, help="MPD: keep each track's place in its playlist"
     )
     for name, text in (
         ("user", "column of user ids (user)"),
@@ -100,6 +108,11 @@ def _train(parser: argparse.ArgumentParser) -> None:
     _add_preset(parser)
     _add_settings(parser, "setting {}")
     _add_split(parser)
+    parser.add_argument(
+        "--words",
+        metavar="MODEL",
+        help="start from embeddings of names by a language model: its folder, or the name of an installed one",
+    )
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in the folder; --epochs and --patience may change"
     )
@@ -173,6 +186,35 @@ def _report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw of users (%(default)s)")
 
 
+def _challenge_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", help="dataset folder, prepared from MPD slices with --order")
+    parser.add_argument("out", help="folder to write; what it holds of the same challenge is taken up")
+    parser.add_argument("--playlists", type=int, default=10_000, help="to hold out, for all ten tasks (%(default)s)")
+    parser.add_argument("--draw-seed", type=int, default=0, help="seed of the draw of playlists (%(default)s)")
+    _add_preset(parser)
+    _add_settings(parser, "setting {}")
+
+
+def _challenge_answer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="run folder, or a recommender.safetensors file")
+    parser.add_argument("set", help="challenge set (challenge_set.json)")
+    parser.add_argument("out", help="submission to write (.csv or .csv.gz)")
+    parser.add_argument("--team", default="lightgcn", help="name for its first line (%(default)s)")
+    parser.add_argument("--email", default="nobody@example.com", help="address for its first line (%(default)s)")
+    parser.add_argument("--no-titles", action="store_true", help="do not look at titles")
+
+
+def _challenge_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("submission", help="submission (.csv or .csv.gz)")
+    parser.add_argument("set", help="the challenge set that it answers")
+
+
+def _challenge_score(parser: argparse.ArgumentParser) -> None:
+    _challenge_check(parser)
+    parser.add_argument("holdouts", help="what was held out (holdouts.json of challenge evaluate)")
+    parser.add_argument("--data", help="dataset that knows the tracks' artists (train/ beside holdouts)")
+
+
 def _add_settings(parser: argparse.ArgumentParser, text: str) -> None:
     for name in _SETTINGS:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=text.format(name))
@@ -240,6 +282,9 @@ def _setting(name: str, text: str) -> Any:
                     f"{name} must be {'an integer' if number is int else 'a number'}, got {text!r}"
                 ) from None
     return text
+
+
+_GROUPS = {"challenge": "the RecSys Challenge 2018: playlists to continue from their titles and first tracks"}
 
 
 class _Specification(NamedTuple):
@@ -320,5 +365,28 @@ _SPECIFICATIONS = {
             "lightgcn report runs/first --out first.html --users 1000",
         ),
         _report,
+    ),
+    "challenge evaluate": _Specification(
+        "hold playlists out, train on the others, and score the ten tasks beside baselines",
+        (
+            "lightgcn challenge evaluate prepared challenge",
+            "lightgcn challenge evaluate prepared challenge --playlists 1000 --preset best",
+        ),
+        _challenge_evaluate,
+    ),
+    "challenge answer": _Specification(
+        "answer a challenge set from a run, as a submission",
+        ("lightgcn challenge answer runs/first challenge_set.json submission.csv.gz --team us --email us@example.com",),
+        _challenge_answer,
+    ),
+    "challenge check": _Specification(
+        "tell what the challenge would refuse in a submission",
+        ("lightgcn challenge check submission.csv.gz challenge_set.json",),
+        _challenge_check,
+    ),
+    "challenge score": _Specification(
+        "score a submission by task, where what was held out is known",
+        ("lightgcn challenge score submission.csv challenge/challenge_set.json challenge/holdouts.json",),
+        _challenge_score,
     ),
 }

@@ -219,24 +219,51 @@ class Recommender:
             raise ValueError("a new user needs at least one item")
         if min(items) < 0 or max(items) >= len(self.fold_in):
             raise ValueError(f"items must be in [0, {len(self.fold_in)}), got {min(items)} to {max(items)}")
-        index, place = torch.tensor(items).unique(return_inverse=True)
-        if weights is None:
-            factor = torch.ones(len(index), dtype=torch.float64)
-        else:
+        given = None
+        if weights is not None:
             given = torch.tensor(list(map(float, _listed("weights", weights))), dtype=torch.float64)
             if len(given) != len(items) or not bool((given.isfinite() & (given > 0)).all()):
                 raise ValueError("weights must be as many as the items, finite and positive")
-            factor = torch.zeros(len(index), dtype=torch.float64).index_add_(0, place, given)
-        index, factor = index.to(self.fold_in.device), factor.to(self.fold_in.device, self.fold_in.dtype)
-        total: Tensor = (self.fold_in[index] * factor.unsqueeze(1)).sum(0)
+        order = torch.arange(len(items))
+        history = Interactions(torch.zeros_like(order), torch.tensor(items), 1, len(self.fold_in), given, order=order)
+        return self.fold_in_users(history)[0]
+
+    def fold_in_users(self, history: Interactions) -> Tensor:
+        """Return the final embeddings of new users, as `fold_in_user` does of one: (B, d), like rows of ``users``.
+
+        Args:
+            history: what B users have, over the recommender's items, by index. A user without items gets zeros, and
+                with a prior the 1 that follows, so that it is ranked by popularity. With recency it needs an order.
+
+        Raises:
+            ValueError: if ``history`` is over another number of items, or the model has no layers.
+        """
+        if self.fold_in is None:
+            raise ValueError("a model without layers cannot fold in a new user: it passes no messages")
+        if history.num_items != len(self.fold_in):
+            raise ValueError(f"the history is {history}, the recommender is of {len(self.fold_in)} items")
+        history = history.to(self.fold_in.device)
+        weights = None if history.weights is None else history.weights.to(self.fold_in.dtype)
+        total = F.embedding_bag(
+            history.items,
+            self.fold_in,
+            history.indptr,
+            mode="sum",
+            per_sample_weights=weights,
+            include_last_offset=True,
+        )
         if self.recency is not None:
-            distinct = list(dict.fromkeys(items))
-            recent = self.recency.item_weights(len(distinct)).to(total.device, total.dtype)
-            last = recent @ F.normalize(self.item_directions[distinct])
-            total = F.normalize(total, dim=0) + self.recency.weight * F.normalize(last, dim=0)
+            last = recent_items(history, self.recency.exponent, self.recency.weight)
+            total = last.draw_users(total, self.item_directions)
         if self.has_prior:
-            return F.pad(F.normalize(total, dim=0), (0, 1), value=1.0)
-        return total if self.recency is not None else total.div(float(factor.sum()) ** self.user_exponent)
+            return F.pad(F.normalize(total), (0, 1), value=1.0)
+        if self.recency is not None:
+            return total
+        degrees = history.user_degrees.double()
+        if history.weights is not None:
+            degrees = torch.zeros_like(degrees).index_add_(0, history.users, history.weights.double())
+        scale = torch.where(degrees > 0, degrees.pow(-self.user_exponent), 0.0)
+        return total * scale.to(total.dtype).unsqueeze(1)
 
     @property
     def item_directions(self) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from lightgcn.interactions import Interactions
 from lightgcn.losses import fast_bfloat16
-from lightgcn.neighbours import NeighbourResidual
 from lightgcn.scoring import products
 from lightgcn.shortlist import CoarseProducts, TopK, rank_shortlists
 from lightgcn.validation import checked_count, checked_indices
@@ -32,6 +32,20 @@ _LARGEST_GAIN = 1e30
 _USERS_AT_A_TIME = 4096
 
 
+class Residual(Protocol):
+    """What adds to the scores of some items of each user: a `lightgcn.NeighbourResidual`, or whatever is like it."""
+
+    @property
+    def history(self) -> Interactions:
+        """What users have, over all users and items that scores are of."""
+
+    def of_users(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the scores of (B,) users gain: (n,) places in ``users``, sorted, (n,) items, (n,) float32.
+
+        No pair is there twice, and no gain is negative.
+        """
+
+
 def top_k(
     user_embeddings: Tensor,
     item_embeddings: Tensor,
@@ -39,7 +53,7 @@ def top_k(
     *,
     seen: Interactions | None = None,
     users: Tensor | Sequence[int] | None = None,
-    residual: NeighbourResidual | None = None,
+    residual: Residual | None = None,
     chunk_size: int | None = None,
 ) -> TopK:
     """Return the k items with the highest dot product for each user; equal scores go by item index. No gradients.
@@ -50,7 +64,7 @@ def top_k(
         k: how many, at most the number of items.
         seen: interactions whose items are left out for their user.
         users: (B,) integer rows of ``user_embeddings`` to answer for; None for all.
-        residual: what the neighbours of a user's items add to the dot products.
+        residual: what is added to the dot products, such as what the neighbours of a user's items do.
         chunk_size: users at a time; None for what keeps a chunk's scores in cache.
 
     Returns:
@@ -189,7 +203,7 @@ def top_k_scores(
 class _Gains:
     """What the scores of chunk after chunk of users gain from neighbours, formed for many chunks at a time."""
 
-    def __init__(self, residual: NeighbourResidual, users: Tensor, chunk_size: int, width: int) -> None:
+    def __init__(self, residual: Residual, users: Tensor, chunk_size: int, width: int) -> None:
         self._chunks = self._formed(residual, users, chunk_size)
         self._dense = torch.zeros(min(chunk_size, len(users)), width, device=users.device)
         self._rows, self._places = users.new_empty(0), users.new_empty(0)
@@ -212,7 +226,7 @@ class _Gains:
         return self._dense[rows, items]
 
     @staticmethod
-    def _formed(residual: NeighbourResidual, users: Tensor, chunk_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _formed(residual: Residual, users: Tensor, chunk_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for block in users.split(chunk_size * max(1, _USERS_AT_A_TIME // chunk_size)):
             rows, items, values = residual.of_users(block)
             firsts = torch.arange(0, len(block) + chunk_size, chunk_size, device=rows.device)

@@ -29,12 +29,14 @@ from lightgcn.baselines import ItemScorer, ease, gf_cf, item_cosine, popularity
 from lightgcn.checkpoint import load_model, read_json, save_model, write_json
 from lightgcn.config import MAY_CHANGE, TrainConfig
 from lightgcn.datasets import Dataset
+from lightgcn.datasets.dataset import FILE_NAME
 from lightgcn.evaluation import Evaluation, evaluate, evaluate_links, evaluate_ranking, evaluate_scores
 from lightgcn.interactions import Interactions
 from lightgcn.inversion import check_memory
 from lightgcn.model import LightGCN
 from lightgcn.recommender import Recommender
 from lightgcn.splitting import LinkSet, Split, link_set, split_edges
+from lightgcn.text import TextEncoder, word_features
 from lightgcn.training import CHECKPOINT_FILE, HISTORY_FILE, TrainResult, fit
 
 CONFIG_FILE = "run.json"
@@ -61,6 +63,7 @@ class RunConfig:
             user's list (`Interactions.order`).
         negatives: negatives per positive of each link set.
         split_seed: seed of the split.
+        words: the language model behind a start from words, as `lightgcn.text.TextEncoder` takes it.
     """
 
     data: str
@@ -70,6 +73,7 @@ class RunConfig:
     stratify: Literal["user", "last"] | None = None
     negatives: float = 1.0
     split_seed: int = 0
+    words: str | None = None
     versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in ("torch", "numpy")})
 
     def save(self, folder: str | Path) -> None:
@@ -100,6 +104,30 @@ class RunConfig:
         """Raise a ValueError unless a dataset holds the interactions that the run was made with."""
         if dataset.fingerprint() != self.fingerprint:
             raise ValueError(f"{self.data}: holds other interactions than the ones that this run was made with")
+
+    def new_model(
+        self, dataset: Dataset, split: Split, folder: str | Path | None = None, *, progress: bool = False
+    ) -> LightGCN:
+        """Return the untrained model of this run, on the CPU.
+
+        Args:
+            dataset: the run's.
+            split: the run's split of it.
+            folder: where the embeddings of names are kept for a start from words, in ``words/``; None for nowhere. A
+                prepared dataset keeps them in its own folder, for all its runs.
+            progress: show a progress bar on a terminal while names are embedded.
+
+        Raises:
+            ValueError: if the start is from words and there is no model for them, or a model and no such start.
+        """
+        graph, words = dataset.interactions, None
+        if (self.train.init == "words") != (self.words is not None):
+            raise ValueError(f"init={self.train.init!r} with the language model {self.words!r}: each needs the other")
+        if self.words is not None:
+            kept = Path(self.data) if (Path(self.data) / FILE_NAME).is_file() else folder
+            cache = None if kept is None else Path(kept) / "words"
+            words = word_features(dataset, TextEncoder(self.words, cache=cache, progress=progress))
+        return self.train.new_model(graph.num_users, graph.num_items, split.val.message, words)
 
     def split(self, dataset: Dataset) -> Split:
         """Split a dataset the way of this run; where a test split came with the data, the test set is empty here.
@@ -152,7 +180,7 @@ class RunConfig:
     def check_resumes(self, saved: RunConfig) -> None:
         """Raise a ValueError unless a run of the saved settings can go on with these."""
         now, before = ({**asdict(one.train), **asdict(one)} for one in (self, saved))
-        for name in (*now["train"], "ratios", "stratify", "negatives", "split_seed"):
+        for name in (*now["train"], "ratios", "stratify", "negatives", "split_seed", "words"):
             if name not in MAY_CHANGE and now[name] != before[name]:
                 raise ValueError(
                     f"{name} cannot change: it is {before[name]!r} there, and {now[name]!r} was given; "
@@ -200,8 +228,8 @@ def train_run(
     if resume and (folder / CONFIG_FILE).is_file():
         config.check_resumes(RunConfig.load(folder))
     split = config.split(dataset)
-    graph, began = dataset.interactions, time.monotonic()
-    model = config.train.new_model(graph.num_users, graph.num_items, split.val.message).to(device)
+    began = time.monotonic()
+    model = config.new_model(dataset, split, folder, progress=progress).to(device)
     start_seconds = round(time.monotonic() - began, 2)
     with watch or nullcontext() as stop_asked:
         saved = False
@@ -265,6 +293,19 @@ def finished_run(dataset: Dataset, folder: str | Path) -> FinishedRun:
     config.check_dataset(dataset)
     history = [orjson.loads(line) for line in (folder / HISTORY_FILE).read_bytes().splitlines()]
     return FinishedRun(config, Recommender.load(folder / RECOMMENDER_FILE), history)
+
+
+def recommender_file(path: str | Path) -> Path:
+    """Return the recommender's file of a run folder, or the file itself that was given.
+
+    Raises:
+        FileNotFoundError: if the folder holds none.
+    """
+    path = Path(path)
+    file = path / RECOMMENDER_FILE if path.is_dir() else path
+    if path.is_dir() and not file.exists():
+        raise FileNotFoundError(f"{path}: no {RECOMMENDER_FILE} here; train a model first (lightgcn train)")
+    return file
 
 
 def _not_ended(folder: Path) -> str:
@@ -369,8 +410,8 @@ def _evaluate_scorer(name: str, test: LinkSet, ks: Sequence[int], progress: bool
 
 def _train_mf(dataset: Dataset, config: RunConfig, device: torch.device | str, progress: bool) -> LightGCN:
     settings = replace(config.train, num_layers=0, neighbours=0, recency=0.0)
-    graph, split = dataset.interactions, config.split(dataset)
-    model = settings.new_model(graph.num_users, graph.num_items, split.val.message).to(device)
+    split = config.split(dataset)
+    model = replace(config, train=settings).new_model(dataset, split, progress=progress).to(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they came with the run itself
         fit(model, split, settings, progress=progress)

@@ -209,9 +209,11 @@ def _pack_graph(prefix: str, graph: Interactions) -> dict[str, Tensor]:
     tensors = {f"{prefix}.indptr": graph.indptr, f"{prefix}.items": graph.items}
     if graph.num_items < 2**31:
         tensors[f"{prefix}.items"] = graph.items.to(torch.int32)
-    for name, part in (("weights", graph.weights), ("order", graph.order)):
-        if part is not None:
-            tensors[f"{prefix}.{name}"] = part
+    if graph.weights is not None:
+        tensors[f"{prefix}.weights"] = graph.weights
+    if graph.order is not None:
+        narrow = not graph.num_edges or -(2**31) <= int(graph.order.min()) <= int(graph.order.max()) < 2**31
+        tensors[f"{prefix}.order"] = graph.order.to(torch.int32) if narrow else graph.order
     return tensors
 
 

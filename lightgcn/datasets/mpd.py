@@ -30,6 +30,7 @@ def read_mpd(
     *,
     slices: tuple[int, int] | None = None,
     processes: int | None = None,
+    order: bool = False,
     progress: bool = False,
 ) -> Dataset:
     """Read Million Playlist Dataset slices: playlists are users in file order, tracks items by first appearance.
@@ -43,6 +44,7 @@ def read_mpd(
         slices: ``(start, stop)`` positions in that order to read, half-open; all where left out.
         processes: how many read slices side by side, not more than there are files; the result is the same. 1 starts
             none. None is one per core that this process may use and 16 MB of JSON, and 8 at most.
+        order: whether to keep each track's place in its playlist (`Interactions.order`; the first, of a repeated one).
         progress: show a bar on stderr, if that is a terminal.
 
     Raises:
@@ -52,7 +54,7 @@ def read_mpd(
         ChildProcessError: if a process that reads slices dies.
     """
     files = chosen_slices(slice_files(source), slices)
-    with _parts(files, process_count(files, processes)) as (builder, parts):
+    with _parts(files, process_count(files, processes), order) as (builder, parts):
         for path, worker, part in with_progress(parts, progress, total=len(files), unit="slice"):
             builder.add(path, worker, part)
     where = [str(path) for path in source] if not isinstance(source, str | Path) else str(source)
@@ -60,13 +62,15 @@ def read_mpd(
 
 
 @contextmanager
-def _parts(files: list[Path], processes: int) -> Iterator[tuple[_Builder, Iterator[tuple[Path, int, Part]]]]:
+def _parts(
+    files: list[Path], processes: int, order: bool
+) -> Iterator[tuple[_Builder, Iterator[tuple[Path, int, Part]]]]:
     if processes > 1:
         with parts_by_workers(files, processes) as parts:
-            yield _Builder(Reader().index, processes), parts
+            yield _Builder(Reader().index, processes, order), parts
     else:
         reader = Reader()
-        yield _Builder(reader.index, 0), _parts_here(files, reader)
+        yield _Builder(reader.index, 0, order), _parts_here(files, reader)
 
 
 def _parts_here(files: list[Path], reader: Reader) -> Iterator[tuple[Path, int, Part]]:
@@ -85,7 +89,7 @@ class _Builder:
     those. The reader of this process uses ``index`` itself.
     """
 
-    def __init__(self, index: dict[str, int], processes: int) -> None:
+    def __init__(self, index: dict[str, int], processes: int, order: bool) -> None:
         self.index = index
         self.tables = [array("i") for _ in range(processes)]
         self.files: list[Path] = []
@@ -95,6 +99,7 @@ class _Builder:
         self.pool: dict[str, str] = {}  # one object per artist or album, not one per track
         self.degrees: list[npt.NDArray[np.int64]] = []
         self.items: list[npt.NDArray[np.int32]] = []
+        self.places: list[npt.NDArray[np.int32]] | None = [] if order else None
         self.entries = 0
         self.empty = 0
 
@@ -141,8 +146,16 @@ class _Builder:
         """Sort and merge the slice's pairs here, while they are few: the whole graph then needs no sort at all."""
         count = len(lengths)
         keys = np.repeat(np.arange(count, dtype=np.int64) << 32, lengths) | codes
-        keys.sort()
-        keys = keys[np.diff(keys, prepend=-1) != 0]
+        if self.places is None:
+            keys.sort()
+            keys = keys[np.diff(keys, prepend=-1) != 0]
+        else:
+            by_key = np.argsort(keys, kind="stable")
+            keys = keys[by_key]
+            first = np.diff(keys, prepend=-1) != 0
+            keys = keys[first]
+            starts = np.cumsum(lengths, dtype=np.int64) - lengths
+            self.places.append((by_key[first] - starts[keys >> 32]).astype(np.int32))
         self.degrees.append(np.bincount(keys >> 32, minlength=count))
         self.items.append((keys & 0xFFFF_FFFF).astype(np.int32))
         self.entries += len(codes)
@@ -156,7 +169,8 @@ class _Builder:
         items = torch.from_numpy(np.concatenate(self.items))
         user_ids = np.fromiter(self.file_of, np.int64, num_users)
         item_ids = np.array(list(self.index), dtype=object)
-        graph = Interactions(users, items, num_users, num_items, None, user_ids, item_ids)
+        order = None if self.places is None else torch.from_numpy(np.concatenate(self.places))
+        graph = Interactions(users, items, num_users, num_items, None, user_ids, item_ids, order)
         info |= {
             "playlists": num_users,
             "tracks": num_items,

@@ -1,0 +1,222 @@
+"""Answers to the RecSys Challenge 2018: a ranked list of tracks for playlists of which some tracks or a title is known.
+
+A playlist's tracks fold it in as a new user, as its title would if it were so many tracks, whose embedding is the mean
+of the playlists with titles like it. What a large share of those playlists hold gains in score; so do the neighbours of
+the tracks. A playlist of which nothing is known gets what is popular.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightgcn.challenge.scores import LIST_LENGTH
+from lightgcn.challenge.tasks import ChallengePlaylist
+from lightgcn.interactions import Interactions
+from lightgcn.neighbours import NeighbourResidual, nearest_items
+from lightgcn.recency import recent_items
+from lightgcn.recommender import Recommender
+from lightgcn.retrieval import Residual, top_k
+from lightgcn.titles import TitleIndex
+from lightgcn.validation import checked_count
+
+Lists = dict[int, list[str]]
+
+# Chosen on validation playlists (docs/results.md).
+TITLE_WEIGHT, SHARE_WEIGHT = 1.0, 4.0
+# Neighbours of a track in the item-item baseline.
+_NEIGHBOURS = 100
+# Playlists that are answered between two looks at the clock.
+_AT_A_TIME = 1000
+
+
+def answer_playlists(
+    recommender: Recommender,
+    playlists: Sequence[ChallengePlaylist],
+    titles: TitleIndex | None = None,
+    *,
+    title_weight: float = TITLE_WEIGHT,
+    share_weight: float = SHARE_WEIGHT,
+    k: int = LIST_LENGTH,
+    progress: bool = False,
+) -> Lists:
+    """Return pid to the URIs of k tracks, best first, without those that the playlist tells.
+
+    Args:
+        recommender: of a model with layers, over tracks with URIs as ids.
+        playlists: what is to be continued; tracks that the recommender does not know say nothing.
+        titles: the recommender's playlists by title; None to leave titles out.
+        title_weight: how many tracks a title is worth.
+        share_weight: what a track gains that all playlists with such titles hold, in standard deviations of the
+            playlist's scores, where the title is worth as much as the tracks; less where it is worth less.
+        k: tracks for each playlist; fewer come back where there are not so many others.
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        ValueError: if the model has no layers or its items no URIs.
+    """
+    history = seed_tracks(recommender, playlists)
+    users, items = recommender.fold_in_users(history), recommender.items
+    near = _residual(recommender, history)
+    residual: Residual | None = near
+    known = users[:, : recommender.item_directions.shape[1]].any(1)
+    if titles is not None:
+        users, worth = _with_titles(recommender, users, history, playlists, titles, title_weight)
+        known |= worth > 0
+        shares = titles.shares([playlist.title or "" for playlist in playlists])
+        residual = _TitleGains(history, near, _gains(shares, worth, users, items, share_weight))
+    if not recommender.has_prior:
+        # A column in which only playlists of which nothing is known have anything.
+        users = torch.cat([users, (~known).to(users.dtype).unsqueeze(1)], 1)
+        items = torch.cat([items, _popularity(recommender).to(items.dtype)], 1)
+    return _lists(recommender, playlists, history, users, items, residual, k, progress)
+
+
+def popular_tracks(
+    recommender: Recommender, playlists: Sequence[ChallengePlaylist], *, k: int = LIST_LENGTH, progress: bool = False
+) -> Lists:
+    """Return the tracks that most playlists hold, as `answer_playlists` does: the baseline that all must beat."""
+    history = seed_tracks(recommender, playlists)
+    items = _popularity(recommender)
+    users = items.new_ones(history.num_users, 1)
+    return _lists(recommender, playlists, history, users, items, None, k, progress)
+
+
+def neighbouring_tracks(
+    recommender: Recommender, playlists: Sequence[ChallengePlaylist], *, k: int = LIST_LENGTH, progress: bool = False
+) -> Lists:
+    """Return the tracks nearest to those told, as `answer_playlists` does: item-item cosine with 100 neighbours.
+
+    The similarity is that of `lightgcn.nearest_items`; what is near to none of them follows by popularity.
+    """
+    history = seed_tracks(recommender, playlists)
+    similarity = nearest_items(recommender.seen, _NEIGHBOURS, progress=progress)
+    items = _popularity(recommender)
+    # So small that popularity decides among what is not near at all.
+    users = items.new_full((history.num_users, 1), 1e-6)
+    return _lists(
+        recommender, playlists, history, users, items, NeighbourResidual(history, similarity, 1.0), k, progress
+    )
+
+
+BASELINES = {"popularity": popular_tracks, "item_item": neighbouring_tracks}
+
+
+def seed_tracks(recommender: Recommender, playlists: Sequence[ChallengePlaylist]) -> Interactions:
+    """Return what playlists tell, as interactions of B users with the recommender's items, in the playlists' order.
+
+    Raises:
+        ValueError: if the recommender's items have no URIs as ids.
+    """
+    uris = recommender.seen.item_ids
+    if uris is None or uris.dtype.kind == "i":
+        raise ValueError("the recommender's items have no URIs as ids, and playlists name tracks by them")
+    index = dict(zip(uris.tolist(), range(len(uris)), strict=True))
+    told = [
+        (row, index[uri], place)
+        for row, playlist in enumerate(playlists)
+        for uri, place in zip(playlist.seeds, playlist.places, strict=True)
+        if uri in index
+    ]
+    rows, items, places = torch.tensor(told, dtype=torch.int64).reshape(-1, 3).T.contiguous()
+    return Interactions(rows, items, len(playlists), len(uris), order=places).to(recommender.items.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _TitleGains:
+    """What neighbours add to the scores, where there are any, plus what the titles do."""
+
+    history: Interactions
+    near: NeighbourResidual | None
+    by_title: Any
+
+    def of_users(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        from scipy.sparse import csr_array
+
+        gains = self.by_title[users.cpu().numpy()]
+        if self.near is not None:
+            rows, items, values = (part.cpu().numpy() for part in self.near.of_users(users))
+            gains = (gains + csr_array((values, (rows, items)), shape=gains.shape)).tocsr()
+        rows = np.repeat(np.arange(gains.shape[0]), np.diff(gains.indptr))
+        parts = (torch.from_numpy(rows), torch.from_numpy(gains.indices.astype(np.int64)), torch.from_numpy(gains.data))
+        return parts[0].to(users.device), parts[1].to(users.device), parts[2].to(users.device)
+
+
+def _with_titles(
+    recommender: Recommender,
+    users: Tensor,
+    history: Interactions,
+    playlists: Sequence[ChallengePlaylist],
+    titles: TitleIndex,
+    title_weight: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the embeddings with what the titles say, and (B,) what each title is worth, with all tracks as 1."""
+    width = recommender.item_directions.shape[1]
+    by_title = titles.directions([playlist.title or "" for playlist in playlists], recommender.users[:, :width])
+    tracks, found = users[:, :width], by_title.any(1)
+    lengths = tracks.norm(dim=1, keepdim=True)
+    alone = lengths.squeeze(1) == 0
+    worth = torch.where(alone, 1.0, title_weight / history.user_degrees.clamp(min=1)) * found
+    added = F.normalize(by_title) * lengths * worth.to(tracks.dtype).unsqueeze(1)
+    mixed = torch.where(alone.unsqueeze(1), by_title, tracks + added)
+    if recommender.has_prior:
+        mixed = F.pad(F.normalize(mixed), (0, 1), value=1.0)
+    return mixed, worth
+
+
+def _gains(shares: Any, worth: Tensor, users: Tensor, items: Tensor, share_weight: float) -> Any:
+    """Return what shares of playlists add to the scores: their largest is share_weight standard deviations · worth."""
+    centred = items.double() - items.double().mean(0)
+    covariance = centred.T @ centred / len(items)
+    deviations = ((users.double() @ covariance) * users.double()).sum(1).clamp(min=0).sqrt()
+    scale = (share_weight * deviations * worth.clamp(max=1)).cpu().numpy()
+    largest = np.asarray(shares.max(axis=1).todense()).ravel()
+    scale = np.divide(scale, largest, out=np.zeros_like(scale), where=largest > 0)
+    gains = shares.copy()
+    gains.data = (gains.data * np.repeat(scale, np.diff(gains.indptr))).astype(np.float32)
+    return gains
+
+
+def _residual(recommender: Recommender, history: Interactions) -> NeighbourResidual | None:
+    if recommender.residual is None:
+        return None
+    if recommender.recency is not None:
+        history = recent_items(history, recommender.recency.exponent, recommender.recency.weight).recent
+    return replace(recommender.residual, history=history)
+
+
+def _popularity(recommender: Recommender) -> Tensor:
+    """Return (num_items, 1) float32 shares of playlists that hold each track, of the largest."""
+    degrees = recommender.seen.item_degrees.to(torch.float32).unsqueeze(1)
+    return degrees / degrees.max().clamp(min=1)
+
+
+def _lists(
+    recommender: Recommender,
+    playlists: Sequence[ChallengePlaylist],
+    history: Interactions,
+    users: Tensor,
+    items: Tensor,
+    residual: Residual | None,
+    k: int,
+    progress: bool,
+) -> Lists:
+    from tqdm import tqdm
+
+    k = min(checked_count("k", k, 1), len(items))
+    uris, lists = recommender.seen.item_ids, {}
+    assert uris is not None
+    with tqdm(total=len(playlists), desc="answers", unit="playlist", disable=None if progress else True) as bar:
+        for first in range(0, len(playlists), _AT_A_TIME):
+            chunk = torch.arange(first, min(first + _AT_A_TIME, len(playlists)), device=users.device)
+            best = top_k(users, items, k, seen=history, users=chunk, residual=residual).items.cpu().numpy()
+            for playlist, row in zip(playlists[first : first + _AT_A_TIME], best, strict=True):
+                lists[playlist.pid] = uris[row[row >= 0]].tolist()
+            bar.update(len(chunk))
+    return lists

@@ -1,0 +1,148 @@
+"""The challenge as one call: hold playlists out, train on the others, answer, and score beside baselines.
+
+challenge.json       what was held out of which data
+challenge_set.json   the tasks, in the official format
+holdouts.json        what is to be found
+train/               the data without those playlists
+run/                 the run that was trained on it
+submission.csv       the answers
+scores.json          how they, and the baselines, fare
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightgcn.challenge.answers import BASELINES, answer_playlists
+from lightgcn.challenge.files import write_challenge_set, write_holdouts, write_submission
+from lightgcn.challenge.scores import ChallengeScores, score_lists
+from lightgcn.challenge.tasks import make_challenge
+from lightgcn.checkpoint import read_json, write_json
+from lightgcn.config import TrainConfig
+from lightgcn.datasets import Dataset
+from lightgcn.recommender import Recommender
+from lightgcn.runs import CONFIG_FILE, RECOMMENDER_FILE, RunConfig, newer_training, train_run
+from lightgcn.titles import TitleIndex, require_scikit_learn
+
+ABOUT_FILE, SET_FILE, HOLDOUTS_FILE = "challenge.json", "challenge_set.json", "holdouts.json"
+TRAIN_FOLDER, RUN_FOLDER, SUBMISSION_FILE, SCORES_FILE = "train", "run", "submission.csv", "scores.json"
+# All playlists that are held out serve as the test: what else is held out only chooses the epoch.
+_RATIOS = (0.95, 0.05)
+
+
+@dataclass(frozen=True)
+class ChallengeResult:
+    """What came of a challenge.
+
+    Attributes:
+        scores: by method ("lightgcn", "lightgcn without titles", "popularity", "item_item") and task, and of "all".
+        unknown_holdouts: share of the tracks to be found that are in no other playlist, and cannot be.
+    """
+
+    scores: dict[str, dict[str, ChallengeScores]]
+    unknown_holdouts: float
+
+
+def run_challenge(
+    dataset: Dataset,
+    settings: TrainConfig,
+    folder: str | Path,
+    *,
+    num_playlists: int = 10_000,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    say: Callable[[str], None] = lambda _: None,
+    watch: AbstractContextManager[Callable[[], bool]] | None = None,
+    progress: bool = False,
+) -> ChallengeResult | None:
+    """Hold playlists out for the ten tasks, train on the others, answer and score; all into ``folder``.
+
+    A folder in which the same challenge was begun is taken up: training goes on, or is done already.
+
+    Args:
+        dataset: as `make_challenge` wants it.
+        settings: of the training.
+        folder: where files are written.
+        num_playlists: to hold out, a multiple of ten.
+        seed: of the draw of playlists.
+        device: where to train and answer.
+        say: called with each line of the story.
+        watch: as for `train_run`; when what it gives returns True, training ends and the result is None.
+        progress: show progress bars on a terminal.
+
+    Raises:
+        ValueError: as `make_challenge` and `train_run` do, if the folder holds another challenge, or if scikit-learn is
+            missing.
+    """
+    require_scikit_learn()  # here, for it is wanted at the end of a long way
+    folder = Path(folder)
+    about = {"data": dataset.fingerprint(), "num_playlists": num_playlists, "seed": seed}
+    _check_folder(folder, about)
+    challenge = make_challenge(dataset, num_playlists, seed=seed)
+    train = challenge.train
+    write_challenge_set(folder / SET_FILE, challenge.playlists)
+    write_holdouts(folder / HOLDOUTS_FILE, challenge)
+    train.save(folder / TRAIN_FOLDER)
+    write_json(folder / ABOUT_FILE, about)
+    graph = train.interactions
+    say(
+        f"{len(challenge.playlists):,} playlists held out, {graph.num_users:,} to learn from with {graph.num_items:,} "
+        f"tracks and {graph.num_edges:,} edges"
+    )
+
+    run = folder / RUN_FOLDER
+    config = RunConfig(str((folder / TRAIN_FOLDER).resolve()), train.fingerprint(), settings, _RATIOS)
+    done = (run / RECOMMENDER_FILE).is_file() and newer_training(run) is None
+    if done:
+        config.check_resumes(RunConfig.load(run))
+    else:
+        resume = (run / CONFIG_FILE).is_file()
+        result = train_run(train, config, run, resume=resume, device=device, watch=watch, progress=progress)
+        if result.ended == "interrupted":
+            return None
+        say(f"trained for {len(result.history)} epochs, the best is epoch {result.best_epoch}")
+
+    recommender = Recommender.load(run / RECOMMENDER_FILE, device)
+    titles = TitleIndex(train.users["name"], recommender.seen)
+    playlists = challenge.playlists
+    lists = {"lightgcn": answer_playlists(recommender, playlists, titles, progress=progress)}
+    lists["lightgcn without titles"] = answer_playlists(recommender, playlists, progress=progress)
+    for name, baseline in BASELINES.items():
+        lists[name] = baseline(recommender, playlists, progress=progress)
+    write_submission(folder / SUBMISSION_FILE, lists["lightgcn"], "lightgcn", "nobody@example.com")
+    scores = {
+        name: score_lists(playlists, answers, challenge.holdouts, challenge.artists) for name, answers in lists.items()
+    }
+    unknown = _unknown_share(recommender, challenge.holdouts.values())
+    write_json(folder / SCORES_FILE, {"scores": scores_values(scores), "unknown_holdouts": unknown})
+    return ChallengeResult(scores, unknown)
+
+
+def scores_values(scores: dict[str, dict[str, ChallengeScores]]) -> dict[str, Any]:
+    """Return scores as JSON can hold them."""
+    return {name: {task: asdict(values) for task, values in by_task.items()} for name, by_task in scores.items()}
+
+
+def _check_folder(folder: Path, about: dict[str, Any]) -> None:
+    file = folder / ABOUT_FILE
+    if not file.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"{folder}: holds files and no challenge; choose a new folder")
+        return
+    before = read_json(file)
+    for name, value in about.items():
+        if not isinstance(before, dict) or before.get(name) != value:
+            found = before.get(name) if isinstance(before, dict) else None
+            raise ValueError(f"{folder}: holds another challenge: its {name} is {found!r}, not {value!r}")
+
+
+def _unknown_share(recommender: Recommender, holdouts: Any) -> float:
+    known = set() if recommender.seen.item_ids is None else set(recommender.seen.item_ids.tolist())
+    tracks = [uri for wanted in holdouts for uri in wanted]
+    return sum(uri not in known for uri in tracks) / max(len(tracks), 1)

@@ -1,0 +1,213 @@
+"""The ten tasks of the RecSys Challenge 2018, made of playlists that a dataset holds.
+
+A task shows a playlist's title, or its first or random tracks, or both, and asks for the rest (Chen et al., RecSys
+2018). The official challenge set has 1,000 playlists of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lightgcn.datasets import Dataset
+from lightgcn.interactions import Interactions
+from lightgcn.retrieval import edges_of
+from lightgcn.seeding import seed_from
+from lightgcn.validation import checked_count
+
+Ints = npt.NDArray[np.int64]
+
+# Tracks that are left to find in every playlist, at least.
+LEAST_HOLDOUTS = 5
+_SEED_STREAM = 2018
+
+
+class Task(NamedTuple):
+    """What a task shows of a playlist."""
+
+    name: str
+    seeds: int
+    title: bool
+    random: bool = False
+
+
+TASKS = (
+    Task("title", 0, True),
+    Task("title, first 1", 1, True),
+    Task("title, first 5", 5, True),
+    Task("first 5", 5, False),
+    Task("title, first 10", 10, True),
+    Task("first 10", 10, False),
+    Task("title, first 25", 25, True),
+    Task("title, random 25", 25, True, random=True),
+    Task("title, first 100", 100, True),
+    Task("title, random 100", 100, True, random=True),
+)
+
+
+@dataclass(frozen=True)
+class ChallengePlaylist:
+    """A playlist to continue.
+
+    Attributes:
+        pid: its number.
+        title: its title, or None where it is not told.
+        seeds: URIs of the tracks that are told, in the order of the playlist.
+        places: the place of each of them in it.
+        num_holdouts: how many tracks are to be found.
+    """
+
+    pid: int
+    title: str | None
+    seeds: tuple[str, ...]
+    places: tuple[int, ...]
+    num_holdouts: int
+
+    @property
+    def task(self) -> str:
+        """Name of the task that it belongs to, as far as what it tells shows."""
+        if not self.seeds:
+            return "title" if self.title is not None else "nothing"
+        kind = "first" if self.places == tuple(range(len(self.seeds))) else "random"
+        return ("" if self.title is None else "title, ") + f"{kind} {len(self.seeds)}"
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """Playlists to continue, and what is known to score the answers.
+
+    Attributes:
+        playlists: what is told.
+        holdouts: pid to the URIs of the tracks that are to be found.
+        artists: URI of a track to that of its artist, for all tracks that are to be found or known; a track without
+            one is not in it.
+        train: the data without these playlists, to learn from.
+    """
+
+    playlists: Sequence[ChallengePlaylist] = field(repr=False)
+    holdouts: Mapping[int, Sequence[str]] = field(repr=False)
+    artists: Mapping[str, str] = field(repr=False)
+    train: Dataset = field(repr=False)
+
+
+def make_challenge(dataset: Dataset, num_playlists: int = 10_000, *, seed: int = 0) -> Challenge:
+    """Take playlists out of a dataset and make the ten tasks of them, as many playlists for each.
+
+    A playlist has at least five tracks more than its task shows, and a title where its task shows one; among those it
+    is drawn at random. Tracks that no other playlist holds are not in ``train``: they cannot be found, and count.
+
+    Args:
+        dataset: with playlist titles ("name" of the users), URIs as ``item_ids``, pids as ``user_ids`` and the tracks'
+            places in their playlists (``read_mpd(…, order=True)``, ``lightgcn prepare --order``).
+        num_playlists: how many, a multiple of ten.
+        seed: of the draw.
+
+    Raises:
+        ValueError: if the dataset lacks one of these, or has too few playlists for a task.
+    """
+    num_playlists = checked_count("num_playlists", num_playlists, len(TASKS))
+    if num_playlists % len(TASKS):
+        raise ValueError(f"num_playlists must be a multiple of {len(TASKS)}, the number of tasks, got {num_playlists}")
+    graph = dataset.interactions
+    pids, uris = _checked_ids(dataset)
+    rng = np.random.default_rng(np.random.SeedSequence((seed_from(seed), _SEED_STREAM)))
+    chosen = _draw(dataset, num_playlists // len(TASKS), rng)
+    users = torch.from_numpy(np.concatenate(chosen))
+    left = torch.ones(graph.num_users, dtype=torch.bool)
+    left[users] = False
+    known = torch.bincount(graph.items[left[graph.users]], minlength=graph.num_items) > 0
+    train = dataset.reindex(left.nonzero().flatten(), known.nonzero().flatten())
+    playlists, holdouts = [], {}
+    by_user = _tracks_in_order(graph, users)
+    titles = dataset.users["name"]
+    for task, members in zip(TASKS, chosen, strict=True):
+        for user in members.tolist():
+            items, places = by_user[user]
+            shown = _shown(task, len(items), rng)
+            pid = int(pids[user])
+            hidden = np.delete(items, shown)
+            playlists.append(
+                ChallengePlaylist(
+                    pid,
+                    titles[user] if task.title else None,
+                    tuple(uris[items[shown]].tolist()),
+                    tuple(places[shown].tolist()),
+                    len(hidden),
+                )
+            )
+            holdouts[pid] = uris[hidden].tolist()
+    return Challenge(playlists, holdouts, artists_of(dataset), train)
+
+
+def artists_of(dataset: Dataset) -> dict[str, str]:
+    """Return each track's artist by URI ("artist_id" of the items, else their "artist"); none for an empty one."""
+    column = dataset.items.get("artist_id", dataset.items.get("artist"))
+    if column is None or dataset.interactions.item_ids is None:
+        return {}
+    pairs = zip(dataset.interactions.item_ids.tolist(), column, strict=True)
+    return {uri: artist for uri, artist in pairs if artist}
+
+
+def _checked_ids(dataset: Dataset) -> tuple[Any, Any]:
+    graph = dataset.interactions
+    if "name" not in dataset.users:
+        raise ValueError('the users have no column "name": tasks show the titles of playlists')
+    if graph.user_ids is None or graph.user_ids.dtype.kind != "i":
+        raise ValueError("the users have no integer ids: a challenge set numbers its playlists (pid)")
+    if graph.item_ids is None or graph.item_ids.dtype.kind == "i":
+        raise ValueError("the items have no URIs as ids: a challenge set names tracks by them")
+    if graph.order is None:
+        raise ValueError(
+            "the tracks have no order, and tasks show the first of a playlist: read the slices with order=True "
+            "(lightgcn prepare … --order)"
+        )
+    return graph.user_ids, graph.item_ids
+
+
+def _draw(dataset: Dataset, count: int, rng: np.random.Generator) -> list[Ints]:
+    """Return ``count`` users for each of `TASKS`, no user twice; tasks of long playlists choose first."""
+    lengths = dataset.interactions.user_degrees.numpy()
+    titled = np.array([bool(title.strip()) for title in dataset.users["name"]])
+    free = rng.permutation(dataset.interactions.num_users)
+    chosen: list[Ints] = [np.empty(0, np.int64)] * len(TASKS)
+    for place in sorted(range(len(TASKS)), key=lambda place: -TASKS[place].seeds):
+        task = TASKS[place]
+        fits = lengths[free] >= task.seeds + LEAST_HOLDOUTS
+        if task.title:
+            fits &= titled[free]
+        found = np.flatnonzero(fits)[:count]
+        if len(found) < count:
+            raise ValueError(
+                f"task {task.name!r} needs {count} playlists of at least {task.seeds + LEAST_HOLDOUTS} tracks"
+                f"{' with a title' if task.title else ''}, and {len(found)} are left; ask for fewer playlists, or "
+                "read more slices"
+            )
+        chosen[place] = free[found]
+        free = np.delete(free, found)
+    return chosen
+
+
+def _tracks_in_order(graph: Interactions, users: torch.Tensor) -> dict[int, tuple[Ints, Ints]]:
+    """Return each user's items, in their order, and their places."""
+    assert graph.order is not None
+    rows, items = edges_of(graph, users)
+    first = graph.indptr[users]
+    ends = graph.user_degrees[users].cumsum(0)
+    places = graph.order[first[rows] + torch.arange(len(rows)) - (ends - graph.user_degrees[users])[rows]]
+    tracks = {}
+    for place, user in enumerate(users.tolist()):
+        span = slice(int(ends[place] - graph.user_degrees[user]), int(ends[place]))
+        order = places[span].argsort(stable=True)
+        tracks[user] = items[span][order].numpy(), places[span][order].numpy()
+    return tracks
+
+
+def _shown(task: Task, length: int, rng: np.random.Generator) -> Ints:
+    if not task.random:
+        return np.arange(task.seeds)
+    return np.sort(rng.choice(length, task.seeds, replace=False))
