@@ -185,8 +185,8 @@ def _run_config(
     arguments: argparse.Namespace, settings: TrainConfig, dataset: Dataset, saved: RunConfig | None
 ) -> RunConfig:
     data = str(Path(arguments.data).resolve())
-    names = ("ratios", "stratify", "negatives")
-    given: dict[str, Any] = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    names = ("ratios", "stratify", "negatives", "side_nodes")
+    given: dict[str, Any] = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
     if "ratios" in given:
         given["ratios"] = tuple(given["ratios"])
     if getattr(arguments, "words", None) is not None:

@@ -342,6 +342,21 @@ class Interactions:
             None if self.order is None else self.order[kept],
         )
 
+    def first_users(self, count: int) -> Interactions:
+        """Keep the first users and their edges, and all items.
+
+        Raises:
+            ValueError: if there are fewer than ``count`` users.
+        """
+        if not 0 <= count <= self.num_users:
+            raise ValueError(f"count must be in [0, {self.num_users}], the number of users, got {count}")
+        edges = slice(0, int(self.indptr[count]))
+        weights, order = (None if part is None else part[edges] for part in (self.weights, self.order))
+        ids = None if self.user_ids is None else self.user_ids[:count]
+        return Interactions(
+            self.users[edges], self.items[edges], count, self.num_items, weights, ids, self.item_ids, order
+        )
+
     def union(self, other: Interactions) -> Interactions:
         """Return the edges of both graphs over the same nodes; their order, where both have one.
 

@@ -109,6 +109,11 @@ def _train(parser: argparse.ArgumentParser) -> None:
     _add_settings(parser, "setting {}")
     _add_split(parser)
     parser.add_argument(
+        "--side-nodes",
+        metavar="COLUMN",
+        help="items of one value are tied by a further node that carries messages: artist_id for artists (MPD)",
+    )
+    parser.add_argument(
         "--words",
         metavar="MODEL",
         help="start from embeddings of names by a language model: its folder, or the name of an installed one",

@@ -8,7 +8,7 @@ more (num_items, d) table that folds new users in.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from lightgcn.propagation import propagate
 from lightgcn.recency import Recency, recent_items
 from lightgcn.retrieval import check_k, rank_rows, top_k
 from lightgcn.scoring import scored_embeddings
+from lightgcn.side_nodes import SideNodes
 from lightgcn.validation import checked_integers
 
 Columns = Mapping[str, Sequence[str]]
@@ -104,6 +105,7 @@ class Recommender:
         popularity_prior: float | None = None,
         residual: NeighbourResidual | None = None,
         recency: Recency | None = None,
+        side_nodes: SideNodes | None = None,
         user_columns: Columns | None = None,
         item_columns: Columns | None = None,
     ) -> Recommender:
@@ -116,13 +118,22 @@ class Recommender:
             popularity_prior: None for dot products, else the weight of `lightgcn.with_popularity_prior`.
             residual: what neighbours add to the scores, as for the class.
             recency: what users had last (`lightgcn.recent_items` of ``interactions``); it goes with a popularity prior.
+            side_nodes: groups of items that the model was trained with; ``residual`` and ``recency`` are then of the
+                graph that they extend.
             user_columns: columns beside the users.
             item_columns: columns beside the items.
         """
         interactions = interactions.to(model.embedding.device)
-        adjacency = normalized_adjacency(interactions, normalization)
-        users, items = scored_embeddings(*model.embed(adjacency), interactions, popularity_prior, recency)
-        fold_in = fold_in_table(model, interactions, normalization) if model.num_layers else None
+        message = interactions if side_nodes is None else side_nodes.extend(interactions)
+        adjacency = normalized_adjacency(message, normalization)
+        users, items = scored_embeddings(*model.embed(adjacency), message, popularity_prior, recency)
+        fold_in = fold_in_table(model, message, normalization) if model.num_layers else None
+        if side_nodes is not None:
+            users = users[: interactions.num_users].clone()
+            if recency is not None:
+                recency = replace(recency, recent=recency.recent.first_users(interactions.num_users))
+            if residual is not None:
+                residual = replace(residual, history=residual.history.first_users(interactions.num_users))
         return cls(
             users,
             items,

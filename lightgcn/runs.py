@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.adjacency import normalized_adjacency
@@ -35,6 +36,7 @@ from lightgcn.interactions import Interactions
 from lightgcn.inversion import check_memory
 from lightgcn.model import LightGCN
 from lightgcn.recommender import Recommender
+from lightgcn.side_nodes import SideNodes
 from lightgcn.splitting import LinkSet, Split, link_set, split_edges
 from lightgcn.text import TextEncoder, word_features
 from lightgcn.training import CHECKPOINT_FILE, HISTORY_FILE, TrainResult, fit
@@ -64,6 +66,8 @@ class RunConfig:
         negatives: negatives per positive of each link set.
         split_seed: seed of the split.
         words: the language model behind a start from words, as `lightgcn.text.TextEncoder` takes it.
+        side_nodes: column of the items whose equal values are further nodes (`lightgcn.side_nodes`), such as
+            "artist_id"; None for no such nodes.
     """
 
     data: str
@@ -74,6 +78,7 @@ class RunConfig:
     negatives: float = 1.0
     split_seed: int = 0
     words: str | None = None
+    side_nodes: str | None = None
     versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in ("torch", "numpy")})
 
     def save(self, folder: str | Path) -> None:
@@ -112,7 +117,7 @@ class RunConfig:
 
         Args:
             dataset: the run's.
-            split: the run's split of it.
+            split: the run's split of it, extended by its side nodes.
             folder: where the embeddings of names are kept for a start from words, in ``words/``; None for nowhere. A
                 prepared dataset keeps them in its own folder, for all its runs.
             progress: show a progress bar on a terminal while names are embedded.
@@ -126,8 +131,18 @@ class RunConfig:
         if self.words is not None:
             kept = Path(self.data) if (Path(self.data) / FILE_NAME).is_file() else folder
             cache = None if kept is None else Path(kept) / "words"
-            words = word_features(dataset, TextEncoder(self.words, cache=cache, progress=progress))
-        return self.train.new_model(graph.num_users, graph.num_items, split.val.message, words)
+            users, items = word_features(dataset, TextEncoder(self.words, cache=cache, progress=progress))
+            # Side nodes have no words.
+            words = F.pad(users, (0, 0, 0, split.val.message.num_users - graph.num_users)), items
+        return self.train.new_model(split.val.message.num_users, graph.num_items, split.val.message, words)
+
+    def groups(self, dataset: Dataset) -> SideNodes | None:
+        """Return the side nodes of this run, None for none.
+
+        Raises:
+            ValueError: if the items have no such column, or no two items have a value in common.
+        """
+        return None if self.side_nodes is None else SideNodes.of(dataset.groups(self.side_nodes))
 
     def split(self, dataset: Dataset) -> Split:
         """Split a dataset the way of this run; where a test split came with the data, the test set is empty here.
@@ -180,7 +195,7 @@ class RunConfig:
     def check_resumes(self, saved: RunConfig) -> None:
         """Raise a ValueError unless a run of the saved settings can go on with these."""
         now, before = ({**asdict(one.train), **asdict(one)} for one in (self, saved))
-        for name in (*now["train"], "ratios", "stratify", "negatives", "split_seed", "words"):
+        for name in (*now["train"], "ratios", "stratify", "negatives", "split_seed", "words", "side_nodes"):
             if name not in MAY_CHANGE and now[name] != before[name]:
                 raise ValueError(
                     f"{name} cannot change: it is {before[name]!r} there, and {now[name]!r} was given; "
@@ -227,7 +242,9 @@ def train_run(
         raise FileExistsError(f"{folder}: holds a run already; resume it, or choose another folder")
     if resume and (folder / CONFIG_FILE).is_file():
         config.check_resumes(RunConfig.load(folder))
-    split = config.split(dataset)
+    split, groups = config.split(dataset), config.groups(dataset)
+    if groups is not None:
+        split = groups.extend_split(split)
     began = time.monotonic()
     model = config.new_model(dataset, split, folder, progress=progress).to(device)
     start_seconds = round(time.monotonic() - began, 2)
@@ -261,7 +278,8 @@ def train_run(
             model,
             known,
             config.train.normalization,
-            **config.train.scoring(known),
+            **config.train.scoring(known if groups is None else groups.extend(known)),
+            side_nodes=groups,
             user_columns=dataset.users,
             item_columns=dataset.items,
         )
@@ -362,7 +380,9 @@ def evaluate_run(
     if "ease" in baselines:
         check_memory(dataset.interactions.num_items)
     test = config.test_links(dataset).to(device)
-    results = {"lightgcn": evaluate_model(folder / MODEL_FILE, config.train, test, ks=ks)}
+    groups = config.groups(dataset)
+    links = test if groups is None else groups.extend_links(test)
+    results = {"lightgcn": evaluate_model(folder / MODEL_FILE, config.train, links, ks=ks)}
     for name in dict.fromkeys(baselines):
         if name == "popularity":
             results[name] = _evaluate_popularity(test, ks)
@@ -411,7 +431,7 @@ def _evaluate_scorer(name: str, test: LinkSet, ks: Sequence[int], progress: bool
 def _train_mf(dataset: Dataset, config: RunConfig, device: torch.device | str, progress: bool) -> LightGCN:
     settings = replace(config.train, num_layers=0, neighbours=0, recency=0.0)
     split = config.split(dataset)
-    model = replace(config, train=settings).new_model(dataset, split, progress=progress).to(device)
+    model = replace(config, train=settings, side_nodes=None).new_model(dataset, split, progress=progress).to(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they came with the run itself
         fit(model, split, settings, progress=progress)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -76,6 +76,32 @@ class LinkSet:
         """Whether the set was drawn, so that it can be drawn again."""
         return self._recipe is not None
 
+    @property
+    def messages_vary(self) -> bool:
+        """Whether other edges carry messages each time that the set is drawn."""
+        return self._recipe is not None and self._recipe.message is None
+
+    def with_messages(
+        self, extend: Callable[[Interactions], Interactions], widen: Callable[[Interactions], Interactions]
+    ) -> LinkSet:
+        """Return the set with other messages, also where it is drawn anew; the links are the same.
+
+        Args:
+            extend: gives what messages flow along in place of some interactions: over the same items, and over the
+                same users or over further ones after them.
+            widen: gives the same interactions over those users.
+
+        Raises:
+            ValueError: if negatives are pairs of any nodes, whose numbers further users would shift.
+        """
+        if self.negative_pairs == "all":
+            raise ValueError('negative_pairs="all" numbers all nodes, and cannot go with further ones')
+        message, positives, recipe = extend(self.message), widen(self.positives), self._recipe
+        if recipe is not None:
+            fixed = None if recipe.message is None else message
+            recipe = replace(recipe, message=fixed, extend=extend, widen=widen)
+        return LinkSet(message, positives, self.negatives, self.negative_pairs, recipe)
+
     def resample(self, epoch: int) -> LinkSet:
         """Return this set with its negatives drawn anew and, in disjoint mode, other edges held back from the messages.
 
@@ -135,6 +161,8 @@ class _Recipe:
     negative_pairs: NegativePairs
     seed: int
     stream: int
+    extend: Callable[[Interactions], Interactions] | None = None  # what is done to what is left of the pool
+    widen: Callable[[Interactions], Interactions] | None = None  # and to the positives
 
     def draw(self, epoch: int) -> LinkSet:
         generator = make_generator(self.seed, self.stream, epoch, device=self.pool.device)
@@ -144,6 +172,8 @@ class _Recipe:
             supervised = torch.zeros(self.pool.num_edges, dtype=torch.bool, device=self.pool.device)
             supervised[order[: self.num_supervision]] = True
             message, positives = self.pool.select(~supervised), self.pool.select(supervised)
+            message = message if self.extend is None else self.extend(message)
+        positives = positives if self.widen is None else self.widen(positives)
         sample = sample_negative_node_pairs if self.negative_pairs == "all" else sample_negatives
         negatives = sample(self.exclude, round(self.negatives * positives.num_edges), generator)
         return LinkSet(message, positives, negatives, self.negative_pairs, self)

@@ -147,7 +147,7 @@ class TitleIndex:
         require_scikit_learn()
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, dtype=np.float32)
+        vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, dtype=np.float32)
         return vectorizer.fit_transform(self.distinct).T.tocsr(), vectorizer
 
     def _similarities(self, titles: Sequence[str]) -> Any:
@@ -161,7 +161,9 @@ class TitleIndex:
         for first in range(0, len(plain), _TITLES_AT_A_TIME):
             block = plain[first : first + _TITLES_AT_A_TIME]
             if self.encode is not None:
-                cosines = csr_array(_at_least(_unit(self.encode(block).float() - self._mean) @ self._vectors.T, self.least))
+                cosines = csr_array(
+                    _at_least(_unit(self.encode(block).float() - self._mean) @ self._vectors.T, self.least)
+                )
             else:
                 cosines = csr_array(self._vectorizer.transform(block) @ self._vectors)
                 cosines.data[cosines.data < self.least] = 0

@@ -239,7 +239,7 @@ class _Run:
     def _epoch_links(self) -> LinkSet:
         train = self.split.train
         # Ranking losses draw their own negatives: where all train edges carry messages nothing is left to resample.
-        fixed = self.config.loss != "bce" and train.message is train.positives
+        fixed = self.config.loss != "bce" and not train.messages_vary
         return train if fixed or not train.can_resample else train.resample(self.epoch)
 
     def _adjacency(self, links: LinkSet) -> Adjacency:

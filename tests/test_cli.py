@@ -165,7 +165,7 @@ def test_a_run_without_negatives_is_evaluated(
 def test_help_of_every_command_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     for command in cli.COMMANDS:
         with pytest.raises(SystemExit) as ended:
-            cli.main([command, "--help"])
+            cli.main([*command.split(), "--help"])
         assert ended.value.code == 0
         assert f"  lightgcn {command} " in capsys.readouterr().out.partition("examples:")[2]
 
@@ -438,7 +438,7 @@ def test_a_model_that_training_has_left_behind_is_noted(
         yield lambda: next(calls) >= 1
 
     with monkeypatch.context() as patched:
-        patched.setattr(cli, "_stop_on_interrupt", stop_later)
+        patched.setattr(cli, "stop_on_interrupt", stop_later)
         assert cli.main(["train", str(prepared), str(run), "--resume", "--epochs", "9"]) == 130
     said = "is of 2 epochs, and training has gone on to 3"
     capsys.readouterr()

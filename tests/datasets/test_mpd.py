@@ -91,6 +91,30 @@ def test_reads_what_a_plain_loop_reads_in_numeric_order(folder):
     assert dataset.items["album"][0] == first["album_name"]
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_order_is_the_first_place_of_each_track_in_its_playlist(folder, processes):
+    plain, dataset = read_mpd(folder), read_mpd(folder, order=True, processes=processes)
+    assert plain.interactions.order is None
+    graph = dataset.interactions
+    uris, pids = graph.item_ids.tolist(), graph.user_ids.tolist()
+    found = {(pids[u], uris[i]): o for u, i, o in zip(*graph.edge_index.tolist(), graph.order.tolist(), strict=True)}
+    wanted = {}
+    for file in in_order(folder):
+        for record in json.loads(file.read_text(encoding="utf-8"))["playlists"]:
+            for place, entry in enumerate(record["tracks"]):
+                wanted.setdefault((record["pid"], entry["track_uri"]), place)
+    assert found == wanted
+    assert max(wanted.values()) > 0
+    torch.testing.assert_close(graph.edge_index, plain.interactions.edge_index)
+
+
+def test_order_comes_through_a_file(folder, tmp_path):
+    dataset = read_mpd(folder, order=True)
+    loaded = type(dataset).load(dataset.save(tmp_path / "prepared"))
+    assert loaded.interactions.fingerprint() == dataset.interactions.fingerprint()
+    assert loaded.interactions.order.dtype == torch.int64
+
+
 def test_slices_picks_positions_in_that_order(folder):
     dataset = read_mpd(folder, slices=(2, 4))
     assert_matches_naive(dataset, in_order(folder)[2:])
