@@ -17,7 +17,7 @@ from lightgcn.config import MAY_CHANGE, TrainConfig, preset
 from lightgcn.datasets import Dataset, open_dataset
 from lightgcn.demo import run_demo, track_label
 from lightgcn.evaluation import Evaluation
-from lightgcn.options import build_parser, changed_settings
+from lightgcn.options import build_parser, changed_settings, language_model_of
 from lightgcn.preparation import Cuts, Step, prepare_dataset
 from lightgcn.recommender import Recommender
 from lightgcn.reproduction import METRICS, reproduce
@@ -170,8 +170,6 @@ def _train(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace, saved: RunConfig | None) -> TrainConfig:
     """Return the training settings: those of the run to resume, where there is one, with what was given."""
     changes = changed_settings(arguments)
-    if arguments.words is not None:
-        changes.setdefault("init", "words")
     if saved is None:
         return preset(arguments.preset or "fast", **changes)
     if arguments.preset is None:
@@ -190,8 +188,7 @@ def _run_config(
     if "ratios" in given:
         given["ratios"] = tuple(given["ratios"])
     if getattr(arguments, "words", None) is not None:
-        folder = Path(arguments.words)
-        given["words"] = str(folder.resolve()) if folder.is_dir() else arguments.words
+        given["words"] = language_model_of(arguments)
     if saved is not None:
         return replace(saved, data=data, train=settings, **given)
     defaults: dict[str, Any] = {"ratios": default_ratios(dataset), "split_seed": settings.seed}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import types
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 import lightgcn
@@ -108,16 +109,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
     _add_preset(parser)
     _add_settings(parser, "setting {}")
     _add_split(parser)
-    parser.add_argument(
-        "--side-nodes",
-        metavar="COLUMN",
-        help="items of one value are tied by a further node that carries messages: artist_id for artists (MPD)",
-    )
-    parser.add_argument(
-        "--words",
-        metavar="MODEL",
-        help="start from embeddings of names by a language model: its folder, or the name of an installed one",
-    )
+    _add_names(parser)
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in the folder; --epochs and --patience may change"
     )
@@ -198,6 +190,7 @@ def _challenge_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draw-seed", type=int, default=0, help="seed of the draw of playlists (%(default)s)")
     _add_preset(parser)
     _add_settings(parser, "setting {}")
+    _add_names(parser)
 
 
 def _challenge_answer(parser: argparse.ArgumentParser) -> None:
@@ -244,6 +237,19 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negatives", type=float, metavar="N", help="negatives per positive of each set (1.0)")
 
 
+def _add_names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--side-nodes",
+        metavar="COLUMN",
+        help="items of one value are tied by a further node that carries messages: artist_id for artists (MPD)",
+    )
+    parser.add_argument(
+        "--words",
+        metavar="MODEL",
+        help="start from embeddings of names by a language model: its folder, or the name of an installed one",
+    )
+
+
 def _slice_range(text: str) -> tuple[int, int]:
     first, colon, end = text.partition(":")
     if not colon or not first.isdecimal() or not end.isdecimal():
@@ -263,7 +269,16 @@ def changed_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
         given[name.strip()] = value.strip()
+    if getattr(arguments, "words", None) is not None:
+        given.setdefault("init", "words")
     return {name: _setting(name, value) for name, value in given.items()}
+
+
+def language_model_of(arguments: argparse.Namespace) -> str | None:
+    """Return the language model that was given: a folder by its whole path, for the run to be resumed from anywhere."""
+    if arguments.words is None or not Path(arguments.words).is_dir():
+        return arguments.words  # type: ignore[no-any-return]
+    return str(Path(arguments.words).resolve())
 
 
 def _setting(name: str, text: str) -> Any:

@@ -42,6 +42,17 @@ def test_own_data() -> None:
 
 
 @pytest.mark.slow
+def test_playlist_challenge(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    said = run(ROOT / "examples" / "playlist_challenge.py", "--out", tmp_path)
+    values = {name: float(value) for name, value in re.findall(r"^(\S.*?\S) {2,}(0\.\d+) ", said, re.MULTILINE)}
+    assert values["LightGCN"] > values["without titles"] > values["popularity"] > 0
+    assert values["LightGCN"] > values["item-item"] > values["popularity"]
+    assert "nothing that the challenge would refuse" in said
+    assert {"challenge_set.json", "submission.csv.gz"} <= {file.name for file in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
 def test_tutorial(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     pytest.importorskip("sklearn")

@@ -21,7 +21,7 @@ from lightgcn.challenge.scores import ChallengeScores, score_lists
 from lightgcn.challenge.tasks import artists_of
 from lightgcn.config import preset
 from lightgcn.datasets import open_dataset
-from lightgcn.options import changed_settings
+from lightgcn.options import changed_settings, language_model_of
 from lightgcn.recommender import Recommender
 from lightgcn.runs import recommender_file
 from lightgcn.terminal import BAD_INPUT, INTERRUPTED, chosen_device, complain, print_json, say, stop_on_interrupt
@@ -42,6 +42,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         arguments.out,
         num_playlists=arguments.playlists,
         seed=arguments.draw_seed,
+        side_nodes=arguments.side_nodes,
+        words=language_model_of(arguments),
         device=device,
         say=(lambda line: None) if arguments.json else say,
         watch=stop_on_interrupt(),

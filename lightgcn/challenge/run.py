@@ -56,6 +56,8 @@ def run_challenge(
     *,
     num_playlists: int = 10_000,
     seed: int = 0,
+    side_nodes: str | None = None,
+    words: str | None = None,
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = lambda _: None,
     watch: AbstractContextManager[Callable[[], bool]] | None = None,
@@ -71,6 +73,8 @@ def run_challenge(
         folder: where files are written.
         num_playlists: to hold out, a multiple of ten.
         seed: of the draw of playlists.
+        side_nodes: as for `lightgcn.runs.RunConfig`.
+        words: likewise.
         device: where to train and answer.
         say: called with each line of the story.
         watch: as for `train_run`; when what it gives returns True, training ends and the result is None.
@@ -97,7 +101,14 @@ def run_challenge(
     )
 
     run = folder / RUN_FOLDER
-    config = RunConfig(str((folder / TRAIN_FOLDER).resolve()), train.fingerprint(), settings, _RATIOS)
+    config = RunConfig(
+        str((folder / TRAIN_FOLDER).resolve()),
+        train.fingerprint(),
+        settings,
+        _RATIOS,
+        words=words,
+        side_nodes=side_nodes,
+    )
     done = (run / RECOMMENDER_FILE).is_file() and newer_training(run) is None
     if done:
         config.check_resumes(RunConfig.load(run))
