@@ -6,8 +6,12 @@ refused by name. A long list of strings travels as the UTF-8 bytes of a JSON arr
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
+import re
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,27 +23,80 @@ from torch import Tensor
 
 from lightgcn.model import LightGCN
 
+try:
+    import fcntl
+except ImportError:  # a system without flock
+    fcntl = None  # type: ignore[assignment]
+
 VERSION = 1
+# Seconds for which a temporary file may not yet be held by its owner.
+_JUST_NOW = 10.0
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` with a temporary path in the same folder and rename the result to ``path``.
 
-    Whatever interrupts it, ``path`` holds the old file or the new one. The folder is made where it is missing.
+    Whatever interrupts it, ``path`` holds the old file or the new one, also after a loss of power. The folder is made
+    where it is missing. What a process that was killed left of the same file is removed.
+
+    Raises:
+        OSError: naming ``path``, if it cannot be written; the old file is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
     temporary = Path(name)
     try:
-        write(temporary)
+        _hold(handle)
+        try:
+            write(temporary)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
+        os.close(handle)
         temporary.unlink(missing_ok=True)
+
+
+def _hold(handle: int) -> bool:
+    """Mark an open file as in use by a lock that dies with this process; False where another process holds it."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_leftovers(path: Path) -> None:
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        try:
+            with leftover.open("rb") as file:
+                # Somebody who writes it at this moment holds it, unless it was made just now.
+                if time.time() - leftover.stat().st_mtime > _JUST_NOW and _hold(file.fileno()):
+                    leftover.unlink(missing_ok=True)
+        except OSError:
+            continue
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the folder's new entry survive a loss of power, where the system can be asked to."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -72,14 +129,26 @@ def save_tensors(
         tensors: name to tensor, of any device and any dtype that safetensors knows (all but complex128).
         metadata: anything JSON can hold.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(flat, temporary, metadata=header)
+        except SafetensorError as error:  # a full disk, in words alone
+            raise OSError(_errno_of(error), str(error)) from error
 
     flat = _unshared(tensors)
     header = {
         "lightgcn": orjson.dumps({"kind": kind, "version": VERSION}).decode(),
         "metadata": orjson.dumps(dict(metadata or {}), option=orjson.OPT_SERIALIZE_NUMPY).decode(),
     }
-    write_atomic(path, lambda temporary: save_file(flat, temporary, metadata=header))
+    write_atomic(path, write)
+
+
+def _errno_of(error: Exception) -> int:
+    code = re.search(r"os error (\d+)", str(error))
+    return int(code[1]) if code else errno.EIO
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from lightgcn.interactions import Interactions
 from lightgcn.validation import checked_count
 
 Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int32 | np.int64]
 
 # Similarities that are formed at a time, at most: so few that they are sorted while in cache.
 _BLOCK = 1 << 19
@@ -228,7 +228,9 @@ def _nearest(similarities: Any, first: int, neighbours: int) -> tuple[Floats, In
     place = np.arange(len(keys)) - np.repeat(np.cumsum(counts) - counts, counts)
     keys = keys[place < neighbours]
     kept = (_LARGEST - ((keys >> item_bits) & _LARGEST)).astype(np.int32).view(np.float32)
-    return kept, keys & ((1 << item_bits) - 1), np.minimum(counts, neighbours)
+    near = keys & ((1 << item_bits) - 1)
+    # Narrow, as SciPy keeps them: of millions of items they are gigabytes.
+    return kept, near.astype(np.int32 if item_bits < 32 else np.int64), np.minimum(counts, neighbours)
 
 
 def _item_bits(num_items: int) -> int:

@@ -26,16 +26,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 import torch
 
 from lightgcn.checkpoint import read_json, write_json
 from lightgcn.config import TrainConfig
 from lightgcn.datasets import Dataset
+from lightgcn.datasets.dataset import FILE_NAME
+from lightgcn.locking import holds
 from lightgcn.runs import MODEL_FILE, TRAINED_FILE, RunConfig, evaluate_model, train_run
 from lightgcn.splitting import link_set
 from lightgcn.subgraph import locality_order
-from lightgcn.training import CHECKPOINT_FILE, HISTORY_FILE
+from lightgcn.training import CHECKPOINT_FILE, read_history
 
 RESULT_FILE, SUMMARY_FILE, PREPARED = "result.json", "reproduction.json", "prepared"
 METRICS = ("recall@20", "ndcg@20")
@@ -114,6 +115,7 @@ def split_name(dataset: Dataset) -> str | None:
     return KNOWN_SPLITS.get(size)
 
 
+@holds("folder")
 def reproduce(
     dataset: Dataset,
     config: TrainConfig,
@@ -183,7 +185,7 @@ def reproduce(
 def _prepared(dataset: Dataset, folder: Path) -> Dataset:
     """Return the dataset in an order that suits the caches, from the folder or written to it."""
     ordered = dataset.reindex(*locality_order(dataset.interactions))
-    if not (folder / PREPARED).is_dir():
+    if not (folder / PREPARED / FILE_NAME).is_file():
         ordered.save(folder / PREPARED)
         return ordered
     prepared = Dataset.load(folder / PREPARED)
@@ -217,14 +219,14 @@ def _reproduce_one(
     if not trained(validation, config, (1 - share, share)):
         return None
     epoch = int(read_json(validation / TRAINED_FILE)["best_epoch"])
-    chosen = _history(validation)[epoch - 1]
+    chosen = read_history(validation)[epoch - 1]
     say(f"seed {seed}: epoch {epoch} is best on validation ({config.metric} {chosen['val'][config.metric]:.4f})")
     if not trained(final, replace(config, epochs=epoch), (1.0,)):
         return None
     if (place / RESULT_FILE).is_file():
         result: dict[str, Any] = read_json(place / RESULT_FILE)
     else:
-        history = _history(final)
+        history = read_history(final)
         began = time.monotonic()
         result = {
             "seed": seed,
@@ -234,7 +236,7 @@ def _reproduce_one(
             "test_seconds": round(time.monotonic() - began, 2),
             "start_seconds": read_json(final / TRAINED_FILE).get("start_seconds"),
             "training_seconds": round(sum(record["seconds"] for record in history), 2),
-            "search_seconds": round(sum(record["seconds"] for record in _history(validation)), 2),
+            "search_seconds": round(sum(record["seconds"] for record in read_history(validation)), 2),
         }
         write_json(place / RESULT_FILE, result)
     values = "  ".join(f"{name} {result['test'][name]:.4f}" for name in METRICS)
@@ -253,10 +255,6 @@ def _train_once(dataset: Dataset, run: RunConfig, folder: Path, *, watch: Any, *
     resume = (folder / CHECKPOINT_FILE).is_file()
     result = train_run(dataset, run, folder, resume=resume, watch=None if watch is None else watch(), **options)
     return result.ended != "interrupted"
-
-
-def _history(folder: Path) -> list[dict[str, Any]]:
-    return [orjson.loads(line) for line in (folder / HISTORY_FILE).read_bytes().splitlines()]
 
 
 def _test_metrics(dataset: Dataset, model_file: Path, config: TrainConfig, device: Any) -> dict[str, float]:

@@ -20,7 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import orjson
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,12 +33,13 @@ from lightgcn.datasets.dataset import FILE_NAME
 from lightgcn.evaluation import Evaluation, evaluate, evaluate_links, evaluate_ranking, evaluate_scores
 from lightgcn.interactions import Interactions
 from lightgcn.inversion import check_memory
+from lightgcn.locking import holds
 from lightgcn.model import LightGCN
 from lightgcn.recommender import Recommender
 from lightgcn.side_nodes import SideNodes
 from lightgcn.splitting import LinkSet, Split, link_set, split_edges
 from lightgcn.text import TextEncoder, word_features
-from lightgcn.training import CHECKPOINT_FILE, HISTORY_FILE, TrainResult, fit
+from lightgcn.training import CHECKPOINT_FILE, HISTORY_FILE, TrainResult, fit, read_history
 
 CONFIG_FILE = "run.json"
 MODEL_FILE = "model.safetensors"
@@ -217,6 +217,7 @@ def default_ratios(dataset: Dataset) -> tuple[float, ...]:
     return (0.8, 0.1, 0.1) if dataset.test is None else (0.9, 0.1)
 
 
+@holds("folder")
 def train_run(
     dataset: Dataset,
     config: RunConfig,
@@ -235,6 +236,7 @@ def train_run(
 
     Raises:
         FileExistsError: if the folder holds a run already (a checkpoint or a model) and ``resume`` is not set.
+        FolderInUseError: if another process writes to the folder.
         ValueError: as `fit` does, or if ``resume`` is set and other settings than how long to train differ.
     """
     folder = Path(folder)
@@ -309,8 +311,7 @@ def finished_run(dataset: Dataset, folder: str | Path) -> FinishedRun:
     if not (folder / RECOMMENDER_FILE).is_file():
         raise FileNotFoundError(_not_ended(folder))
     config.check_dataset(dataset)
-    history = [orjson.loads(line) for line in (folder / HISTORY_FILE).read_bytes().splitlines()]
-    return FinishedRun(config, Recommender.load(folder / RECOMMENDER_FILE), history)
+    return FinishedRun(config, Recommender.load(folder / RECOMMENDER_FILE), read_history(folder))
 
 
 def recommender_file(path: str | Path) -> Path:

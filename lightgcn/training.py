@@ -339,6 +339,26 @@ class _Run:
 _SAVED = ("epoch", "step", "history", "best_epoch", "since_best", "seconds")
 
 
+def read_history(folder: str | Path) -> list[dict[str, Any]]:
+    """Return the records of a run folder's epochs; a last one that was cut off is left out.
+
+    Raises:
+        ValueError: naming file and line, if one is no record.
+    """
+    path = Path(folder) / HISTORY_FILE
+    records = []
+    *lines, _ = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not valid JSON ({error})") from error
+        if not isinstance(record, dict) or record.get("epoch") != number:
+            raise ValueError(f"{path}, line {number}: not the record of epoch {number}")
+        records.append(record)
+    return records
+
+
 def _progress_bar(run: _Run, shown: bool) -> Any:
     from tqdm import tqdm
 

@@ -21,6 +21,7 @@ import torch
 from lightgcn.batches import check_split
 from lightgcn.checkpoint import read_json, write_json
 from lightgcn.config import TrainConfig, is_better, lower_is_better, parse_metric, preset, save_preset
+from lightgcn.locking import holds
 from lightgcn.model import LightGCN
 from lightgcn.space import STARTUP_TRIALS, first_trials, propose, require_optuna, search_space
 from lightgcn.splitting import Split
@@ -74,6 +75,7 @@ class TuneResult:
     ended: Literal["time", "trials", "interrupted"]
 
 
+@holds("folder")
 def tune(
     split: Split,
     folder: str | Path,

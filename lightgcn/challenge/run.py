@@ -26,6 +26,7 @@ from lightgcn.challenge.tasks import make_challenge
 from lightgcn.checkpoint import read_json, write_json
 from lightgcn.config import TrainConfig
 from lightgcn.datasets import Dataset
+from lightgcn.locking import LOCK_FILE, holds
 from lightgcn.recommender import Recommender
 from lightgcn.runs import CONFIG_FILE, RECOMMENDER_FILE, RunConfig, newer_training, train_run
 from lightgcn.titles import TitleIndex, require_scikit_learn
@@ -49,6 +50,7 @@ class ChallengeResult:
     unknown_holdouts: float
 
 
+@holds("folder")
 def run_challenge(
     dataset: Dataset,
     settings: TrainConfig,
@@ -90,10 +92,10 @@ def run_challenge(
     _check_folder(folder, about)
     challenge = make_challenge(dataset, num_playlists, seed=seed)
     train = challenge.train
+    write_json(folder / ABOUT_FILE, about)  # first: by it the folder is known
     write_challenge_set(folder / SET_FILE, challenge.playlists)
     write_holdouts(folder / HOLDOUTS_FILE, challenge)
     train.save(folder / TRAIN_FOLDER)
-    write_json(folder / ABOUT_FILE, about)
     graph = train.interactions
     say(
         f"{len(challenge.playlists):,} playlists held out, {graph.num_users:,} to learn from with {graph.num_items:,} "
@@ -143,7 +145,7 @@ def scores_values(scores: dict[str, dict[str, ChallengeScores]]) -> dict[str, An
 def _check_folder(folder: Path, about: dict[str, Any]) -> None:
     file = folder / ABOUT_FILE
     if not file.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(path.name != LOCK_FILE for path in folder.iterdir()):
             raise ValueError(f"{folder}: holds files and no challenge; choose a new folder")
         return
     before = read_json(file)
