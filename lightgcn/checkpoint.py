@@ -28,7 +28,7 @@ try:
 except ImportError:  # a system without flock
     fcntl = None  # type: ignore[assignment]
 
-VERSION = 1
+VERSION = 2
 # Seconds for which a temporary file may not yet be held by its owner.
 _JUST_NOW = 10.0
 
@@ -139,10 +139,9 @@ def save_tensors(
             raise OSError(_errno_of(error), str(error)) from error
 
     flat = _unshared(tensors)
-    header = {
-        "lightgcn": orjson.dumps({"kind": kind, "version": VERSION}).decode(),
-        "metadata": orjson.dumps(dict(metadata or {}), option=orjson.OPT_SERIALIZE_NUMPY).decode(),
-    }
+    stamp = {"kind": kind, "version": VERSION, "metadata": dict(metadata or {})}
+    # One entry: of several the order, and so the bytes of the file, would be another each time.
+    header = {"lightgcn": orjson.dumps(stamp, option=orjson.OPT_SERIALIZE_NUMPY).decode()}
     write_atomic(path, write)
 
 
@@ -169,8 +168,7 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is a folder or corrupt, is not one of this library's, or holds another kind or a newer
-            version.
+        ValueError: if it is a folder or corrupt, is not one of this library's, or holds another kind or version.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -188,8 +186,7 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         stamp = orjson.loads(header["lightgcn"])
-        found, version = stamp["kind"], int(stamp["version"])
-        metadata = orjson.loads(header["metadata"])
+        found, version, metadata = stamp["kind"], int(stamp["version"]), stamp.get("metadata")
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(
             f"{path}: not a readable lightgcn file ({type(error).__name__}: {error}); it is corrupt, truncated, "
@@ -197,8 +194,11 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         ) from error
     if found != kind:
         raise ValueError(f"{path}: holds a {found}, expected a {kind}")
-    if version > VERSION:
-        raise ValueError(f"{path}: format version {version} is newer than this program's ({VERSION})")
+    if version != VERSION:
+        age = "newer" if version > VERSION else "older"
+        raise ValueError(f"{path}: format version {version} is {age} than this program's ({VERSION})")
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path}: not a readable lightgcn file (its metadata is no object); it is corrupt")
     return tensors, metadata
 
 

@@ -47,11 +47,9 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
     if _held.get(folder) == threading.get_ident():
         yield
         return
-    if folder.exists() and not folder.is_dir():
+    if folder.is_file():
         raise ValueError(f"{folder}: is a file; a folder is needed here")
-    made = _missing(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK_FILE
+    made, path = _missing(folder), folder / LOCK_FILE
     handle = _acquired(path)
     _held[folder] = threading.get_ident()
     try:
@@ -86,24 +84,23 @@ def holds(argument: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 def _acquired(path: Path) -> int:
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:  # another process was done, and took the folder that it had made with it
+            continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(handle)
-            if not isinstance(error, BlockingIOError):
-                return _no_lock(path)
+            if not isinstance(error, BlockingIOError):  # no locks on this file system, as on some in a network
+                return os.open(path, os.O_RDWR)
             raise FolderInUseError(
                 f"{path.parent}: another process writes here; wait for it, or choose another folder"
             ) from None
         if _is_at(path, handle):
             return handle
         os.close(handle)  # its owner removed it just now
-
-
-def _no_lock(path: Path) -> int:
-    """Go without a lock where the file system has none, as some network ones do."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
 def _is_at(path: Path, handle: int) -> bool:

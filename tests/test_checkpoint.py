@@ -1,6 +1,8 @@
 import os
 import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -185,17 +187,57 @@ def test_loaded_tensors_outlive_the_file(file):
     assert tensors["a"].tolist() == list(range(10))
 
 
+def test_the_same_content_is_the_same_bytes_in_every_process(tmp_path):
+    code = """
+import sys, torch
+from lightgcn.checkpoint import save_tensors
+tensors = {name: torch.arange(size) for name, size in (("b", 3), ("a", 5), ("c", 0))}
+save_tensors(sys.argv[1], "thing", tensors, {"z": 1, "a": [1, 2], "m": {"x": None}})
+"""
+    files = [tmp_path / str(number) for number in range(4)]
+    for number, file in enumerate(files):
+        environment = os.environ | {"PYTHONHASHSEED": str(number)}
+        subprocess.run([sys.executable, "-c", code, str(file)], check=True, env=environment)
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+def test_what_a_killed_process_left_is_removed(file):
+    old, new, other = (file.parent / name for name in (f".{file.name}.x.tmp", f".{file.name}.y.tmp", ".else.x.tmp"))
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (1, 1))
+    save_tensors(file, "thing", {})
+    assert not old.exists() and new.exists() and other.exists()
+
+
+def test_what_another_process_writes_is_left_alone(file):
+    path = file.parent / f".{file.name}.x.tmp"
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "1\n"
+        os.utime(path, (1, 1))
+        save_tensors(file, "thing", {})
+        assert path.exists()
+        process.communicate("\n")
+    save_tensors(file, "thing", {})
+    assert not path.exists()
+
+
 def test_wrong_kind(file):
     with pytest.raises(ValueError, match=re.escape(f"{file}: holds a thing, expected a dataset")):
         load_tensors(file, "dataset")
 
 
-def test_newer_version(file, monkeypatch):
-    monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
+@pytest.mark.parametrize(("step", "age"), [(1, "newer"), (-1, "older")])
+def test_another_version(file, monkeypatch, step, age):
+    monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + step)
     save_tensors(file, "thing", {})
     assert load_tensors(file, "thing") == ({}, {})
     monkeypatch.undo()
-    message = f"{file}: format version {checkpoint.VERSION + 1} is newer than this program's ({checkpoint.VERSION})"
+    message = f"{file}: format version {checkpoint.VERSION + step} is {age} than this program's ({checkpoint.VERSION})"
     with pytest.raises(ValueError, match=re.escape(message)):
         load_tensors(file, "thing")
 
@@ -248,13 +290,13 @@ def test_a_changed_byte_of_the_header_is_no_other_error(tmp_path_factory, at, va
     [
         None,
         {"format": "pt"},
-        {"lightgcn": "{}", "metadata": "{}"},
-        {"lightgcn": "[]", "metadata": "{}"},
-        {"lightgcn": "no JSON", "metadata": "{}"},
-        {"lightgcn": '{"kind": "thing", "version": 1}'},
-        {"lightgcn": '{"kind": "thing", "version": 1}', "metadata": "{"},
-        {"lightgcn": '{"kind": "thing", "version": "one"}', "metadata": "{}"},
-        {"lightgcn": '{"kind": "thing", "version": null}', "metadata": "{}"},
+        {"lightgcn": "{}"},
+        {"lightgcn": "[]"},
+        {"lightgcn": "no JSON"},
+        {"lightgcn": '{"kind": "thing", "version": 2}'},
+        {"lightgcn": '{"kind": "thing", "version": 2, "metadata": []}'},
+        {"lightgcn": '{"kind": "thing", "version": "two", "metadata": {}}'},
+        {"lightgcn": '{"kind": "thing", "version": null, "metadata": {}}'},
     ],
 )
 def test_a_file_of_another_program_is_refused(tmp_path, header):
@@ -334,7 +376,8 @@ def test_bytes_that_are_no_array(content, message):
 def test_the_header_says_what_the_file_is(file):
     length = int.from_bytes(file.read_bytes()[:8], "little")
     header = orjson.loads(file.read_bytes()[8 : 8 + length])["__metadata__"]
-    assert orjson.loads(header["lightgcn"]) == {"kind": "thing", "version": checkpoint.VERSION}
+    stamp = orjson.loads(header["lightgcn"])
+    assert (stamp["kind"], stamp["version"]) == ("thing", checkpoint.VERSION) and list(header) == ["lightgcn"]
 
 
 @pytest.mark.gpu

@@ -197,7 +197,7 @@ def test_a_hand_edited_file_is_refused_by_name(tmp_path, edit):
 def test_metadata_that_is_no_object_is_refused_by_name(tmp_path):
     from safetensors.torch import save_file
 
-    header = {"lightgcn": '{"kind": "dataset", "version": 1}', "metadata": "[]"}
+    header = {"lightgcn": '{"kind": "dataset", "version": 2, "metadata": []}'}
     save_file({"x": torch.zeros(1)}, tmp_path / "dataset.safetensors", metadata=header)
     with pytest.raises(ValueError, match=r"dataset\.safetensors: "):
         Dataset.load(tmp_path)
