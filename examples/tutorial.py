@@ -37,10 +37,11 @@ def main() -> None:
     # 2. The largest component, in which an artist ties its tracks together, and three hops around a popular playlist.
     dataset = dataset.reindex(*lightgcn.largest_component(dataset.interactions, dataset.groups("artist_id")))
     popular = int(lightgcn.rank_users_by_popularity(dataset.interactions)[0])
+    center = dataset.users["name"][popular]
     dataset = dataset.reindex(*lightgcn.ego_graph(dataset.interactions, popular, hops=3))
     graph = dataset.interactions
     statistics = graph_statistics(graph)
-    print(f"near playlist {dataset.users['name'][0]!r}: {graph}, {statistics.user_degrees.mean:.1f} tracks a playlist")
+    print(f"near playlist {center!r}: {graph}, {statistics.user_degrees.mean:.1f} tracks a playlist")
 
     # 3. Train, validation and test edges; of the train edges four fifths carry messages, the rest are predicted.
     config = lightgcn.preset("tutorial", epochs=arguments.epochs)

@@ -1,5 +1,8 @@
 """LightGCN graph collaborative filtering in plain PyTorch."""
 
+from importlib import import_module
+from typing import Any
+
 from lightgcn.adjacency import Adjacency, normalized_adjacency
 from lightgcn.baselines import ItemScorer, ease, gf_cf, item_cosine, popularity
 from lightgcn.config import PRESETS, TrainConfig, preset, save_preset
@@ -31,6 +34,19 @@ from lightgcn.trials import Trial
 from lightgcn.tuning import TuneProgress, TuneResult, tune
 
 __version__ = "0.1.0"
+_MODULES = ("challenge", "convert", "datasets", "plots", "report", "side_nodes", "text")
+
+
+def __getattr__(name: str) -> Any:
+    """Import a part of the library that is looked for, such as ``lightgcn.plots``; ``import lightgcn`` stays fast."""
+    if name in _MODULES:
+        return import_module(f"lightgcn.{name}")
+    raise AttributeError(f"module 'lightgcn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
+
 
 __all__ = [
     "PRESETS",

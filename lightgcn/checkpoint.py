@@ -44,15 +44,21 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _write(path, write)
+    except OSError as error:  # which may name the temporary file, or none
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, where a file is to be written")
     _remove_leftovers(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     temporary = Path(name)
     try:
         _hold(handle)
-        try:
-            write(temporary)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())

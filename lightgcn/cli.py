@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: complain(f"warning: {one_line(message)}")
             return command(arguments)
-    except (ValueError, OSError, MemoryError, RuntimeError, Warning) as error:
+    except (ValueError, OSError, MemoryError, OverflowError, RuntimeError, Warning) as error:
         out_of_memory = is_out_of_memory(error)
         if os.environ.get("LIGHTGCN_DEBUG") or (isinstance(error, RuntimeError) and not out_of_memory):
             raise
@@ -308,7 +308,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _dataset_of_run(arguments: argparse.Namespace) -> Dataset:
     config = RunConfig.load(arguments.run)
-    return open_dataset(arguments.data or config.data, progress=not arguments.json)
+    try:
+        return open_dataset(arguments.data or config.data, progress=not arguments.json)
+    except FileNotFoundError as error:
+        hint = "" if arguments.data else "; where the data of this run has moved, give --data"
+        raise FileNotFoundError(f"{error}{hint}") from error
 
 
 def _note_newer_training(run: Path) -> tuple[int, int] | None:
@@ -352,6 +356,7 @@ def _plot(arguments: argparse.Namespace) -> int:
 
     chosen_device(arguments.device)  # has no use for one, but an option that cannot be met is refused
     dataset = _dataset_of_run(arguments)
+    _note_newer_training(Path(arguments.run))
     out = arguments.out or Path(arguments.run) / "pictures"
     files = plot_run(
         dataset, arguments.run, out, num_nodes=arguments.nodes, num_items=arguments.items, seed=arguments.seed
@@ -361,6 +366,8 @@ def _plot(arguments: argparse.Namespace) -> int:
         return 0
     for file in files:
         say(str(file))
+    if not any(file.stem == "map" for file in files):
+        complain("note: no map was drawn, which needs at least 10 items")
     return 0
 
 
@@ -369,6 +376,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
     chosen_device(arguments.device)  # has no use for one, but an option that cannot be met is refused
     dataset = _dataset_of_run(arguments)
+    _note_newer_training(Path(arguments.run))
     file = write_report(
         dataset, arguments.run, arguments.out, num_users=arguments.users, k=arguments.k, seed=arguments.seed
     )

@@ -6,12 +6,15 @@ here imports another library before it is called for.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lightgcn.checkpoint import write_atomic
 from lightgcn.interactions import Interactions
 from lightgcn.validation import checked_count, checked_integers, checked_pairs
 
@@ -54,30 +57,38 @@ def to_homogeneous(interactions: Interactions) -> Tensor:
 def from_networkx(graph: Any, weight: str | None = None) -> Interactions:
     """Return the interactions of a NetworkX graph whose nodes say by ``bipartite`` 0 that they are users, by 1 items.
 
-    Nodes keep their names as ids, so these are all integers or all strings on either side.
+    Nodes keep their names as ids, so these are all integers or all strings on either side; of nodes ("user", id) and
+    ("item", id), as `to_networkx` makes them, the second part.
 
     Args:
         graph: an undirected graph without parallel edges.
         weight: name of the edges' weights, if they have any.
 
     Raises:
-        ValueError: if a node does not say on which side it is, two of one side are joined, an edge has no such weight,
-            or names are of several kinds.
+        ValueError: if the graph is directed or has parallel edges, a node does not say on which side it is, two of one
+            side are joined, an edge has no such weight or one that is no number, or names are of several kinds.
     """
+    if graph.is_directed() or graph.is_multigraph():
+        raise ValueError(
+            f"expected an undirected graph without parallel edges, got a {type(graph).__name__}: nx.Graph(g)"
+        )
     sides: tuple[list[Any], list[Any]] = ([], [])
     index: dict[Any, int] = {}
     for node, side in graph.nodes(data="bipartite"):
-        if side not in (0, 1):
+        if not isinstance(side, int | np.integer) or side not in (0, 1):
             raise ValueError(f"node {node!r} must have bipartite=0 (a user) or bipartite=1 (an item), got {side!r}")
         index[node] = len(sides[side])
-        sides[side].append(node)
+        kind = ("user", "item")[side]
+        pair = isinstance(node, tuple) and len(node) == 2 and node[0] == kind
+        sides[side].append(node[1] if pair else node)
     users, items, weights = [], [], []
     for left, right, value in graph.edges(data=weight, default=None):
         if graph.nodes[left]["bipartite"] == graph.nodes[right]["bipartite"]:
             raise ValueError(f"the edge between {left!r} and {right!r} joins two nodes of one side")
         user, item = (left, right) if graph.nodes[left]["bipartite"] == 0 else (right, left)
-        if weight is not None and value is None:
-            raise ValueError(f"the edge between {left!r} and {right!r} has no {weight!r}")
+        if weight is not None and not isinstance(value, int | float | np.number):
+            found = "no such number" if value is None else repr(value)
+            raise ValueError(f"the edge between {left!r} and {right!r} must have a number as {weight!r}, got {found}")
         users.append(index[user])
         items.append(index[item])
         weights.append(value)
@@ -124,7 +135,7 @@ def embeddings_to_parquet(recommender: Recommender, folder: str | Path) -> list[
     add. (Extra ``lightgcn[parquet]``.)
 
     Raises:
-        ValueError: if pyarrow is not installed.
+        ValueError: if pyarrow is not installed, or a text column is called "id" or "embedding".
     """
     try:
         import pyarrow as pa
@@ -132,7 +143,6 @@ def embeddings_to_parquet(recommender: Recommender, folder: str | Path) -> list[
     except ImportError as error:
         raise ValueError('Parquet needs pyarrow: pip install "lightgcn[parquet]"') from error
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     seen = recommender.seen
     for kind, vectors, ids, columns in (
@@ -142,7 +152,11 @@ def embeddings_to_parquet(recommender: Recommender, folder: str | Path) -> list[
         rows = vectors.detach().cpu().float().contiguous().numpy()
         values = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
         names = list(range(len(rows))) if ids is None else ids.tolist()
+        taken = {"id", "embedding"} & columns.keys()
+        if taken:
+            raise ValueError(f"{kind} have a column {taken.pop()!r}, which the file needs for itself: rename it")
         table = pa.table({"id": names, **columns, "embedding": values})
-        pq.write_table(table, folder / f"{kind}.parquet")
-        written.append(folder / f"{kind}.parquet")
+        file = folder / f"{kind}.parquet"
+        write_atomic(file, partial(pq.write_table, table))
+        written.append(file)
     return written

@@ -348,7 +348,7 @@ class Interactions:
         Raises:
             ValueError: if there are fewer than ``count`` users.
         """
-        if not 0 <= count <= self.num_users:
+        if checked_count("count", count) > self.num_users:
             raise ValueError(f"count must be in [0, {self.num_users}], the number of users, got {count}")
         edges = slice(0, int(self.indptr[count]))
         weights, order = (None if part is None else part[edges] for part in (self.weights, self.order))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
+from lightgcn.memory import available_memory
+
 # Rows that are swept at a time: many enough for matrix products at full speed.
 _PANEL = 1024
-_MEMINFO = Path("/proc/meminfo")
 
 
 def invert_(matrix: Tensor, *, progress: bool = False, title: str = "inverse") -> Tensor:
@@ -73,17 +71,3 @@ def check_memory(num_items: int) -> None:
             f"EASE of {num_items:,} items needs {needed / 1e9:.1f} GB of memory (num_items² float32), "
             f"{available / 1e9:.1f} GB are available; leave it out, or keep fewer items (lightgcn.k_core)"
         )
-
-
-def available_memory() -> int | None:
-    """Return the bytes that can be allocated without swapping, or None where the system does not say."""
-    try:
-        for line in _MEMINFO.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
-        return None

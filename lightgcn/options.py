@@ -276,6 +276,8 @@ def changed_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def language_model_of(arguments: argparse.Namespace) -> str | None:
     """Return the language model that was given: a folder by its whole path, for the run to be resumed from anywhere."""
+    if arguments.words == "":
+        raise ValueError("--words names no language model")
     if arguments.words is None or not Path(arguments.words).is_dir():
         return arguments.words  # type: ignore[no-any-return]
     return str(Path(arguments.words).resolve())

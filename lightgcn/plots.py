@@ -5,7 +5,10 @@ Every function returns a Matplotlib figure that no global state knows of, to be 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +18,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightgcn.checkpoint import write_atomic
 from lightgcn.config import TrainConfig, lower_is_better
 from lightgcn.datasets import Dataset
 from lightgcn.interactions import Interactions
 from lightgcn.runs import finished_run
 from lightgcn.seeding import make_generator
 from lightgcn.subgraph import bipartite_pattern
+from lightgcn.validation import checked_count
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#555555"
-_NEW_NEIGHBOURS = 5
+_NEW_NEIGHBOURS, _LEAST_ITEMS = 5, 10
 _MOST_LETTERS = 28
 
 
-def require_plot() -> None:
-    """Raise a ValueError that says how to install what pictures need, where it is not."""
-    try:
-        import matplotlib  # noqa: F401
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise ValueError('pictures need Matplotlib and scikit-learn: pip install "lightgcn[plot]"') from error
+def require_plot(*modules: str) -> None:
+    """Raise a ValueError that says how to install what pictures need, Matplotlib and more, where it is not."""
+    for module in ("matplotlib", *modules):
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise ValueError(f'pictures need {module}, which is not installed: pip install "lightgcn[plot]"') from error
 
 
 def learning_curves(history: Sequence[dict[str, Any]], config: TrainConfig, *, stacked: bool = False) -> Any:
@@ -65,7 +70,9 @@ def learning_curves(history: Sequence[dict[str, Any]], config: TrainConfig, *, s
         _ring(left, lowest, ORANGE)
     left.legend(frameon=False)
     for axes in (left, right):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        if len(epochs) == 1:
+            axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
     if not validated:
         right.text(0.5, 0.5, "no validation", ha="center", va="center", color=GREY, transform=right.transAxes)
         right.set_axis_off()
@@ -74,6 +81,7 @@ def learning_curves(history: Sequence[dict[str, Any]], config: TrainConfig, *, s
     others = [other for other in ("recall@20", "ndcg@20") if other != name and "@" in name]
     for metric, colour in zip((name, *others), (BLUE, GREEN, ORANGE), strict=False):
         points = [(record["epoch"], record["val"][metric]) for record in validated if metric in record["val"]]
+        points = [(epoch, value) for epoch, value in points if value is not None]
         if not points:
             continue
         label = metric
@@ -84,7 +92,8 @@ def learning_curves(history: Sequence[dict[str, Any]], config: TrainConfig, *, s
             label = f"{metric}, {word} {value:.4f} in epoch {epoch}"
         right.plot(*zip(*points, strict=True), color=colour, marker=_marker(points), ms=4, label=label)
     right.set(xlabel="epoch", ylabel="validation", title="Validation")
-    right.legend(frameon=False)
+    if right.lines:
+        right.legend(frameon=False)
     return figure
 
 
@@ -95,7 +104,12 @@ def degree_distributions(interactions: Interactions, *, user: str = "user", item
         interactions: the graph.
         user: what a user is called.
         item: what an item is called.
+
+    Raises:
+        ValueError: if the graph has no edge.
     """
+    if not interactions.num_edges:
+        raise ValueError(f"there are no degrees to draw of a graph without edges: {interactions}")
     figure, axes = _figure(6, 4)
     for degrees, name, colour, style in (
         (interactions.user_degrees, user, BLUE, "-"),
@@ -112,6 +126,8 @@ def degree_distributions(interactions: Interactions, *, user: str = "user", item
             label=f"{len(degrees):,} {name}s, {mean:.1f} on average", drawstyle="steps-pre",
         )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="edges", ylabel="share with at least so many", title="Degrees")
+    axes.xaxis.set_major_formatter(_plain_number)
+    axes.xaxis.set_minor_formatter(_plain_number if counted_decades(axes) < 2 else "")
     axes.legend(frameon=False)
     return figure
 
@@ -134,10 +150,12 @@ def graph_picture(
     Raises:
         ValueError: if the graph has no edge, or ``num_nodes`` is less than 2.
     """
+    require_plot("networkx")
     import networkx
 
-    if not interactions.num_edges or num_nodes < 2:
-        raise ValueError(f"a picture needs edges and at least 2 nodes, got {interactions} and num_nodes={num_nodes}")
+    num_nodes = checked_count("num_nodes", num_nodes, 2)
+    if not interactions.num_edges:
+        raise ValueError(f"there is nothing to draw of a graph without edges: {interactions}")
     matrix = bipartite_pattern(interactions)
     nodes = _snowball(matrix, interactions.num_users, num_nodes, seed)
     piece = matrix[nodes][:, nodes]
@@ -156,7 +174,7 @@ def graph_picture(
         sizes = 12 + 90 * np.sqrt(degrees[mask] / max(degrees.max(), 1))
         axes.scatter(*points[mask].T, s=sizes, c=colour, marker=shape, linewidths=0.4, edgecolors="white", zorder=2,
                      label=f"{int(mask.sum())} {name}s")  # fmt: skip
-    axes.set_title(f"A piece of the graph: {len(nodes)} of {interactions.num_nodes:,} nodes, {len(lines)} edges")
+    axes.set_title(f"A piece of the graph: {len(nodes):,} of {interactions.num_nodes:,} nodes, {len(lines):,} edges")
     axes.set_axis_off()
     axes.legend(frameon=False, loc="lower left", markerscale=0.8)
     return figure
@@ -170,6 +188,7 @@ def embedding_map(
     num_items: int = 2000,
     num_names: int = 30,
     seed: int = 0,
+    user: str = "user",
     item: str = "item",
 ) -> Any:
     """Return a map of the most popular items, near each other where their embeddings point the same way (t-SNE).
@@ -181,30 +200,38 @@ def embedding_map(
         num_items: how many of the items to draw.
         num_names: how many names to write at most.
         seed: of the layout.
+        user: what a user is called.
         item: what an item is called.
 
     Raises:
-        ValueError: if there are fewer than 10 items, or sizes do not fit.
+        ValueError: if there are fewer than 10 items, all embeddings point the same way, or sizes do not fit.
     """
-    require_plot()
+    require_plot("sklearn")
     from matplotlib.colors import LogNorm
     from sklearn.manifold import TSNE
 
     if items.ndim != 2 or popularity.shape != items.shape[:1] or (names is not None and len(names) != len(items)):
         raise ValueError(f"expected (num_items, d) embeddings with as many counts and names, got {tuple(items.shape)}")
-    if len(items) < 10:
-        raise ValueError(f"a map needs at least 10 items, got {len(items)}")
+    num_items = checked_count("num_items", num_items, _LEAST_ITEMS)
+    if len(items) < _LEAST_ITEMS:
+        raise ValueError(f"a map needs at least {_LEAST_ITEMS} items, got {len(items)}")
     chosen = popularity.cpu().argsort(descending=True, stable=True)[:num_items]
-    directions = F.normalize(items.detach().cpu().float())[chosen].numpy()
-    perplexity = min(30.0, (len(chosen) - 1) / 3)
-    points = TSNE(init="pca", perplexity=perplexity, random_state=seed, metric="cosine").fit_transform(directions)
+    directions = F.normalize(items.detach().cpu()[chosen].float()).numpy()
+    if float(directions.std(axis=0).max()) < 1e-4:
+        raise ValueError(
+            "a map needs embeddings that differ, and these all point the same way: the model has not learned"
+        )
+    perplexity, start = min(30.0, (len(chosen) - 1) / 3), "pca" if items.shape[1] > 1 else "random"
+    points = TSNE(init=start, perplexity=perplexity, random_state=seed, metric="cosine").fit_transform(directions)
     counts = popularity.cpu()[chosen].clamp(min=1).numpy()
     figure, axes = _figure(9, 8)
     dots = axes.scatter(*points[::-1].T, c=counts[::-1], norm=LogNorm(), cmap="viridis_r", s=9, linewidths=0)
-    figure.colorbar(dots, ax=axes, label="users", shrink=0.6)
-    axes.set_title(
-        f"The {len(chosen):,} most popular of {len(items):,} {item}s, by direction of their embeddings (t-SNE)"
+    bar = figure.colorbar(dots, ax=axes, label=f"{user}s", shrink=0.6, format=_plain_number)
+    bar.ax.yaxis.set_minor_formatter(_plain_number if counts.max() < 100 * counts.min() else "")
+    which = (
+        f"All {len(items):,}" if len(chosen) == len(items) else f"The {len(chosen):,} most popular of {len(items):,}"
     )
+    axes.set_title(f"{which} {item}s, by direction of their embeddings (t-SNE)")
     axes.set_axis_off()
     if names is not None:
         _write_names(figure, axes, points, [names[place] for place in chosen.tolist()], num_names)
@@ -220,7 +247,7 @@ def plot_run(
     num_items: int = 2000,
     seed: int = 0,
 ) -> list[Path]:
-    """Draw all pictures of a run and write each as PNG and SVG; return the files.
+    """Draw all pictures of a run and write each as PNG and SVG; return the files. There is no map of under ten items.
 
     Args:
         dataset: the run's data.
@@ -235,22 +262,24 @@ def plot_run(
         ValueError: if Matplotlib or scikit-learn is not installed, the dataset is not the run's, or there are too few
             nodes or items.
     """
-    require_plot()
-    config, recommender, history = finished_run(dataset, folder)
+    require_plot("sklearn", "networkx")
+    # Before anything is drawn, which takes a while.
+    num_items, num_nodes = checked_count("num_items", num_items, _LEAST_ITEMS), checked_count("num_nodes", num_nodes, 2)
+    if not 0 <= checked_count("seed", seed) < 2**32:
+        raise ValueError(f"seed must be below 2**32, got {seed}")
+    config, recommender, history, _ = finished_run(dataset, folder)
+    Path(out).mkdir(parents=True, exist_ok=True)
     graph, (user, item) = dataset.interactions, nouns(dataset)
     figures = {
         "curves": learning_curves(history, config.train),
         "degrees": degree_distributions(graph, user=user, item=item),
         "graph": graph_picture(graph, num_nodes=num_nodes, seed=seed, user=user, item=item),
-        "map": embedding_map(
-            recommender.item_directions,
-            graph.item_degrees,
-            dataset.items.get("name"),
-            num_items=num_items,
-            seed=seed,
-            item=item,
-        ),
     }
+    if graph.num_items >= _LEAST_ITEMS:
+        directions, names = recommender.item_directions, dataset.items.get("name")
+        figures["map"] = embedding_map(
+            directions, graph.item_degrees, names, num_items=num_items, seed=seed, user=user, item=item
+        )
     return [file for name, figure in figures.items() for file in save_figure(figure, Path(out) / name)]
 
 
@@ -262,13 +291,30 @@ def nouns(dataset: Dataset) -> tuple[str, str]:
 def save_figure(figure: Any, path: str | Path) -> list[Path]:
     """Write a figure as PNG and as SVG beside it; return the two files."""
     written = []
-    for suffix in (".png", ".svg"):
-        file = Path(path).with_suffix(suffix)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Without a date in it a picture of the same data is the same file.
-        figure.savefig(file, dpi=150, metadata={"Date": None} if suffix == ".svg" else None)
+    for kind in ("png", "svg"):
+        file = Path(f"{path}.{kind}")
+        write_atomic(file, partial(draw, figure, kind=kind))
         written.append(file)
     return written
+
+
+def draw(figure: Any, target: Any, kind: str) -> None:
+    """Draw a figure into a file or a stream, "png" or "svg": the same data gives the same bytes."""
+    from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": "lightgcn"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # of names in other scripts
+        figure.savefig(target, dpi=150, format=kind, metadata={"Date": None} if kind == "svg" else None)
+
+
+def counted_decades(axes: Any) -> float:
+    """Return how many powers of ten a logarithmic x axis covers."""
+    low, high = axes.get_xlim()
+    return float(np.log10(high / low))
+
+
+def _plain_number(value: float, _: Any = None) -> str:
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
@@ -295,8 +341,9 @@ def _snowball(matrix: Any, num_users: int, num_nodes: int, seed: int) -> npt.NDA
     """Return nodes that grow from a user of average degree, a few random neighbours of each at a time, increasing."""
     generator = make_generator(seed)
     degrees = np.diff(matrix.indptr)
-    users = degrees[:num_users]
-    middle = np.argsort(np.abs(users - np.median(users[users > 0])), kind="stable")[: max(1, num_users // 10)]
+    users = np.flatnonzero(degrees[:num_users])
+    distance = np.abs(degrees[users] - np.median(degrees[users]))
+    middle = users[np.argsort(distance, kind="stable")[: max(1, len(users) // 10)]]
     start = int(middle[int(torch.randint(len(middle), (), generator=generator))])
     found, waiting = {start}, [start]
     while waiting and len(found) < num_nodes:
@@ -316,17 +363,24 @@ def _write_names(figure: Any, axes: Any, points: Any, names: Sequence[str], coun
     from matplotlib.patheffects import withStroke
 
     canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()  # so that the axes are where they will be
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        canvas.draw()  # so that the axes are where they will be
     renderer = canvas.get_renderer()
     taken: list[Any] = []
-    for name, point in zip(names, points, strict=True):
+    for written, point in zip(names, points, strict=True):
         if len(taken) == count:
             break
+        name = " ".join("".join(letter if letter.isprintable() else " " for letter in written).split())
+        if not name:
+            continue
         short = name if len(name) <= _MOST_LETTERS else name[: _MOST_LETTERS - 1] + "…"
         # A dollar sign would begin a formula.
         text = axes.annotate(short.replace("$", r"\$"), point, (4, 3), textcoords="offset points", fontsize=8)
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
-        box = text.get_window_extent(renderer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            box = text.get_window_extent(renderer)
         inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0 and box.y1 <= axes.bbox.y1
         if not inside or any(box.overlaps(other) for other in taken):
             text.remove()

@@ -19,6 +19,7 @@ from lightgcn.subgraph import (
     random_users,
     rank_users_by_popularity,
 )
+from lightgcn.validation import checked_count
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Cuts:
         tie_by: column of the items whose equal values tie items together in that component, such as "artist_id".
         ego: the nodes within ``hops`` edges of a user: an id or unique name, or "#1" for the user whose items are the
             most popular on average, "#2" for the next.
-        hops: see ``ego``.
-        seed: of the sample.
+        hops: see ``ego``; None for 3.
+        seed: of the sample; None for 0.
     """
 
     sample: int | None = None
@@ -41,8 +42,8 @@ class Cuts:
     largest_component: bool = False
     tie_by: str | None = None
     ego: str | None = None
-    hops: int = 3
-    seed: int = 0
+    hops: int | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ def prepare_dataset(dataset: Dataset, cuts: Cuts) -> tuple[Dataset, list[Step]]:
     """
     if cuts.tie_by is not None and not cuts.largest_component:
         raise ValueError(f"items tied by {cuts.tie_by!r} make a difference to the largest component alone: ask for it")
+    if cuts.ego is None and cuts.hops is not None:
+        raise ValueError(f"hops={cuts.hops!r} are around a user: say which (ego)")
+    if cuts.sample is None and cuts.seed is not None:
+        raise ValueError(f"seed={cuts.seed!r} is that of a sample: say of how many users (sample)")
+    hops = 3 if cuts.hops is None else checked_count("hops", cuts.hops)
     steps = [_step("read", dataset)]
 
     def cut(name: str, nodes: Nodes) -> None:
@@ -73,7 +79,7 @@ def prepare_dataset(dataset: Dataset, cuts: Cuts) -> tuple[Dataset, list[Step]]:
             raise ValueError(f"no interaction is left ({name})")
 
     if cuts.sample is not None:
-        cut(f"sample of {cuts.sample}", random_users(dataset.interactions, cuts.sample, seed=cuts.seed))
+        cut(f"sample of {cuts.sample}", random_users(dataset.interactions, cuts.sample, seed=cuts.seed or 0))
     if cuts.k_core is not None:
         cut(f"{cuts.k_core}-core", k_core(dataset.interactions, cuts.k_core))
     if cuts.largest_component:
@@ -82,7 +88,7 @@ def prepare_dataset(dataset: Dataset, cuts: Cuts) -> tuple[Dataset, list[Step]]:
         cut(name, largest_component(dataset.interactions, groups))
     if cuts.ego is not None:
         user = _ego_user(dataset, cuts.ego)
-        cut(f"{cuts.hops} hops around {_called(dataset, user)}", ego_graph(dataset.interactions, user, cuts.hops))
+        cut(f"{hops} hops around {_called(dataset, user)}", ego_graph(dataset.interactions, user, hops))
     if not dataset.interactions.num_edges:
         raise ValueError("no interaction is left (read)")
     return dataset.reindex(*locality_order(dataset.interactions)), steps
@@ -106,5 +112,5 @@ def _ego_user(dataset: Dataset, wanted: str) -> int:
 def _called(dataset: Dataset, user: int) -> str:
     ids: Any = dataset.interactions.user_ids
     own = user if ids is None else ids[user]
-    name = dataset.users["name"][user] if "name" in dataset.users else ""
+    name = " ".join(dataset.users["name"][user].split()) if "name" in dataset.users else ""
     return f"{own}" + (f' "{name}"' if name else "")

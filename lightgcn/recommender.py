@@ -118,8 +118,8 @@ class Recommender:
             popularity_prior: None for dot products, else the weight of `lightgcn.with_popularity_prior`.
             residual: what neighbours add to the scores, as for the class.
             recency: what users had last (`lightgcn.recent_items` of ``interactions``); it goes with a popularity prior.
-            side_nodes: groups of items that the model was trained with; ``residual`` and ``recency`` are then of the
-                graph that they extend.
+            side_nodes: groups of items that the model was trained with; ``residual`` and ``recency`` are then those of
+                ``side_nodes.extend(interactions)``.
             user_columns: columns beside the users.
             item_columns: columns beside the items.
         """
@@ -300,9 +300,14 @@ class Recommender:
             ValueError: if there is no such item (some that are close are named), several have the name, or it is
                 neither a string nor an integer.
         """
+        return find_node("item", _one_id("item", item), self.item_indices, self.item_columns)
+
+    @property
+    def item_indices(self) -> dict[Id, int]:
+        """The index of each item by its id."""
         if self._item_index is None:
             self._item_index = index_of_ids(self.seen.item_ids, self.seen.num_items)
-        return find_node("item", _one_id("item", item), self._item_index, self.item_columns)
+        return self._item_index
 
     def item(self, index: int, score: float = 0.0) -> Recommendation:
         """Return what is known of the item at an index."""

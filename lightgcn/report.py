@@ -22,12 +22,13 @@ import torch
 import lightgcn
 from lightgcn.checkpoint import read_json, write_atomic
 from lightgcn.datasets import Dataset
-from lightgcn.plots import degree_distributions, learning_curves, nouns, require_plot
+from lightgcn.plots import degree_distributions, draw, learning_curves, nouns, require_plot
 from lightgcn.recommender import Recommender
 from lightgcn.retrieval import top_k
 from lightgcn.runs import TEST_FILE, TRAINED_FILE, RunConfig, finished_run
 from lightgcn.seeding import make_generator
 from lightgcn.statistics import GraphStatistics, graph_statistics
+from lightgcn.validation import checked_count
 
 REPORT_FILE = "report.html"
 _OWN_ITEMS = 5
@@ -66,32 +67,32 @@ def write_report(
     """
     require_plot()
     folder = Path(folder)
-    config, recommender, history = finished_run(dataset, folder)
-    if num_users < 1:
-        raise ValueError(f"num_users must be at least 1, got {num_users}")
+    num_users = checked_count("num_users", num_users, 1)
+    config, recommender, history, best_epoch = finished_run(dataset, folder)
     user, item = nouns(dataset)
-    trained = read_json(folder / TRAINED_FILE)
-    test = read_json(folder / TEST_FILE) if (folder / TEST_FILE).is_file() else None
+    test = _test_metrics(folder / TEST_FILE)
+    start_seconds = read_json(folder / TRAINED_FILE).get("start_seconds") or 0
     shown = sample_recommendations(recommender, num_users, k, seed)
     name = Path(config.data).name
     parts = [
         f"<h1>LightGCN on {html.escape(name)}</h1>",
-        _summary(config, history, trained),
+        _summary(config, history, best_epoch, start_seconds),
         "<h2>Test</h2>",
-        _metrics(test) if test else _NOT_EVALUATED,
+        _metrics(test) if test is not None else _NOT_EVALUATED,
         "<h2>Training</h2>",
         _picture(learning_curves(history, config.train, stacked=True), "Loss and validation by epoch"),
         "<h2>Data</h2>",
         _statistics(graph_statistics(dataset.interactions), user, item),
+        "" if dataset.test is None else f"<p>and {dataset.test.num_edges:,} test edges that came with them.</p>",
         _picture(degree_distributions(dataset.interactions, user=user, item=item), "Share of nodes by degree"),
         f"<h2>Recommendations</h2>\n<p>For {len(shown)} {user}s drawn at random, from all known edges; what is there "
         "already is left out.</p>",
-        f'<label for="search">Search by {user} or {item}</label>\n'
+        f'<label for="search">Search by {user}, or by {item} among those shown</label>\n'
         '<input id="search" type="search" autocomplete="off" placeholder="a name or an id">\n'
         '<p id="count" role="status"></p>\n<div id="results"></div>',
         "<h2>Settings</h2>",
         _table(("setting", "value"), [(key, _plain(value)) for key, value in asdict(config.train).items()]),
-        _table(("split", "value"), [(key, _plain(getattr(config, key))) for key in _SPLIT]),
+        _table(("data", "value"), [(key, _plain(getattr(config, key))) for key in _SPLIT]),
         f"<footer>lightgcn {html.escape(lightgcn.__version__)}, "
         + html.escape(", ".join(f"{package} {version}" for package, version in config.versions.items()))
         + "</footer>",
@@ -128,26 +129,48 @@ def sample_recommendations(recommender: Recommender, num_users: int, k: int, see
         rows.append(
             {
                 "id": str(user if ids is None else ids[user]),
-                "name": recommender.user_columns["name"][user] if "name" in recommender.user_columns else "",
+                "name": recommender.user_columns["name"][user].strip() if "name" in recommender.user_columns else "",
                 "count": len(own),
-                "own": [_item_label(recommender, item) for item in own[:_OWN_ITEMS]],
-                "best": [_item_label(recommender, item) for item in items if item >= 0],
+                "own": [_item_names(recommender, item) for item in own[:_OWN_ITEMS]],
+                "best": [_item_names(recommender, item) for item in items if item >= 0],
             }
         )
     return rows
 
 
-def _item_label(recommender: Recommender, index: int) -> str:
+def _item_names(recommender: Recommender, index: int) -> list[str]:
+    """Return an item's name and, where it is known, its artist; its id where it has no name."""
     found = recommender.item(index)
-    name, artist = found.columns.get("name"), found.columns.get("artist")
+    name, artist = (found.columns.get(column, "").strip() for column in ("name", "artist"))
     if not name:
-        return str(found.id)
-    return f"{name} by {artist}" if artist else name
+        return [str(found.id)]
+    return [name, artist] if artist else [name]
 
 
-def _summary(config: RunConfig, history: Sequence[dict[str, Any]], trained: dict[str, Any]) -> str:
-    seconds = sum(record["seconds"] for record in history) + trained.get("start_seconds", 0)
-    best = trained["best_epoch"]
+def _test_metrics(path: Path) -> dict[str, Any] | None:
+    """Return what `lightgcn evaluate` wrote, None where it did not.
+
+    Raises:
+        ValueError: naming the file, if it is something else.
+    """
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    try:
+        return {
+            name: {
+                "metrics": {metric: float(value) for metric, value in result["metrics"].items()},
+                "num_users": int(result["num_users"]),
+                "num_links": int(result["num_links"]),
+            }
+            for name, result in found.items()
+        } or None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: does not hold the metrics of an evaluation ({error!r})") from error
+
+
+def _summary(config: RunConfig, history: Sequence[dict[str, Any]], best: int, start_seconds: float) -> str:
+    seconds = sum(record["seconds"] for record in history) + start_seconds
     value = next((record["val"][config.train.metric] for record in history if record["epoch"] == best), None)
     chosen = f"epoch {best} of {len(history)}" if best else f"{len(history)} epochs"
     facts = [
@@ -186,16 +209,20 @@ def _statistics(statistics: GraphStatistics, user: str, item: str) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        parts = [f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells]
+        if tag == "td" and parts:  # what the row is about
+            parts[0] = f'<th scope="row">{html.escape(cells[0])}</th>'
+        return "<tr>" + "".join(parts) + "</tr>"
 
     body = "\n".join(line(row, "td") for row in rows)
-    return f'<div class="wide"><table><thead>{line(head, "th")}</thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    table = f"<table><thead>{line(head, 'th')}</thead>\n<tbody>\n{body}\n</tbody></table>"
+    return f'<div class="wide" tabindex="0">{table}</div>'
 
 
 def _picture(figure: Any, described: str) -> str:
     """Return a figure as an image of its own, so that names within it cannot meet those of another."""
     file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
+    draw(figure, file, kind="svg")
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="{html.escape(described)}" src="data:image/svg+xml;base64,{data}">'
 
@@ -213,4 +240,4 @@ def _plain(value: Any) -> str:
 _NOT_EVALUATED = (
     "<p>Not evaluated yet: <code>lightgcn evaluate RUN --baselines all</code>, and then the report again.</p>"
 )
-_SPLIT = ("ratios", "stratify", "negatives", "split_seed", "fingerprint")
+_SPLIT = ("data", "fingerprint", "ratios", "stratify", "negatives", "split_seed", "words", "side_nodes")

@@ -146,6 +146,8 @@ def reproduce(
     """
     if dataset.test is None:
         raise ValueError("to reproduce a result the data must bring its own test split (test.txt beside train.txt)")
+    if config.init == "words":
+        raise ValueError("reproduce cannot start from words: published results do not")
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different integers, got {list(seeds)}")
     folder, name = Path(folder), split_name(dataset)

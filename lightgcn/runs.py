@@ -11,6 +11,7 @@ test.json                  metrics on the test set, once they were asked for
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -40,6 +41,7 @@ from lightgcn.side_nodes import SideNodes
 from lightgcn.splitting import LinkSet, Split, link_set, split_edges
 from lightgcn.text import TextEncoder, word_features
 from lightgcn.training import CHECKPOINT_FILE, HISTORY_FILE, TrainResult, fit, read_history
+from lightgcn.validation import checked_count
 
 CONFIG_FILE = "run.json"
 MODEL_FILE = "model.safetensors"
@@ -101,6 +103,10 @@ class RunConfig:
         values = read_json(path)
         try:
             values["train"] = TrainConfig(**values["train"])
+            for name in ("data", "fingerprint", "words", "side_nodes"):
+                optional = name in ("words", "side_nodes")
+                if not isinstance(values.get(name), str) and not (optional and values.get(name) is None):
+                    raise ValueError(f"{name} is {values.get(name)!r}")
             return cls(**values | {"ratios": tuple(values["ratios"])})
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{path}: not the settings of a run ({error})") from error
@@ -108,7 +114,9 @@ class RunConfig:
     def check_dataset(self, dataset: Dataset) -> None:
         """Raise a ValueError unless a dataset holds the interactions that the run was made with."""
         if dataset.fingerprint() != self.fingerprint:
-            raise ValueError(f"{self.data}: holds other interactions than the ones that this run was made with")
+            raise ValueError(
+                f"the data holds other interactions than the ones this run was made with, which were in {self.data}"
+            )
 
     def new_model(
         self, dataset: Dataset, split: Split, folder: str | Path | None = None, *, progress: bool = False
@@ -129,7 +137,8 @@ class RunConfig:
         if (self.train.init == "words") != (self.words is not None):
             raise ValueError(f"init={self.train.init!r} with the language model {self.words!r}: each needs the other")
         if self.words is not None:
-            kept = Path(self.data) if (Path(self.data) / FILE_NAME).is_file() else folder
+            data = Path(self.data)
+            kept = data if (data / FILE_NAME).is_file() and os.access(data, os.W_OK) else folder
             cache = None if kept is None else Path(kept) / "words"
             users, items = word_features(dataset, TextEncoder(self.words, cache=cache, progress=progress))
             # Side nodes have no words.
@@ -274,6 +283,9 @@ def train_run(
     if not saved:  # there was no step left to do
         config.save(folder)
     if result.ended != "interrupted":
+        trained = {"epochs": len(result.history), "best_epoch": result.best_epoch}
+        if _trained(folder) != trained:
+            (folder / TEST_FILE).unlink(missing_ok=True)  # of another model
         save_model(folder / MODEL_FILE, model)
         known = dataset.interactions if dataset.test is None else dataset.interactions.union(dataset.test)
         recommender = Recommender.from_model(
@@ -286,17 +298,33 @@ def train_run(
             item_columns=dataset.items,
         )
         recommender.save(folder / RECOMMENDER_FILE)
-        trained = {"epochs": len(result.history), "best_epoch": result.best_epoch, "start_seconds": start_seconds}
-        write_json(folder / TRAINED_FILE, trained)
+        write_json(folder / TRAINED_FILE, trained | {"start_seconds": start_seconds})
     return result
 
 
+def _trained(folder: Path) -> dict[str, int] | None:
+    """Return how many epochs are behind a folder's model, and which is its best; None where it has none.
+
+    Raises:
+        ValueError: naming the file, if it says something else.
+    """
+    path = folder / TRAINED_FILE
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    try:
+        return {name: checked_count(name, found[name]) for name in ("epochs", "best_epoch")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: does not say how many epochs were trained ({error!r})") from error
+
+
 class FinishedRun(NamedTuple):
-    """What a run folder holds for those who look at it: settings, the recommender, and a record per epoch."""
+    """What a run folder holds for those who look at it: settings, the recommender, and a record per epoch behind it."""
 
     config: RunConfig
     recommender: Recommender
     history: list[dict[str, Any]]
+    best_epoch: int
 
 
 def finished_run(dataset: Dataset, folder: str | Path) -> FinishedRun:
@@ -304,14 +332,18 @@ def finished_run(dataset: Dataset, folder: str | Path) -> FinishedRun:
 
     Raises:
         FileNotFoundError: if the folder is no run folder, or training has not ended in it.
-        ValueError: if the dataset is not the run's.
+        ValueError: if the dataset is not the run's, or a file of the run is corrupt.
     """
     folder = Path(folder)
-    config = RunConfig.load(folder)
-    if not (folder / RECOMMENDER_FILE).is_file():
+    config, trained = RunConfig.load(folder), _trained(folder)
+    if not (folder / RECOMMENDER_FILE).is_file() or trained is None:
         raise FileNotFoundError(_not_ended(folder))
     config.check_dataset(dataset)
-    return FinishedRun(config, Recommender.load(folder / RECOMMENDER_FILE), read_history(folder))
+    # Training may have gone on since, without an end.
+    history = read_history(folder)[: trained["epochs"]]
+    if not history:
+        raise ValueError(f"{folder / HISTORY_FILE}: has no record of an epoch")
+    return FinishedRun(config, Recommender.load(folder / RECOMMENDER_FILE), history, trained["best_epoch"])
 
 
 def recommender_file(path: str | Path) -> Path:
@@ -333,10 +365,10 @@ def _not_ended(folder: Path) -> str:
 
 def newer_training(folder: str | Path) -> tuple[int, int] | None:
     """Return (epochs behind the folder's model, epochs trained by now) where training has gone on since, else None."""
-    trained, history = Path(folder) / TRAINED_FILE, Path(folder) / HISTORY_FILE
-    if not (trained.is_file() and history.is_file()):
+    trained, history = _trained(Path(folder)), Path(folder) / HISTORY_FILE
+    if trained is None or not history.is_file():
         return None
-    behind, done = int(read_json(trained)["epochs"]), history.read_bytes().count(b"\n")
+    behind, done = trained["epochs"], history.read_bytes().count(b"\n")
     return (behind, done) if done > behind else None
 
 

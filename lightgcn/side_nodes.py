@@ -89,11 +89,6 @@ class SideNodes:
 
     def extend_split(self, split: Split) -> Split:
         """Return a split of extended link sets; graphs that were one object before are one object after."""
-        extended: dict[int, Interactions] = {}
-
-        def extend(graph: Interactions) -> Interactions:
-            if id(graph) not in extended:
-                extended[id(graph)] = self.extend(graph)
-            return extended[id(graph)]
-
-        return Split(*(links.with_messages(extend, self.widen) for links in split))
+        # By identity, which is theirs alone for as long as the split holds them: for here and no longer.
+        extended = {id(links.message): self.extend(links.message) for links in split}
+        return Split(*(links.with_messages(self.extend, self.widen, extended[id(links.message)]) for links in split))

@@ -82,7 +82,10 @@ class LinkSet:
         return self._recipe is not None and self._recipe.message is None
 
     def with_messages(
-        self, extend: Callable[[Interactions], Interactions], widen: Callable[[Interactions], Interactions]
+        self,
+        extend: Callable[[Interactions], Interactions],
+        widen: Callable[[Interactions], Interactions],
+        extended: Interactions | None = None,
     ) -> LinkSet:
         """Return the set with other messages, also where it is drawn anew; the links are the same.
 
@@ -90,13 +93,15 @@ class LinkSet:
             extend: gives what messages flow along in place of some interactions: over the same items, and over the
                 same users or over further ones after them.
             widen: gives the same interactions over those users.
+            extended: what ``extend`` gives for the messages as they are, where it is known.
 
         Raises:
             ValueError: if negatives are pairs of any nodes, whose numbers further users would shift.
         """
         if self.negative_pairs == "all":
             raise ValueError('negative_pairs="all" numbers all nodes, and cannot go with further ones')
-        message, positives, recipe = extend(self.message), widen(self.positives), self._recipe
+        message = extend(self.message) if extended is None else extended
+        positives, recipe = widen(self.positives), self._recipe
         if recipe is not None:
             fixed = None if recipe.message is None else message
             recipe = replace(recipe, message=fixed, extend=extend, widen=widen)

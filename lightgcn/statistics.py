@@ -12,7 +12,10 @@ from lightgcn.interactions import Interactions
 
 @dataclass(frozen=True)
 class Degrees:
-    """How many edges the nodes of one side have: nodes without any count as well."""
+    """How many edges the nodes of one side have: nodes without any count as well.
+
+    Median and percentile are numbers of edges that some node has: of two in the middle, the lower one.
+    """
 
     mean: float
     median: float

@@ -49,10 +49,9 @@ def ego_graph(interactions: Interactions, user: int, hops: int = 3) -> Nodes:
     Raises:
         ValueError: if there is no such user or ``hops`` is negative.
     """
-    if not 0 <= user < interactions.num_users:
+    user, hops = checked_count("user", user), checked_count("hops", hops)
+    if user >= interactions.num_users:
         raise ValueError(f"user must be in [0, {interactions.num_users}), got {user}")
-    if hops < 0:
-        raise ValueError(f"hops must not be negative, got {hops}")
     matrix = bipartite_pattern(interactions)
     reached = np.zeros(interactions.num_nodes, dtype=bool)
     reached[user] = True
@@ -72,8 +71,10 @@ def k_core(interactions: Interactions, k: int) -> Nodes:
     Raises:
         ValueError: if ``k`` < 1.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    k = checked_count("k", k, 1)
+    if k > interactions.num_edges:
+        nobody = torch.empty(0, dtype=torch.int64, device=interactions.device)
+        return Nodes(nobody, nobody)
     users, items = interactions.users, interactions.items
     while True:
         strong_user = torch.bincount(users, minlength=interactions.num_users) >= k

@@ -64,18 +64,23 @@ class TextEncoder:
             with _without_bars():
                 self._tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
                 self._model = AutoModel.from_pretrained(str(model), local_files_only=True, use_safetensors=True)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+            self._model.eval().to(self.device)
+            self.dim = int(self._model.config.hidden_size)
+            probe = self._pooled(["a title"])
+            if probe.shape != (1, self.dim) or not bool(probe.isfinite().all()):
+                raise ValueError(f"an embedding of shape {tuple(probe.shape)}, or one that is not finite")
+        except Exception as error:  # a damaged model can raise anything
             reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"{model}: no language model that can be read from this machine ({reason})") from error
-        self._model.eval().to(self.device)
-        self.dim = int(self._model.config.hidden_size)
+            raise ValueError(
+                f"{model}: no language model that can be read from this machine ({type(error).__name__}: {reason})"
+            ) from error
         self._fingerprint = self._digest()
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Return (n, dim) float32 on the CPU: the mean of each text's token embeddings; zeros for an empty text.
 
         Raises:
-            ValueError: if a file of the cache is corrupt.
+            ValueError: if a file of the cache is corrupt, or an embedding not finite.
         """
         from tqdm import tqdm
 
@@ -106,6 +111,9 @@ class TextEncoder:
             if some:
                 vectors[some] = self._pooled([texts[place] for place in some])
             bar.update(len(batch))
+        if not bool(vectors.isfinite().all()):
+            wrong = int((~vectors.isfinite().all(1)).nonzero()[0])
+            raise ValueError(f"the language model's embedding of {texts[wrong]!r} is not finite")
         if file is not None:
             save_tensors(file, _KIND, {"vectors": vectors.half() if _fits_half(vectors) else vectors})
             # What comes from the cache later must be what comes now.

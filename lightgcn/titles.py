@@ -1,6 +1,6 @@
 """Playlists by their titles: which known titles are like a new one, and what the playlists that bear them hold.
 
-Titles are compared as people would: without case, accents of width, and punctuation, by the pieces of their words
+Titles are compared as people would: without case, width of letters, and punctuation, by the pieces of their words
 (tf-idf of character n-grams), or by the embeddings of a language model (`lightgcn.text.TextEncoder`).
 """
 
@@ -23,6 +23,8 @@ Encode = Callable[[list[str]], Tensor]
 
 # Titles that are compared with all known ones at a time.
 _TITLES_AT_A_TIME = 512
+# Cosines that are formed at a time, at most.
+_COSINES = 1 << 25
 # Entries of summed playlists that are formed at a time, at most, if no single title has more.
 _ENTRIES = 1 << 24
 
@@ -30,7 +32,9 @@ _ENTRIES = 1 << 24
 def plain_title(title: str) -> str:
     """Return a title without case, punctuation and repeated spaces; emoji, which say much, stay."""
     folded = unicodedata.normalize("NFKC", title).casefold()
-    kept = "".join(" " if unicodedata.category(character)[0] in "PZC" else character for character in folded)
+    # A joiner within an emoji and a selector of its colour are no part of what it says.
+    joined = "".join(letter for letter in folded if letter != "\u200d" and not "\ufe00" <= letter <= "\ufe0f")
+    kept = "".join(" " if unicodedata.category(letter)[0] in "PZC" else letter for letter in joined)
     return " ".join(kept.split())
 
 
@@ -59,9 +63,14 @@ class TitleIndex:
         similar: int = 20,
         least: float = 0.3,
     ) -> None:
-        if len(titles) != interactions.num_users:
-            raise ValueError(f"expected a title for each of {interactions.num_users} users, got {len(titles)}")
-        if not 0 <= least <= 1:
+        if isinstance(titles, str) or len(titles) != interactions.num_users:
+            raise ValueError(
+                f"expected a list of a title for each of {interactions.num_users} users, got {len(titles)}"
+            )
+        wrong = next((title for title in titles if not isinstance(title, str)), "")
+        if wrong != "":
+            raise ValueError(f'a title must be a string ("" for none), got {wrong!r}')
+        if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
             raise ValueError(f"least must be a cosine in [0, 1], got {least!r}")
         self.interactions, self.encode = interactions, encode
         self.similar, self.least = checked_count("similar", similar, 1), float(least)
@@ -158,8 +167,9 @@ class TitleIndex:
         if not self.distinct or not plain:
             return csr_array((len(plain), len(self.distinct)), dtype=np.float32)
         parts = []
-        for first in range(0, len(plain), _TITLES_AT_A_TIME):
-            block = plain[first : first + _TITLES_AT_A_TIME]
+        step = max(1, min(_TITLES_AT_A_TIME, _COSINES // len(self.distinct)))
+        for first in range(0, len(plain), step):
+            block = plain[first : first + step]
             if self.encode is not None:
                 cosines = csr_array(
                     _at_least(_unit(self.encode(block).float() - self._mean) @ self._vectors.T, self.least)
@@ -167,11 +177,17 @@ class TitleIndex:
             else:
                 cosines = csr_array(self._vectorizer.transform(block) @ self._vectors)
                 cosines.data[cosines.data < self.least] = 0
-            for row, title in enumerate(block):
-                if not title:  # nothing is like a title that is none
-                    cosines.data[cosines.indptr[row] : cosines.indptr[row + 1]] = 0
+            # Nothing is like a title that is none, and a title is like itself, whatever its vector.
+            some = np.array([bool(title) for title in block], np.float32)
+            cosines.data *= np.repeat(some, np.diff(cosines.indptr))
+            cosines.data[cosines.data > 0] = np.minimum(cosines.data[cosines.data > 0], 1)
+            same = [(row, self._number[title]) for row, title in enumerate(block) if title in self._number]
+            if same:
+                rows, columns = np.array(same).T
+                ones = csr_array((np.ones(len(same), np.float32), (rows, columns)), shape=cosines.shape)
+                cosines = cosines.maximum(ones)
             cosines.eliminate_zeros()
-            parts.append(largest_of_rows(cosines, self.similar))
+            parts.append(largest_of_rows(cosines.tocsr(), self.similar))
         return vstack(parts).tocsr()
 
 

@@ -27,6 +27,7 @@ from lightgcn.evaluation import evaluate
 from lightgcn.model import LightGCN
 from lightgcn.seeding import make_generator
 from lightgcn.splitting import LinkSet, Split
+from lightgcn.validation import checked_count
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 HISTORY_FILE = "history.jsonl"
@@ -288,17 +289,25 @@ class _Run:
                 elif group in groups:
                     groups[group][name] = tensor
             self._check_shapes(path, groups["model"])
+            if groups["best"]:
+                self._check_shapes(path, groups["best"])
+            self._check_optimizer(states)
+            for key, tensor in tensors.items():
+                if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                    raise ValueError(f"{key} holds values that are not finite")
+            progress = _checked_progress(metadata, bool(groups["best"]))
             self.model.load_state_dict(groups["model"])
             device = self.model.embedding.device
             self.best = {name: tensor.to(device) for name, tensor in groups["best"].items()}
-            state = self.optimizer.state_dict() | {"state": states}
-            self.optimizer.load_state_dict(state)
-            self.loss_sum = tensors["loss_sum"].to(device)
-            for name in _SAVED:
-                setattr(self, name, metadata[name])
-            self.best_value = math.nan if metadata["best_value"] is None else float(metadata["best_value"])
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{path}: not a complete checkpoint ({type(error).__name__}: {error})") from error
+            self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
+            self.loss_sum = tensors["loss_sum"].double().reshape(()).to(device)
+            for name, value in progress.items():
+                setattr(self, name, value)
+        except (KeyError, TypeError, RuntimeError, ValueError, AttributeError) as error:
+            if str(path) in str(error):
+                raise
+            reason = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
+            raise ValueError(f"{path}: not a complete checkpoint ({reason}); it was edited or is corrupt") from error
         self.write_history()
 
     def _check_same_run(self, path: Path, metadata: dict[str, Any]) -> None:
@@ -316,6 +325,15 @@ class _Run:
             if name not in saved or saved[name].shape != tensor.shape:
                 found = tuple(saved[name].shape) if name in saved else "nothing"
                 raise ValueError(f"{path}: holds {name} of shape {found}, the model has {tuple(tensor.shape)}")
+
+    def _check_optimizer(self, states: dict[int, dict[str, Tensor]]) -> None:
+        parameters = list(self.model.parameters())
+        for index, state in states.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                if state[name].shape != parameters[index].shape or state[name].dtype != parameters[index].dtype:
+                    raise ValueError(f"optimizer.{index}.{name} is {tuple(state[name].shape)} of {state[name].dtype}")
+            if state["step"].numel() != 1:
+                raise ValueError(f"optimizer.{index}.step is {tuple(state['step'].shape)}")
 
     def _model_layers(self) -> dict[str, Any]:
         alpha = self.model.alpha
@@ -336,7 +354,23 @@ class _Run:
         write_atomic(self.folder / HISTORY_FILE, lambda temporary: temporary.write_bytes(data))
 
 
-_SAVED = ("epoch", "step", "history", "best_epoch", "since_best", "seconds")
+_COUNTS = ("epoch", "step", "best_epoch", "since_best")
+_SAVED = (*_COUNTS, "history", "seconds")
+
+
+def _checked_progress(metadata: dict[str, Any], has_best: bool) -> dict[str, Any]:
+    """Return how far training had come, or raise a ValueError that names what cannot be."""
+    found = {name: checked_count(name, metadata[name]) for name in _COUNTS}
+    seconds, history, best = metadata["seconds"], metadata["history"], metadata["best_value"]
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:
+        raise ValueError(f"seconds is {seconds!r}")
+    if len(history) != found["epoch"] or any(record["epoch"] != number for number, record in enumerate(history, 1)):
+        raise ValueError(f"the history has {len(history)} records, and epoch is {found['epoch']}")
+    if found["best_epoch"] > found["epoch"] or (found["best_epoch"] > 0) != has_best:
+        raise ValueError(f"best_epoch is {found['best_epoch']} of {found['epoch']}")
+    if best is not None and (isinstance(best, bool) or not isinstance(best, int | float)):
+        raise ValueError(f"best_value is {best!r}")
+    return {**found, "history": history, "seconds": seconds, "best_value": math.nan if best is None else float(best)}
 
 
 def read_history(folder: str | Path) -> list[dict[str, Any]]:

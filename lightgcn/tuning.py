@@ -131,6 +131,8 @@ def tune(
         raise ValueError(
             f"metric {start.metric} cannot choose between losses: take roc_auc or a ranking metric (recall@20)"
         )
+    if start.init == "words":
+        raise ValueError("a search cannot start from words: it makes models of the train edges alone")
     split = split._replace(test=split.val).to(device)
     nodes = split.train.message
     check_split(LightGCN(nodes.num_users, nodes.num_items, embedding_dim=1), split, start)

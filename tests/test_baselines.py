@@ -291,18 +291,6 @@ def test_ease_that_does_not_fit_is_refused_before_anything_is_formed(monkeypatch
     inversion.check_memory(40_981)
 
 
-def test_available_memory_is_what_the_system_says(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal: 9 kB\nMemAvailable:   1000 kB\n")
-    monkeypatch.setattr(inversion, "_MEMINFO", meminfo)
-    assert inversion.available_memory() == 1_024_000
-    monkeypatch.setattr(inversion, "_MEMINFO", tmp_path / "missing")
-    monkeypatch.setattr(inversion.os, "sysconf", {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}.__getitem__)
-    assert inversion.available_memory() == 28_672
-    monkeypatch.delattr(inversion.os, "sysconf")
-    assert inversion.available_memory() is None
-
-
 @pytest.mark.parametrize("size", [1, 4, 9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_inverse_in_place_by_panels(size: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,34 @@ def test_networkx_there_and_back(weighted: bool) -> None:
     back = from_networkx(plain, weight="weight" if weighted else None)
     assert same(back, graph)
     assert back.user_ids is not None and back.user_ids.tolist() == list("abcd")
+    assert same(from_networkx(there, weight="weight" if weighted else None), graph)
+
+
+@pytest.mark.parametrize("weight", ["s", 1j, True + 1j, None, [1.0]])
+def test_networkx_weights_that_are_no_numbers(weight: object) -> None:
+    networkx = pytest.importorskip("networkx")
+    graph = networkx.Graph()
+    graph.add_node("a", bipartite=0)
+    graph.add_node("b", bipartite=1)
+    graph.add_edge("a", "b", plays=weight)
+    with pytest.raises(ValueError, match="the edge between 'a' and 'b' must have a number as 'plays'"):
+        from_networkx(graph, "plays")
+
+
+@pytest.mark.parametrize("kind", ["DiGraph", "MultiGraph", "MultiDiGraph"])
+def test_networkx_graphs_that_would_count_an_edge_twice(kind: str) -> None:
+    networkx = pytest.importorskip("networkx")
+    with pytest.raises(ValueError, match=f"expected an undirected graph without parallel edges, got a {kind}"):
+        from_networkx(getattr(networkx, kind)())
+
+
+@pytest.mark.parametrize("side", [1.0, "1", 2, None])
+def test_networkx_sides_that_are_none(side: object) -> None:
+    networkx = pytest.importorskip("networkx")
+    graph = networkx.Graph()
+    graph.add_node("a", bipartite=side)
+    with pytest.raises(ValueError, match="node 'a' must have bipartite=0"):
+        from_networkx(graph)
 
 
 def test_wrong_networkx_graphs() -> None:
@@ -76,7 +104,7 @@ def test_wrong_networkx_graphs() -> None:
     graph.remove_edge("a", "b")
     graph.nodes["b"]["bipartite"] = 1
     graph.add_edge("a", "b")
-    with pytest.raises(ValueError, match="has no 'plays'"):
+    with pytest.raises(ValueError, match="must have a number as 'plays'"):
         from_networkx(graph, weight="plays")
     graph.add_node("c")
     with pytest.raises(ValueError, match="node 'c' must have bipartite=0"):

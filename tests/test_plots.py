@@ -77,9 +77,60 @@ def test_a_piece_of_the_graph_is_connected_and_has_all_edges_between_its_nodes()
     assert axes.get_legend_handles_labels()[1] == [f"{sizes[0]} playlists", f"{sizes[1]} tracks"]
     small = plots.graph_picture(graph_of([(u, i) for u in range(20) for i in range(20)], 20, 20), num_nodes=12)
     assert sum(len(dots.get_offsets()) for dots in small.axes[0].collections[1:]) == 12
-    for wrong, nodes in ((graph_of(PAIRS, 5, 4), 1), (graph_of(PAIRS, 5, 4).select(torch.arange(0)), 9)):
-        with pytest.raises(ValueError, match="needs edges and at least 2 nodes"):
-            plots.graph_picture(wrong, num_nodes=nodes)
+    with pytest.raises(ValueError, match="num_nodes must be an integer of at least 2, got 1"):
+        plots.graph_picture(graph_of(PAIRS, 5, 4), num_nodes=1)
+    empty = graph_of(PAIRS, 5, 4).select(torch.arange(0))
+    for draw in (plots.graph_picture, plots.degree_distributions):
+        with pytest.raises(ValueError, match="without edges"):
+            draw(empty)
+
+
+def test_a_piece_of_the_graph_never_starts_where_there_is_nothing() -> None:
+    graph = graph_of([(user, item) for user in range(5) for item in range(4)], 100, 4)
+    for seed in range(8):
+        (axes,) = plots.graph_picture(graph, seed=seed).figure.axes
+        assert len(axes.collections[0].get_segments()) == 20
+
+
+@pytest.mark.parametrize(("width", "fill"), [(4, 1.0), (4, 0.0), (1, 1.0)])
+def test_a_map_of_embeddings_that_are_all_alike_is_refused(width: int, fill: float) -> None:
+    with pytest.raises(ValueError, match="all point the same way"):
+        plots.embedding_map(torch.full((50, width), fill), torch.arange(50))
+
+
+def test_a_map_of_one_dimension_and_of_names_that_are_none() -> None:
+    items = torch.randn(30, 1, generator=torch.Generator().manual_seed(0))
+    names = ["", "  ", "\n", "one\nline\x1b", *["name"] * 26]
+    figure = plots.embedding_map(items, torch.arange(30).flip(0), names, user="playlist", num_names=3)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert len(texts) == 3 and set(texts) <= {"one line", "name"}
+    assert figure.axes[1].get_ylabel() == "playlists"
+    for count in (0, 9, -3, 2.5):
+        with pytest.raises(ValueError, match="num_items must be an integer of at least 10"):
+            plots.embedding_map(items, torch.arange(30), num_items=count)  # type: ignore[arg-type]
+
+
+def test_names_in_other_scripts_are_no_warnings(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    items = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    figure = plots.embedding_map(items, torch.arange(20), ["日本 🎵"] * 20)
+    plots.save_figure(figure, tmp_path / "map")
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_the_same_data_gives_the_same_files_and_names_keep_their_dots(tmp_path: Path) -> None:
+    for name in ("a0.5", "b0.7"):
+        plots.save_figure(plots.degree_distributions(graph_of(PAIRS, 5, 4)), tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {"a0.5.png", "a0.5.svg", "b0.7.png", "b0.7.svg"}
+    for kind in ("png", "svg"):
+        assert (tmp_path / f"a0.5.{kind}").read_bytes() == (tmp_path / f"b0.7.{kind}").read_bytes()
+
+
+def test_curves_of_one_epoch_and_of_a_metric_that_is_missing() -> None:
+    record = {"epoch": 1, "loss": 0.5, "seconds": 1.0, "val": {"recall@20": None}}
+    figure = plots.learning_curves([record], preset("fast"))
+    left, right = figure.axes
+    assert [tick for tick in left.get_xticks() if 0.6 <= tick <= 1.4] == [1.0]
+    assert not right.lines
 
 
 def test_the_map_draws_the_most_popular_and_writes_names_that_are_no_formulas() -> None:

@@ -115,9 +115,7 @@ def test_it_needs_nothing_else_and_is_the_same_each_time(run: Path, capsys: pyte
     assert not re.findall(r'(?:src|href)="(?!data:)', first) and "http-equiv" in first
     assert cli.main(["report", str(run), "--users", "10", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["file"] == str(file)
-    # Matplotlib gives parts of a picture names of chance, which are in base64 here.
-    without_pictures = [re.sub(r"base64,[^\"]+", "", text) for text in (first, file.read_text())]
-    assert without_pictures[0] == without_pictures[1]
+    assert first == file.read_text()
 
 
 def test_before_evaluation_and_of_other_data(run: Path, tmp_path: Path) -> None:
@@ -131,7 +129,7 @@ def test_before_evaluation_and_of_other_data(run: Path, tmp_path: Path) -> None:
     other = dataset.reindex(torch.arange(USERS - 1), torch.arange(ITEMS))
     with pytest.raises(ValueError, match="holds other interactions"):
         report.write_report(other, run)
-    with pytest.raises(ValueError, match="num_users must be at least 1"):
+    with pytest.raises(ValueError, match="num_users must be an integer of at least 1, got 0"):
         report.write_report(dataset, run, num_users=0)
     with pytest.raises(FileNotFoundError, match="not a run folder"):
         report.write_report(dataset, tmp_path)

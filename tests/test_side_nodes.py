@@ -74,6 +74,10 @@ def test_messages_pass_through_groups_and_links_stay(disjoint: float) -> None:
         assert again.positives.edge_index.tolist() == again_before.positives.edge_index.tolist()
         assert again.positives.num_users == again.message.num_users == 48
         assert torch.equal(again.negatives, again_before.negatives)
+    train, reference = split.train, plain.train
+    for epoch in range(25):  # one after the other, as in training: what was drawn before is gone by then
+        train, reference = train.resample(epoch), reference.resample(epoch)
+        assert train.message.fingerprint() == side.extend(reference.message).fingerprint()
     assert split.train.messages_vary == (disjoint > 0)
     if not disjoint:
         assert split.train.message is split.val.message
@@ -112,6 +116,18 @@ def test_training_learns_with_groups_and_a_recommender_leaves_them_out(loss: str
     near, gains = recommender.residual.of_items(torch.tensor(items)) if recommender.residual else (None, None)
     assert near is not None and len(near) and float(gains.max()) == pytest.approx(0.2)
     assert evaluate(model, normalized_adjacency(split.test.message), split.test, ks=(10,)).num_users > 0
+
+
+def test_a_resumed_run_with_disjoint_edges_ends_with_the_same_bits(tmp_path: Path) -> None:
+    graph = synthetic_interactions(60, 40, 700, seed=1)
+    split = SideNodes.of(torch.arange(40) // 5).extend_split(split_edges(graph, disjoint=0.3, seed=2))
+    config = preset("tutorial", epochs=20, embedding_dim=8)
+    models = [config.new_model(68, 40) for _ in range(2)]
+    fit(models[0], split, config)
+    stops = iter([False] * 9 + [True])
+    fit(models[1], split, config, run_dir=tmp_path, should_stop=lambda: next(stops))
+    fit(models[1], split, config, run_dir=tmp_path, resume=True)
+    assert torch.equal(models[0].embedding, models[1].embedding)
 
 
 def test_recency_goes_with_groups() -> None:

@@ -27,6 +27,8 @@ def graph():
         ("", ""),
         ("a\0b\nc", "a b c"),
         ("ẞ", "ss"),
+        ("❤️", "❤"),
+        ("👩‍🚀", "👩🚀"),
     ],
 )
 def test_plain_title_drops_case_width_and_punctuation(title, plain):
@@ -110,6 +112,11 @@ def test_titles_by_a_model_are_compared_without_what_all_have_in_common(graph):
     assert index.shares([""]).nnz == 0
 
 
+def test_a_title_is_like_itself_whatever_a_model_says(graph):
+    index = TitleIndex(["one"] * len(TITLES), graph, encode=lambda texts: torch.ones(len(texts), 3))
+    np.testing.assert_allclose(index.shares(["One!"]).toarray()[0], graph.to_scipy().toarray().mean(0), atol=1e-6)
+
+
 def test_no_titles_and_no_questions(graph):
     empty = TitleIndex([""] * len(TITLES), graph)
     assert empty.shares(["gym", ""]).shape == (2, 12) and empty.shares(["gym"]).nnz == 0
@@ -123,6 +130,9 @@ def test_no_titles_and_no_questions(graph):
     ("change", "says"),
     [
         ({"titles": ["one"]}, "a title for each of 6 users, got 1"),
+        ({"titles": "abcdef"}, "a title for each of 6 users"),
+        ({"titles": [*"abcde", None]}, "a title must be a string"),
+        ({"least": "x"}, "least must be a cosine"),
         ({"similar": 0}, "similar must be an integer of at least 1, got 0"),
         ({"least": 1.5}, r"least must be a cosine in \[0, 1\], got 1.5"),
     ],

@@ -53,6 +53,7 @@ def test_the_cache_is_asked_first_and_an_interrupted_encoding_goes_on(
     language_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_module, "_PART", 2)
+    first, again, third = (TextEncoder(language_model, cache=tmp_path) for _ in range(3))
     texts = ["gym", "rock", "jazz", "night", "day"]
     encoded: list[str] = []
     pooled = TextEncoder._pooled
@@ -65,13 +66,13 @@ def test_the_cache_is_asked_first_and_an_interrupted_encoding_goes_on(
 
     monkeypatch.setattr(TextEncoder, "_pooled", counted)
     with pytest.raises(KeyboardInterrupt):
-        TextEncoder(language_model, cache=tmp_path).encode(texts)
+        first.encode(texts)
     assert encoded == texts and len(list(tmp_path.iterdir())) == 2
     encoded.clear()
-    vectors = TextEncoder(language_model, cache=tmp_path).encode(texts)
+    vectors = again.encode(texts)
     assert encoded == ["day"]
     encoded.clear()
-    assert torch.equal(TextEncoder(language_model, cache=tmp_path).encode(texts), vectors) and not encoded
+    assert torch.equal(third.encode(texts), vectors) and not encoded
     monkeypatch.undo()
     # Kept in half precision.
     torch.testing.assert_close(vectors, TextEncoder(language_model).encode(texts), atol=1e-2, rtol=1e-3)
@@ -96,6 +97,37 @@ def test_no_model_is_one_clear_error_and_nothing_is_downloaded(tmp_path: Path) -
     for name in (tmp_path, tmp_path / "missing", "nobody/has-this-model"):
         with pytest.raises(ValueError, match="no language model that can be read from this machine"):
             TextEncoder(name)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", b"nothing"),
+        ("model.safetensors", b""),
+        ("config.json", b"[1]"),
+        ("config.json", b"[" * 100_000),
+        ("config.json", b'{"model_type": "bert", "hidden_size": "x"}'),
+        ("config.json", b'{"model_type": "bert", "hidden_size": 16, "vocab_size": 3}'),
+        ("tokenizer.json", b"{}"),
+    ],
+)
+def test_a_damaged_model_is_one_clear_error(language_model: Path, tmp_path: Path, file: str, content: bytes) -> None:
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    for part in language_model.iterdir():
+        (folder / part.name).write_bytes(content if part.name == file else part.read_bytes())
+    with pytest.raises(ValueError, match="damaged: no language model that can be read"):
+        TextEncoder(folder).encode(["gym"])
+
+
+def test_an_embedding_that_is_not_finite_is_refused(
+    language_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = TextEncoder(language_model, cache=tmp_path)
+    monkeypatch.setattr(encoder, "_pooled", lambda texts: torch.full((len(texts), 16), torch.nan))
+    with pytest.raises(ValueError, match="embedding of 'gym' is not finite"):
+        encoder.encode(["gym"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_that_could_run_code_are_not_read(language_model: Path, tmp_path: Path) -> None:

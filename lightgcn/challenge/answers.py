@@ -7,6 +7,8 @@ the tracks. A playlist of which nothing is known gets what is popular.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +36,8 @@ TITLE_WEIGHT, SHARE_WEIGHT = 1.0, 4.0
 _NEIGHBOURS = 100
 # Playlists that are answered between two looks at the clock.
 _AT_A_TIME = 1000
+# Rows of embeddings that are looked at in float64 at a time.
+_ROWS = 1 << 16
 
 
 def answer_playlists(
@@ -59,21 +63,29 @@ def answer_playlists(
         progress: show a progress bar on a terminal.
 
     Raises:
-        ValueError: if the model has no layers or its items no URIs.
+        ValueError: if the model has no layers or its items no URIs, the titles are of other playlists or tracks than
+            the recommender, a pid is there twice, or a weight is negative or not finite.
     """
+    for name, weight in (("title_weight", title_weight), ("share_weight", share_weight)):
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise ValueError(f"{name} must be a number of at least 0, got {weight!r}")
+    if titles is not None:
+        known, seen = titles.interactions, recommender.seen
+        if (known.num_users, known.num_items) != (seen.num_users, seen.num_items):
+            raise ValueError(f"the titles are of {known}, the recommender is of {seen}")
     history = seed_tracks(recommender, playlists)
     users, items = recommender.fold_in_users(history), recommender.items
     near = _residual(recommender, history)
     residual: Residual | None = near
-    known = users[:, : recommender.item_directions.shape[1]].any(1)
+    told = users[:, : recommender.item_directions.shape[1]].any(1)
     if titles is not None:
         users, worth = _with_titles(recommender, users, history, playlists, titles, title_weight)
-        known |= worth > 0
+        told |= worth > 0
         shares = titles.shares([playlist.title or "" for playlist in playlists])
         residual = _TitleGains(history, near, _gains(shares, worth, users, items, share_weight))
     if not recommender.has_prior:
         # A column in which only playlists of which nothing is known have anything.
-        users = torch.cat([users, (~known).to(users.dtype).unsqueeze(1)], 1)
+        users = torch.cat([users, (~told).to(users.dtype).unsqueeze(1)], 1)
         items = torch.cat([items, _popularity(recommender).to(items.dtype)], 1)
     return _lists(recommender, playlists, history, users, items, residual, k, progress)
 
@@ -117,7 +129,10 @@ def seed_tracks(recommender: Recommender, playlists: Sequence[ChallengePlaylist]
     uris = recommender.seen.item_ids
     if uris is None or uris.dtype.kind == "i":
         raise ValueError("the recommender's items have no URIs as ids, and playlists name tracks by them")
-    index = dict(zip(uris.tolist(), range(len(uris)), strict=True))
+    pids = Counter(playlist.pid for playlist in playlists)
+    if len(pids) < len(playlists):
+        raise ValueError(f"playlist {pids.most_common(1)[0][0]} is there twice")
+    index = recommender.item_indices
     told = [
         (row, index[uri], place)
         for row, playlist in enumerate(playlists)
@@ -172,8 +187,13 @@ def _with_titles(
 
 def _gains(shares: Any, worth: Tensor, users: Tensor, items: Tensor, share_weight: float) -> Any:
     """Return what shares of playlists add to the scores: their largest is share_weight standard deviations · worth."""
-    centred = items.double() - items.double().mean(0)
-    covariance = centred.T @ centred / len(items)
+    size = items.shape[1]
+    moments, sums = (torch.zeros(*shape, dtype=torch.float64, device=items.device) for shape in ((size, size), (size,)))
+    for block in items.split(_ROWS):  # a copy of all in float64 would be twice as large as they are
+        moments.addmm_(block.double().T, block.double())
+        sums += block.double().sum(0)
+    mean = sums / len(items)
+    covariance = moments / len(items) - torch.outer(mean, mean)
     deviations = ((users.double() @ covariance) * users.double()).sum(1).clamp(min=0).sqrt()
     scale = (share_weight * deviations * worth.clamp(max=1)).cpu().numpy()
     largest = np.asarray(shares.max(axis=1).todense()).ravel()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lightgcn.challenge.answers import answer_playlists
 from lightgcn.challenge.files import (
+    check_submission,
     read_challenge_set,
     read_holdouts,
     read_submission,
@@ -21,6 +22,7 @@ from lightgcn.challenge.scores import ChallengeScores, score_lists
 from lightgcn.challenge.tasks import artists_of
 from lightgcn.config import preset
 from lightgcn.datasets import open_dataset
+from lightgcn.datasets.dataset import FILE_NAME
 from lightgcn.options import changed_settings, language_model_of
 from lightgcn.recommender import Recommender
 from lightgcn.runs import recommender_file
@@ -68,6 +70,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 def answer(arguments: argparse.Namespace) -> int:
     """Answer a challenge set from a run."""
     device = chosen_device(arguments.device)
+    check_submission(arguments.out, arguments.team, arguments.email)
     playlists = read_challenge_set(arguments.set)
     recommender = Recommender.load(recommender_file(arguments.run), device)
     titles = None
@@ -102,9 +105,17 @@ def score(arguments: argparse.Namespace) -> int:
     holdouts, artists = read_holdouts(arguments.holdouts)
     lists, playlists = read_submission(arguments.submission), read_challenge_set(arguments.set)
     data = Path(arguments.data or Path(arguments.holdouts).parent / TRAIN_FOLDER)
-    known = artists_of(open_dataset(data)) if arguments.data or data.is_dir() else {}
+    known = artists_of(open_dataset(data)) if arguments.data or (data / FILE_NAME).is_file() else {}
+    missing = next((playlist.pid for playlist in playlists if not holdouts.get(playlist.pid)), None)
+    if missing is not None:
+        raise ValueError(
+            f"{arguments.holdouts}: has no tracks of playlist {missing}, which {arguments.set} asks for; "
+            "are the two exchanged?"
+        )
     # Without the artists of the tracks that were proposed there is no saying which of them were found.
     scores = score_lists(playlists, lists, holdouts, known | artists if known else None)
+    for problem in submission_problems(lists, playlists):
+        complain(f"note: the challenge would refuse this: {problem}")
     if arguments.json:
         print_json(scores_values({"submission": scores})["submission"])
     else:

@@ -47,7 +47,7 @@ def read_challenge_set(path: str | Path) -> list[ChallengePlaylist]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming file, playlist, field and value, if it is no challenge set.
+        ValueError: naming file, playlist, field and value, if it is no challenge set or one of no playlist.
     """
     playlists: list[ChallengePlaylist] = []
     pids: set[int] = set()
@@ -68,7 +68,9 @@ def read_challenge_set(path: str | Path) -> list[ChallengePlaylist]:
             held_out = _checked(where, "num_holdouts", record.get("num_holdouts", 0), int)
         else:
             held_out = max(_checked(where, "num_tracks", record["num_tracks"], int) - len(seeds), 0)
-        playlists.append(ChallengePlaylist(pid, title or None, tuple(seeds), tuple(places), held_out))
+        playlists.append(ChallengePlaylist(pid, title, tuple(seeds), tuple(places), held_out))
+    if not playlists:
+        raise ValueError(f"{path}: there is no playlist in it")
     return playlists
 
 
@@ -93,6 +95,9 @@ def read_holdouts(path: str | Path) -> tuple[dict[int, list[str]], dict[str, str
     for place, record in enumerate(_records(path)):
         where = f"{path}: playlist {place}"
         pid = _checked(where, "pid", record.get("pid"), int)
+        where += f" (pid {pid})"
+        if pid in holdouts:
+            raise ValueError(f'{where}: "pid" is there twice')
         tracks = _checked(where, "tracks", record.get("tracks"), list)
         holdouts[pid] = [_uri(f"{where}: track {position}", track) for position, track in enumerate(tracks)]
         for uri, track in zip(holdouts[pid], tracks, strict=True):
@@ -105,17 +110,38 @@ def write_submission(path: str | Path, lists: Mapping[int, Sequence[str]], team:
     """Write ranked lists as a submission, atomically; gzipped where the name ends in ``.gz``.
 
     Raises:
-        ValueError: if the team's name or address has a comma or a line break, which the format has no place for.
+        ValueError: as `check_submission` does, or if a URI has a comma or a line break.
     """
-    for name, text in (("team", team), ("email", email)):
-        if not text.strip() or any(character in text for character in ",\r\n"):
-            raise ValueError(f"{name} must be without commas and line breaks, and not empty, got {text!r}")
+    check_submission(path, team, email)
+    for pid, tracks in lists.items():
+        wrong = next((track for track in tracks if not _fits_a_field(track)), None)
+        if wrong is not None:
+            raise ValueError(f"playlist {pid}: a submission cannot hold the track URI {wrong!r}")
     lines = [f"team_info, {team}, {email}", ""]
     lines += [", ".join([str(pid), *tracks]) for pid, tracks in lists.items()]
     data = ("\n".join(lines) + "\n").encode()
     if Path(path).suffix.lower() == ".gz":
         data = gzip.compress(data, mtime=0)
     write_atomic(path, lambda temporary: temporary.write_bytes(data))
+
+
+def check_submission(path: str | Path, team: str, email: str) -> None:
+    """Raise a ValueError where a submission could not be written: by its name, or by what its first line says."""
+    if not str(path).lower().endswith((".csv", ".csv.gz")):
+        raise ValueError(f"{path}: the name of a submission must end in .csv or .csv.gz")
+    if Path(path).is_dir():
+        raise ValueError(f"{path}: is a folder; a file is to be written here")
+    for name, text in (("team", team), ("email", email)):
+        if not text.strip() or not _fits_a_field(text):
+            raise ValueError(f"{name} must be text without commas and line breaks, and not empty, got {text!r}")
+
+
+def _fits_a_field(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return "," not in text and len(f"{text}.".splitlines()) == 1
 
 
 def read_submission(path: str | Path) -> dict[int, list[str]]:
@@ -136,7 +162,7 @@ def read_submission(path: str | Path) -> dict[int, list[str]]:
                 )
             team = True
             continue
-        if not fields[0].isdecimal() or len(fields[0]) > 18:
+        if not (fields[0].isascii() and fields[0].isdecimal() and len(fields[0]) < 20 and int(fields[0]) < 2**63):
             raise ValueError(f"{path}: line {number}: {fields[0][:80]!r} is no pid")
         pid = int(fields[0])
         if pid in lists:
@@ -181,10 +207,10 @@ def _lines(path: str | Path) -> Iterator[tuple[int, list[str]]]:
     try:
         if Path(path).suffix.lower() == ".gz":
             data = gzip.decompress(data)
-        text = data.decode()
+        text = data.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a readable text file ({error}); it may be truncated") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip() and not line.startswith("#"):
             yield number, [part.strip() for part in line.split(",")]
 

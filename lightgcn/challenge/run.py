@@ -11,6 +11,7 @@ scores.json          how they, and the baselines, fare
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ import torch
 from lightgcn.challenge.answers import BASELINES, answer_playlists
 from lightgcn.challenge.files import write_challenge_set, write_holdouts, write_submission
 from lightgcn.challenge.scores import ChallengeScores, score_lists
-from lightgcn.challenge.tasks import make_challenge
+from lightgcn.challenge.tasks import Challenge, make_challenge
 from lightgcn.checkpoint import read_json, write_json
 from lightgcn.config import TrainConfig
 from lightgcn.datasets import Dataset
@@ -30,6 +31,7 @@ from lightgcn.locking import LOCK_FILE, holds
 from lightgcn.recommender import Recommender
 from lightgcn.runs import CONFIG_FILE, RECOMMENDER_FILE, RunConfig, newer_training, train_run
 from lightgcn.titles import TitleIndex, require_scikit_learn
+from lightgcn.validation import checked_count
 
 ABOUT_FILE, SET_FILE, HOLDOUTS_FILE = "challenge.json", "challenge_set.json", "holdouts.json"
 TRAIN_FOLDER, RUN_FOLDER, SUBMISSION_FILE, SCORES_FILE = "train", "run", "submission.csv", "scores.json"
@@ -67,7 +69,8 @@ def run_challenge(
 ) -> ChallengeResult | None:
     """Hold playlists out for the ten tasks, train on the others, answer and score; all into ``folder``.
 
-    A folder in which the same challenge was begun is taken up: training goes on, or is done already.
+    A folder in which the same challenge was begun is taken up: training goes on, or is done already; ``epochs`` and
+    ``patience`` may change, as in any run that is resumed.
 
     Args:
         dataset: as `make_challenge` wants it.
@@ -87,11 +90,29 @@ def run_challenge(
             missing.
     """
     require_scikit_learn()  # here, for it is wanted at the end of a long way
-    folder = Path(folder)
-    about = {"data": dataset.fingerprint(), "num_playlists": num_playlists, "seed": seed}
-    _check_folder(folder, about)
+    if not settings.num_layers:
+        raise ValueError("num_layers must be at least 1: a model without layers cannot fold in a playlist")
+    folder, seed = Path(folder), checked_count("seed", seed)
+    if seed >= 2**63:
+        raise ValueError(f"seed must be below 2**63, got {seed}")
     challenge = make_challenge(dataset, num_playlists, seed=seed)
-    train = challenge.train
+    train, run = challenge.train, folder / RUN_FOLDER
+    about = {"num_playlists": num_playlists, "seed": seed, "playlists": _digest(challenge)}
+    _check_folder(folder, about)
+    config = RunConfig(
+        str((folder / TRAIN_FOLDER).resolve()),
+        train.fingerprint(),
+        settings,
+        _RATIOS,
+        words=words,
+        side_nodes=side_nodes,
+    )
+    config.groups(train)  # a column that is not there is refused before anything is written
+    begun, done = (run / CONFIG_FILE).is_file(), False
+    if begun:
+        saved = RunConfig.load(run)
+        config.check_resumes(saved)
+        done = saved.train == settings and (run / RECOMMENDER_FILE).is_file() and newer_training(run) is None
     write_json(folder / ABOUT_FILE, about)  # first: by it the folder is known
     write_challenge_set(folder / SET_FILE, challenge.playlists)
     write_holdouts(folder / HOLDOUTS_FILE, challenge)
@@ -101,28 +122,14 @@ def run_challenge(
         f"{len(challenge.playlists):,} playlists held out, {graph.num_users:,} to learn from with {graph.num_items:,} "
         f"tracks and {graph.num_edges:,} edges"
     )
-
-    run = folder / RUN_FOLDER
-    config = RunConfig(
-        str((folder / TRAIN_FOLDER).resolve()),
-        train.fingerprint(),
-        settings,
-        _RATIOS,
-        words=words,
-        side_nodes=side_nodes,
-    )
-    done = (run / RECOMMENDER_FILE).is_file() and newer_training(run) is None
-    if done:
-        config.check_resumes(RunConfig.load(run))
-    else:
-        resume = (run / CONFIG_FILE).is_file()
-        result = train_run(train, config, run, resume=resume, device=device, watch=watch, progress=progress)
+    if not done:
+        result = train_run(train, config, run, resume=begun, device=device, watch=watch, progress=progress)
         if result.ended == "interrupted":
             return None
         say(f"trained for {len(result.history)} epochs, the best is epoch {result.best_epoch}")
 
     recommender = Recommender.load(run / RECOMMENDER_FILE, device)
-    titles = TitleIndex(train.users["name"], recommender.seen)
+    titles = TitleIndex(recommender.user_columns["name"], recommender.seen)
     playlists = challenge.playlists
     lists = {"lightgcn": answer_playlists(recommender, playlists, titles, progress=progress)}
     lists["lightgcn without titles"] = answer_playlists(recommender, playlists, progress=progress)
@@ -142,6 +149,17 @@ def scores_values(scores: dict[str, dict[str, ChallengeScores]]) -> dict[str, An
     return {name: {task: asdict(values) for task, values in by_task.items()} for name, by_task in scores.items()}
 
 
+def _digest(challenge: Challenge) -> str:
+    """Return a SHA-256 hex digest of what is told, what is to be found and what is learned from."""
+    digest = hashlib.sha256(challenge.train.fingerprint().encode())
+    for ids in (challenge.train.interactions.user_ids, challenge.train.interactions.item_ids):
+        digest.update(repr([] if ids is None else ids.tolist()).encode("utf-8", "surrogatepass"))
+    for playlist in challenge.playlists:
+        told = (playlist, sorted(challenge.holdouts[playlist.pid]))
+        digest.update(repr(told).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
 def _check_folder(folder: Path, about: dict[str, Any]) -> None:
     file = folder / ABOUT_FILE
     if not file.is_file():
@@ -156,6 +174,5 @@ def _check_folder(folder: Path, about: dict[str, Any]) -> None:
 
 
 def _unknown_share(recommender: Recommender, holdouts: Any) -> float:
-    known = set() if recommender.seen.item_ids is None else set(recommender.seen.item_ids.tolist())
     tracks = [uri for wanted in holdouts for uri in wanted]
-    return sum(uri not in known for uri in tracks) / max(len(tracks), 1)
+    return sum(uri not in recommender.item_indices for uri in tracks) / max(len(tracks), 1)

@@ -53,28 +53,33 @@ def score_lists(
 
     Args:
         playlists: what was asked for.
-        lists: pid to ranked track URIs, best first; a playlist without a list has hit nothing.
-        holdouts: pid to the URIs of the tracks that were held out.
+        lists: pid to ranked track URIs, best first; a playlist without a list has hit nothing. Of a track that is
+            there again only the first counts, and nothing after the first 500.
+        holdouts: pid to the URIs of the tracks that were held out, or of all tracks of the playlist.
         artists: track URI to that of its artist, also of the tracks in the lists; None where they are not known.
 
     Returns:
         Scores by task, in the order of the playlists, and of "all".
 
     Raises:
-        ValueError: if it is not known what was held out of a playlist.
+        ValueError: if there is no playlist, or it is not known what was held out of one.
     """
+    if not playlists:
+        raise ValueError("there is no playlist to score")
     by_task: dict[str, list[tuple[float, ...]]] = {}
     for playlist in playlists:
-        wanted = holdouts.get(playlist.pid)
+        # What the playlist told is not to be found, where whole playlists are known.
+        wanted = set(holdouts.get(playlist.pid, ())) - set(playlist.seeds)
         if not wanted:
             raise ValueError(f"playlist {playlist.pid}: it is not known what was held out of it")
-        values = _values(list(lists.get(playlist.pid, ())), set(wanted), artists or {})
+        values = _values(lists.get(playlist.pid, ()), wanted, artists or {})
         by_task.setdefault(playlist.task, []).append(values)
     everything = [values for task in by_task.values() for values in task]
     return {name: _means(values, bool(artists)) for name, values in (by_task | {"all": everything}).items()}
 
 
 def _values(ranked: Sequence[str], wanted: set[str], artists: Mapping[str, str]) -> tuple[float, ...]:
+    ranked = list(dict.fromkeys(ranked))[:LIST_LENGTH]
     hits = np.fromiter((track in wanted for track in ranked), np.bool_, len(ranked))
     size = len(wanted)
     found = {artists[track] for track in ranked[:size] if track in artists}
@@ -99,7 +104,7 @@ def _official_ndcg(hits: Bools) -> float:
 
 
 def _usual_ndcg(hits: Bools, size: int) -> float:
-    gains = 1 / np.log2(np.arange(2, max(len(hits), LIST_LENGTH) + 2))
+    gains = 1 / np.log2(np.arange(2, LIST_LENGTH + 2))
     return float(gains[: len(hits)][hits].sum() / gains[: min(size, LIST_LENGTH)].sum())
 
 

@@ -18,6 +18,7 @@ from lightgcn.datasets import Dataset
 from lightgcn.interactions import Interactions
 from lightgcn.retrieval import edges_of
 from lightgcn.seeding import seed_from
+from lightgcn.titles import plain_title
 from lightgcn.validation import checked_count
 
 Ints = npt.NDArray[np.int64]
@@ -58,8 +59,11 @@ class ChallengePlaylist:
         pid: its number.
         title: its title, or None where it is not told.
         seeds: URIs of the tracks that are told, in the order of the playlist.
-        places: the place of each of them in it.
+        places: the place of each of them in it, increasing.
         num_holdouts: how many tracks are to be found.
+
+    Raises:
+        ValueError: if there is not one place for each seed.
     """
 
     pid: int
@@ -68,12 +72,19 @@ class ChallengePlaylist:
     places: tuple[int, ...]
     num_holdouts: int
 
+    def __post_init__(self) -> None:
+        if len(self.seeds) != len(self.places):
+            raise ValueError(f"playlist {self.pid}: {len(self.seeds)} seeds at {len(self.places)} places")
+
     @property
     def task(self) -> str:
-        """Name of the task that it belongs to, as far as what it tells shows."""
+        """Name of the task that it belongs to, as far as what it tells shows.
+
+        The first tracks are those at the first places, however often one of them is repeated.
+        """
         if not self.seeds:
             return "title" if self.title is not None else "nothing"
-        kind = "first" if self.places == tuple(range(len(self.seeds))) else "random"
+        kind = "first" if max(self.places) < len(self.seeds) else "random"
         return ("" if self.title is None else "title, ") + f"{kind} {len(self.seeds)}"
 
 
@@ -99,7 +110,8 @@ def make_challenge(dataset: Dataset, num_playlists: int = 10_000, *, seed: int =
     """Take playlists out of a dataset and make the ten tasks of them, as many playlists for each.
 
     A playlist has at least five tracks more than its task shows, and a title where its task shows one; among those it
-    is drawn at random. Tracks that no other playlist holds are not in ``train``: they cannot be found, and count.
+    is drawn at random. A track's place is that among the playlist's distinct tracks that the data holds. Tracks that no
+    other playlist holds are not in ``train``: they cannot be found, and count.
 
     Args:
         dataset: with playlist titles ("name" of the users), URIs as ``item_ids``, pids as ``user_ids`` and the tracks'
@@ -127,7 +139,7 @@ def make_challenge(dataset: Dataset, num_playlists: int = 10_000, *, seed: int =
     titles = dataset.users["name"]
     for task, members in zip(TASKS, chosen, strict=True):
         for user in members.tolist():
-            items, places = by_user[user]
+            items = by_user[user]
             shown = _shown(task, len(items), rng)
             pid = int(pids[user])
             hidden = np.delete(items, shown)
@@ -136,7 +148,7 @@ def make_challenge(dataset: Dataset, num_playlists: int = 10_000, *, seed: int =
                     pid,
                     titles[user] if task.title else None,
                     tuple(uris[items[shown]].tolist()),
-                    tuple(places[shown].tolist()),
+                    tuple(shown.tolist()),
                     len(hidden),
                 )
             )
@@ -155,10 +167,14 @@ def artists_of(dataset: Dataset) -> dict[str, str]:
 
 def _checked_ids(dataset: Dataset) -> tuple[Any, Any]:
     graph = dataset.interactions
+    if dataset.test is not None:
+        raise ValueError(
+            "the data brings its own test split, and a challenge holds out playlists: leave the test split out"
+        )
     if "name" not in dataset.users:
         raise ValueError('the users have no column "name": tasks show the titles of playlists')
-    if graph.user_ids is None or graph.user_ids.dtype.kind != "i":
-        raise ValueError("the users have no integer ids: a challenge set numbers its playlists (pid)")
+    if graph.user_ids is None or graph.user_ids.dtype.kind != "i" or int(graph.user_ids.min(initial=0)) < 0:
+        raise ValueError("the users have no integer ids of at least 0: a challenge set numbers its playlists (pid)")
     if graph.item_ids is None or graph.item_ids.dtype.kind == "i":
         raise ValueError("the items have no URIs as ids: a challenge set names tracks by them")
     if graph.order is None:
@@ -172,7 +188,7 @@ def _checked_ids(dataset: Dataset) -> tuple[Any, Any]:
 def _draw(dataset: Dataset, count: int, rng: np.random.Generator) -> list[Ints]:
     """Return ``count`` users for each of `TASKS`, no user twice; tasks of long playlists choose first."""
     lengths = dataset.interactions.user_degrees.numpy()
-    titled = np.array([bool(title.strip()) for title in dataset.users["name"]])
+    titled = np.array([bool(plain_title(title)) for title in dataset.users["name"]])
     free = rng.permutation(dataset.interactions.num_users)
     chosen: list[Ints] = [np.empty(0, np.int64)] * len(TASKS)
     for place in sorted(range(len(TASKS)), key=lambda place: -TASKS[place].seeds):
@@ -192,8 +208,8 @@ def _draw(dataset: Dataset, count: int, rng: np.random.Generator) -> list[Ints]:
     return chosen
 
 
-def _tracks_in_order(graph: Interactions, users: torch.Tensor) -> dict[int, tuple[Ints, Ints]]:
-    """Return each user's items, in their order, and their places."""
+def _tracks_in_order(graph: Interactions, users: torch.Tensor) -> dict[int, Ints]:
+    """Return each user's items in their order."""
     assert graph.order is not None
     rows, items = edges_of(graph, users)
     first = graph.indptr[users]
@@ -203,7 +219,7 @@ def _tracks_in_order(graph: Interactions, users: torch.Tensor) -> dict[int, tupl
     for place, user in enumerate(users.tolist()):
         span = slice(int(ends[place] - graph.user_degrees[user]), int(ends[place]))
         order = places[span].argsort(stable=True)
-        tracks[user] = items[span][order].numpy(), places[span][order].numpy()
+        tracks[user] = items[span][order].numpy()
     return tracks
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from lightgcn.memory import available_memory
 
 T = TypeVar("T")
 COMPRESSIONS = (".xz", ".gz")
+_PART = 1 << 24
 
 
 def existing_file(path: str | Path) -> Path:
@@ -41,16 +44,32 @@ def read_bytes(path: str | Path) -> bytes:
     """
     path = existing_file(path)
     suffix = path.suffix.lower()
-    data = path.read_bytes()
     if suffix not in COMPRESSIONS:
-        return data
+        return path.read_bytes()
     import gzip
     import lzma
 
     try:
-        return lzma.decompress(data) if suffix == ".xz" else gzip.decompress(data)
+        with (lzma.open if suffix == ".xz" else gzip.open)(path) as stream:
+            return _read_within_memory(path, stream)
     except (lzma.LZMAError, OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: not a readable {suffix} file ({error}); it may be truncated") from error
+
+
+def _read_within_memory(path: Path, stream: Any) -> bytes:
+    """Return all that a decompressing stream gives, unless that is more than memory can hold several times."""
+    available = available_memory()
+    most = None if available is None else available // 4
+    parts, size = [], 0
+    while part := stream.read(_PART):
+        parts.append(part)
+        size += len(part)
+        if most is not None and size > most:
+            raise ValueError(
+                f"{path}: decompresses to more than {size / 1e9:.1f} GB, a quarter of the memory that is available; "
+                "divide the file, or use a machine with more"
+            )
+    return b"".join(parts)
 
 
 def with_progress(items: Iterable[T], progress: bool, *, total: int | None, unit: str) -> Iterable[T]:

@@ -12,8 +12,11 @@ import numpy.typing as npt
 from lightgcn.datasets.dataset import Dataset
 from lightgcn.datasets.files import bare_suffix, existing_file, read_bytes, with_progress
 from lightgcn.interactions import Interactions
+from lightgcn.memory import shortage
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+# Bytes for each value of a column while it is read: Arrow's, NumPy's, and those of the graph.
+_ROW_BYTES = 24
 Column = npt.NDArray[Any]
 Where = Callable[[int], str]  # row position -> how a person finds it in the file
 
@@ -139,18 +142,28 @@ def _read_parquet(path: Path, wanted: list[str]) -> tuple[dict[str, Column], Whe
     except ImportError as error:
         raise ValueError(f'{path}: reading Parquet needs pyarrow: pip install "lightgcn[parquet]"') from error
     try:
-        _places(path, parquet.read_schema(path).names, wanted)
-        # A set, because pyarrow returns a column twice that is asked for twice.
-        table = parquet.read_table(path, columns=sorted(set(wanted)))
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        with parquet.ParquetFile(path) as file:
+            _places(path, file.schema_arrow.names, wanted)
+            _check_rows(path, file.metadata.num_rows, len(wanted))
+            # A set, because pyarrow returns a column twice that is asked for twice.
+            table = file.read(columns=sorted(set(wanted)))
+        arrays = {name: _of_arrow(table[name]) for name in wanted}
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: not a readable Parquet file ({reason}); it may be truncated") from error
-    arrays: dict[str, Column] = {}
-    for name in wanted:
-        column = table[name]
-        # NumPy has no missing integer: a column with one stays a list of Python objects until it is refused by row.
-        arrays[name] = np.array(column.to_pylist(), dtype=object) if column.null_count else np.asarray(column)
     return arrays, lambda row: f"row {row}"
+
+
+def _of_arrow(column: Any) -> Column:
+    # NumPy has no missing integer: a column with one stays a list of Python objects until it is refused by row.
+    return np.array(column.to_pylist(), dtype=object) if column.null_count else np.asarray(column)
+
+
+def _check_rows(path: Path, rows: int, columns: int) -> None:
+    """Refuse a table whose columns would not fit in memory: a few bytes of Parquet can stand for any number of rows."""
+    message = shortage(f"{path}: a table of {rows:,} rows", rows * columns * _ROW_BYTES, "divide it")
+    if message is not None:
+        raise ValueError(message)
 
 
 def _places(path: Path, header: list[str], wanted: list[str]) -> list[int]:

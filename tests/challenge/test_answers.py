@@ -163,6 +163,22 @@ def test_seeds_that_are_not_known_say_nothing(recommender):
     assert graph.items.tolist() == [1, 3] and graph.order.tolist() == [7, 0]
 
 
+@pytest.mark.parametrize("name", ["title_weight", "share_weight"])
+@pytest.mark.parametrize("weight", [-1, float("nan"), float("inf"), "x", True])
+def test_weights_that_are_none_are_refused(recommender, titles, name, weight):
+    with pytest.raises(ValueError, match=f"{name} must be a number of at least 0"):
+        answer_playlists(recommender, [], titles, **{name: weight})
+
+
+def test_titles_of_other_playlists_and_a_pid_twice_are_refused(recommender):
+    other = TitleIndex(["a"], Interactions(torch.tensor([0]), torch.tensor([0]), 1, 1))
+    with pytest.raises(ValueError, match="the titles are of Interactions"):
+        answer_playlists(recommender, [], other)
+    playlist = ChallengePlaylist(7, None, (), (), 5)
+    with pytest.raises(ValueError, match="playlist 7 is there twice"):
+        answer_playlists(recommender, [playlist, playlist])
+
+
 def test_items_without_uris_are_refused(recommender):
     graph = Interactions(torch.tensor([0]), torch.tensor([0]), 1, 1)
     model = Recommender.from_model(LightGCN(1, 1, 4, 1), graph)

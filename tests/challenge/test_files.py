@@ -139,11 +139,49 @@ def test_a_submission_that_is_no_text_is_refused(tmp_path, data):
             read_submission(tmp_path / name)
 
 
-@pytest.mark.parametrize(("team", "email"), [("a,b", "c"), ("a", "c\nd"), (" ", "c")])
+@pytest.mark.parametrize(
+    ("team", "email"),
+    [("a,b", "c"), ("a", "c\nd"), (" ", "c"), ("a\u2028b", "c"), ("a", "\udcff"), ("a\x0b", "c")],
+)
 def test_a_team_that_the_format_cannot_hold_is_refused(tmp_path, team, email):
-    with pytest.raises(ValueError, match="must be without commas"):
+    with pytest.raises(ValueError, match="must be text without commas"):
         write_submission(tmp_path / "s.csv", {}, team, email)
     assert not (tmp_path / "s.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["set.json", "s.csv.xz", "s"])
+def test_a_submission_has_a_name_of_one(tmp_path, name):
+    with pytest.raises(ValueError, match=r"must end in \.csv or \.csv\.gz"):
+        write_submission(tmp_path / name, {}, "a", "b")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(ValueError, match="is a folder"):
+        write_submission(tmp_path / "folder.csv", {}, "a", "b")
+
+
+@pytest.mark.parametrize("uri", ["a,b", "a\nb", "a\u2028b", "\ud800"])
+def test_a_uri_that_the_format_cannot_hold_is_refused(tmp_path, uri):
+    with pytest.raises(ValueError, match="playlist 5: a submission cannot hold the track URI"):
+        write_submission(tmp_path / "s.csv", {5: [URIS[0], uri]}, "a", "b")
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_pids_of_63_bits_and_a_byte_order_mark_are_read(tmp_path):
+    lists = {2**63 - 1: URIS[:2]}
+    write_submission(tmp_path / "s.csv", lists, "a", "b")
+    (tmp_path / "s.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "s.csv").read_bytes())
+    assert read_submission(tmp_path / "s.csv") == lists
+    for pid in ("9223372036854775808", "٣"):
+        (tmp_path / "s.csv").write_text(f"team_info,a,b\n{pid},x\n")
+        with pytest.raises(ValueError, match="is no pid"):
+            read_submission(tmp_path / "s.csv")
+
+
+def test_a_set_of_no_playlist_and_holdouts_of_one_twice_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"set\.json: there is no playlist in it"):
+        read_challenge_set(write(tmp_path / "set.json"))
+    record = {"pid": 3, "tracks": [{"track_uri": "a"}]}
+    with pytest.raises(ValueError, match=r'playlist 1 \(pid 3\): "pid" is there twice'):
+        read_holdouts(write(tmp_path / "holdouts.json", record, record))
 
 
 def asked(*pids):

@@ -4,7 +4,9 @@ import pytest
 
 from lightgcn import cli, preset
 from lightgcn.challenge import read_challenge_set, read_submission, run_challenge, submission_problems
+from lightgcn.challenge import run as run_module
 from lightgcn.checkpoint import read_json
+from lightgcn.datasets import Dataset
 
 FAST = preset("fast", epochs=2, batch_size=4096, eval_every=2)
 OPTIONS = ["--epochs", "2", "--batch-size", "4096", "--playlists", "50"]
@@ -89,6 +91,67 @@ def test_an_interrupted_challenge_goes_on(done, with_order, tmp_path):
     assert result is not None
     for name in ("challenge_set.json", "holdouts.json", "submission.csv", "scores.json"):
         assert (folder / name).read_bytes() == (done / name).read_bytes()
+
+
+def test_a_challenge_killed_before_it_was_all_written_goes_on(with_order, tmp_path, monkeypatch):
+    for name in ("write_challenge_set", "write_holdouts"):
+        with monkeypatch.context() as patched:
+            patched.setattr(run_module, name, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                run_challenge(with_order, FAST, tmp_path / "out", num_playlists=50)
+    assert run_challenge(with_order, FAST, tmp_path / "out", num_playlists=50) is not None
+
+
+def test_more_epochs_train_on(with_order, tmp_path):
+    run_challenge(with_order, FAST, tmp_path, num_playlists=50)
+    before = read_json(tmp_path / "run" / "trained.json")["epochs"]
+    run_challenge(with_order, preset("fast", epochs=4, batch_size=4096, eval_every=2), tmp_path, num_playlists=50)
+    assert (before, read_json(tmp_path / "run" / "trained.json")["epochs"]) == (2, 4)
+
+
+def test_other_titles_are_another_challenge(done, with_order):
+    titles = [title if place % 3 else "" for place, title in enumerate(with_order.users["name"])]
+    other = Dataset(with_order.interactions, {"name": titles}, with_order.items)
+    with pytest.raises(ValueError, match="another challenge: its playlists"):
+        run_challenge(other, FAST, done, num_playlists=50)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"settings": preset("fast", num_layers=0)}, "num_layers must be at least 1"),
+        ({"side_nodes": "colour"}, "no column 'colour'"),
+        ({"seed": 2**63}, "seed must be below"),
+        ({"seed": -1}, "seed must be a non-negative integer"),
+        ({"num_playlists": 55}, "multiple of 10"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_before_anything_is_written(with_order, tmp_path, options, says):
+    arguments = {"settings": FAST, "num_playlists": 50} | options
+    with pytest.raises(ValueError, match=says):
+        run_challenge(with_order, folder=tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_answer_refuses_what_it_could_not_write_before_it_answers(done, tmp_path, capsys):
+    command = ["challenge", "answer", str(done / "run"), str(done / "challenge_set.json")]
+    for rest, says in (
+        ([str(done / "challenge_set.json")], "must end in .csv"),
+        ([str(tmp_path / "s.csv"), "--team", "a,b"], "team must be text"),
+    ):
+        assert cli.main([*command, *rest]) == 2
+        assert says in capsys.readouterr().err
+    assert read_challenge_set(done / "challenge_set.json")
+
+
+def test_score_tells_what_would_be_refused_and_exchanged_files(done, tmp_path, capsys):
+    lines = (done / "submission.csv").read_text().splitlines()
+    (tmp_path / "s.csv").write_text("\n".join([*lines[:-1], lines[-1] + ", spotify:track:more"]))
+    files = [str(tmp_path / "s.csv"), str(done / "challenge_set.json"), str(done / "holdouts.json")]
+    assert cli.main(["challenge", "score", *files]) == 0
+    assert "would refuse this: pid" in capsys.readouterr().err
+    assert cli.main(["challenge", "score", files[0], files[1], files[1]]) == 2
+    assert "are the two exchanged?" in capsys.readouterr().err
 
 
 def test_a_folder_of_something_else_is_refused_and_kept(done, with_order, tmp_path):

@@ -8,6 +8,7 @@ from lightgcn.challenge import ChallengePlaylist, score_lists
 
 def by_the_rules(ranked, wanted, artists):
     """The challenge's metrics, one term at a time."""
+    ranked = [track for place, track in enumerate(ranked) if track not in ranked[:place]][:500]
     size = len(wanted)
     top = ranked[:size]
     tracks = len(set(top) & wanted)
@@ -43,7 +44,9 @@ def test_scores_are_those_of_the_rules(seed):
     for pid in range(6):
         asked.append(playlist(pid, ["s"] * draw.choice([0, 1])))
         holdouts[pid] = draw.sample(tracks, draw.choice([1, 5, 40, 600]))
-        lists[pid] = draw.sample(tracks, draw.choice([500, 500, 3, 0]))
+        lists[pid] = draw.sample(tracks, draw.choice([500, 500, 700, 3, 0]))
+        if draw.random() < 0.3:  # of tracks that are there again only the first counts
+            lists[pid] = draw.choices(tracks, k=300)
     scores = score_lists(asked, lists, holdouts, artists)
     for name, values in scores.items():
         members = [one for one in asked if name in ("all", one.task)]
@@ -66,6 +69,19 @@ def test_known_answers():
     late = score_lists(asked, {1: [f"n{place}" for place in range(10)] + ["a"]}, {1: ["a", "b"]}, artists)["all"]
     assert (late.clicks, late.r_precision) == (1, 0)
     assert score_lists(asked, {}, {1: ["a"]}, artists)["all"].clicks == 51
+
+
+def test_what_a_playlist_told_is_not_to_be_found():
+    asked = [playlist(1, ["a", "b"])]
+    whole = score_lists(asked, {1: ["c", "x"]}, {1: ["a", "b", "c"]})["all"]
+    assert (whole.r_precision, whole.recall) == (1, 1)
+    with pytest.raises(ValueError, match="playlist 1: it is not known"):
+        score_lists(asked, {1: ["c"]}, {1: ["a", "b"]})
+
+
+def test_no_playlist_is_no_score():
+    with pytest.raises(ValueError, match="no playlist to score"):
+        score_lists([], {}, {})
 
 
 def test_artists_that_are_not_known_give_no_figure():

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lightgcn.challenge import TASKS, make_challenge
+from lightgcn.challenge import TASKS, ChallengePlaylist, make_challenge
 from lightgcn.datasets import Dataset
 
 
@@ -19,6 +19,7 @@ def playlists_of(dataset):
 
 def test_ten_tasks_as_they_were_set(challenge, with_order):
     tracks, titles = playlists_of(with_order)
+    tracks = {pid: [(uri, place) for place, (uri, _) in enumerate(entries)] for pid, entries in tracks.items()}
     assert Counter(playlist.task for playlist in challenge.playlists) == {task.name: 5 for task in TASKS}
     by_name = {task.name: task for task in TASKS}
     for playlist in challenge.playlists:
@@ -55,6 +56,29 @@ def test_artists_are_those_of_the_tracks(challenge, with_order):
     assert challenge.artists == dict(pairs)
 
 
+def test_tasks_are_those_that_were_set_where_tracks_are_repeated_or_left_out(with_order):
+    graph = with_order.interactions
+    order = graph.order.clone()
+    order[order >= 1] += 3  # as where the first track comes again at places 1 to 3
+    kept = (torch.arange(graph.num_items) % 5 > 0).nonzero().flatten()
+    for dataset in (
+        Dataset(replace(graph, order=order), with_order.users, with_order.items),
+        with_order.reindex(torch.arange(graph.num_users), kept),
+    ):
+        challenge = make_challenge(dataset, 10)
+        assert sorted(playlist.task for playlist in challenge.playlists) == sorted(task.name for task in TASKS)
+
+
+def test_places_are_those_of_an_official_set_with_repeats():
+    def task_of(*places):
+        return ChallengePlaylist(1, None, ("a",) * len(places), places, 5).task
+
+    assert task_of(0, 1, 2) == "first 3"
+    assert task_of(0, 2) == "random 2" and task_of(1) == "random 1"
+    with pytest.raises(ValueError, match="1 seeds at 2 places"):
+        ChallengePlaylist(1, None, ("a",), (0, 1), 5)
+
+
 def test_a_seed_decides(with_order, challenge):
     again, other = make_challenge(with_order, 50, seed=3), make_challenge(with_order, 50, seed=4)
     assert list(again.playlists) == list(challenge.playlists) and again.holdouts == challenge.holdouts
@@ -62,10 +86,10 @@ def test_a_seed_decides(with_order, challenge):
 
 
 def test_a_playlist_without_a_title_is_in_no_task_that_shows_one(with_order):
-    titles = ["" if place % 2 else title for place, title in enumerate(with_order.users["name"])]
+    titles = ["!?" if place % 2 else title for place, title in enumerate(with_order.users["name"])]
     challenge = make_challenge(Dataset(with_order.interactions, {"name": titles}, with_order.items), 20)
     by_pid = dict(zip(with_order.interactions.user_ids.tolist(), titles, strict=True))
-    assert all(by_pid[playlist.pid] for playlist in challenge.playlists if playlist.title is not None)
+    assert all(by_pid[playlist.pid] != "!?" for playlist in challenge.playlists if playlist.title is not None)
 
 
 def without(dataset, **change):
@@ -77,6 +101,11 @@ def without(dataset, **change):
     [
         (lambda dataset: without(dataset, order=None), "--order"),
         (lambda dataset: without(dataset, user_ids=None), "no integer ids"),
+        (lambda dataset: without(dataset, user_ids=-dataset.interactions.user_ids), "no integer ids of at least 0"),
+        (
+            lambda dataset: Dataset(dataset.interactions, dataset.users, dataset.items, dataset.interactions),
+            "test split",
+        ),
         (lambda dataset: without(dataset, item_ids=None), "no URIs"),
         (lambda dataset: Dataset(dataset.interactions, {}, dataset.items), '"name"'),
         (

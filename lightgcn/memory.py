@@ -1,0 +1,71 @@
+"""How much memory there is, and how much a piece of work will want."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_MEMINFO = Path("/proc/meminfo")
+# What a container may use, and uses (cgroup version 2).
+_GROUP = Path("/sys/fs/cgroup")
+
+# Bytes that training holds at its peak, measured (docs/reliability.md): for each edge of the graph with its split and
+# adjacency, and for each number of the embedding table with its gradient, optimiser, best copy and buffers.
+_EDGE_BYTES, _ENTRY_BYTES, _BASE_BYTES = 130, 40, 400_000_000
+
+
+def available_memory() -> int | None:
+    """Return the bytes that this process can still get without swapping, None where the system does not say.
+
+    On Linux that is less than what is free of the machine where a control group allows less.
+    """
+    parts = [part for part in (_of_machine(), _of_group()) if part is not None]
+    return min(parts, default=None)
+
+
+def training_memory(num_nodes: int, num_edges: int, embedding_dim: int) -> int:
+    """Return about how many bytes training takes at its peak, on a CPU.
+
+    Args:
+        num_nodes: users and items.
+        num_edges: of the whole graph.
+        embedding_dim: width of the embeddings.
+    """
+    return _BASE_BYTES + _EDGE_BYTES * num_edges + _ENTRY_BYTES * num_nodes * embedding_dim
+
+
+def shortage(what: str, needed: int, advice: str) -> str | None:
+    """Return a sentence where something needs more memory than there is, None where it fits or nobody knows.
+
+    Args:
+        what: that needs it.
+        needed: bytes.
+        advice: how it would need less.
+    """
+    available = available_memory()
+    if available is None or needed <= available:
+        return None
+    return f"{what} needs about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are available: {advice}"
+
+
+def _of_machine() -> int | None:
+    try:
+        for line in _MEMINFO.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _of_group() -> int | None:
+    try:
+        limit, used = (int((_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split() for line in (_GROUP / "memory.stat").read_text().splitlines())
+        # Files that were read once are given up for memory that is asked for.
+        return max(0, limit - used + int(statistics["inactive_file"]))
+    except (OSError, ValueError, KeyError):  # no such group, or one without a limit
+        return None
