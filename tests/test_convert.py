@@ -111,6 +111,14 @@ def test_wrong_networkx_graphs() -> None:
         from_networkx(graph)
 
 
+@pytest.mark.parametrize("column", ["id", "embedding"])
+def test_columns_that_parquet_has_no_place_for_are_refused(tmp_path: Path, column: str) -> None:
+    pytest.importorskip("pyarrow")
+    recommender = Recommender.from_model(LightGCN(4, 3, 8, 2), a_graph(), item_columns={column: ["a", "b", "c"]})
+    with pytest.raises(ValueError, match=f"items have a column '{column}'"):
+        embeddings_to_parquet(recommender, tmp_path)
+
+
 def test_embeddings_in_parquet(tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     graph = a_graph(user_ids=list("abcd"))

@@ -68,6 +68,17 @@ def test_a_sample_comes_first() -> None:
     assert ids_of(dataset) == ids_of(again)
 
 
+def test_options_that_would_do_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="hops=3 are around a user"):
+        prepare_dataset(a_dataset(), Cuts(hops=3))
+    with pytest.raises(ValueError, match="seed=5 is that of a sample"):
+        prepare_dataset(a_dataset(), Cuts(seed=5))
+    with pytest.raises(ValueError, match="hops must be a non-negative integer, got -1"):
+        prepare_dataset(a_dataset(), Cuts(ego="#1", hops=-1))
+    with pytest.raises(ValueError, match=r"no interaction is left"):
+        prepare_dataset(a_dataset(), Cuts(k_core=10**30))
+
+
 @pytest.mark.parametrize(
     ("cuts", "message"),
     [

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,7 +79,7 @@ def test_the_page_in_a_browser(run: Path) -> None:
         page.type("#search", "list 1")
         found = page.run("return [...document.querySelectorAll('h3')].map(h => h.textContent)")
         assert len(found) == 11 and all("list 1" in title for title in found)
-        page.type("#search", "LIST 19")
+        page.type("#search", " lïst   19 ")
         assert page.run("return document.querySelector('#count').textContent") == "1 of 60 playlists"
         page.type("#search", "no such thing")
         assert page.run("return document.querySelector('#count').textContent") == "0 of 60 playlists"
@@ -116,6 +119,66 @@ def test_it_needs_nothing_else_and_is_the_same_each_time(run: Path, capsys: pyte
     assert cli.main(["report", str(run), "--users", "10", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["file"] == str(file)
     assert first == file.read_text()
+
+
+def test_metrics_of_an_earlier_model_are_not_shown(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    config, dataset = RunConfig.load(run), dataset_of(run)
+    assert "Not evaluated" not in report.write_report(dataset, tmp_path / "run").read_text()
+    train_run(dataset, config, tmp_path / "run", resume=True)  # nothing is left to do, and the model is the same
+    assert (tmp_path / "run" / "test.json").is_file()
+    longer = replace(config, train=replace(config.train, epochs=6))
+    train_run(dataset, longer, tmp_path / "run", resume=True)
+    assert "Not evaluated yet" in report.write_report(dataset, tmp_path / "run").read_text()
+
+
+def test_training_that_went_on_without_an_end_is_told_and_not_mixed_in(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    config, dataset = RunConfig.load(run), dataset_of(run)
+    stops = iter([False] * 40 + [True] * 1000)
+    longer = replace(config, train=replace(config.train, epochs=100))
+    assert (
+        train_run(dataset, longer, folder, resume=True, watch=nullcontext(lambda: next(stops))).ended == "interrupted"
+    )
+    assert len((folder / "history.jsonl").read_text().splitlines()) > 4
+    for command in (["report", str(folder)], ["plot", str(folder)]):
+        assert cli.main(command) == 0
+        assert "the model in" in (said := capsys.readouterr()).err and "of 4 epochs" in said.err
+    assert "of 4, " in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("test.json", b'{"lightgcn": {}}', "does not hold the metrics"),
+        ("test.json", b'{"lightgcn": {"metrics": {"a": "x"}, "num_users": 1, "num_links": 1}}', "does not hold"),
+        ("test.json", b"[1]", "does not hold the metrics"),
+        ("trained.json", b"{}", "does not say how many epochs"),
+        ("trained.json", b'{"epochs": "x", "best_epoch": 1}', "does not say how many epochs"),
+        ("history.jsonl", b"", "has no record of an epoch"),
+        ("history.jsonl", b"{\n", "line 1: not valid JSON"),
+        ("history.jsonl", b'{"epoch": 2}\n', "line 1: not the record of epoch 1"),
+    ],
+)
+def test_files_of_a_run_that_were_edited_are_named(
+    run: Path, tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}.*{says}"):
+        report.write_report(dataset_of(run), tmp_path / "run")
+
+
+def test_names_of_nothing_but_spaces_give_way_to_ids(run: Path) -> None:
+    recommender = Recommender.load(run / "recommender.safetensors")
+    recommender.item_columns["name"] = [" \n"] * ITEMS
+    recommender.user_columns["name"] = ["  "] * USERS
+    rows = report.sample_recommendations(recommender, 3, 2)
+    assert all(row["name"] == "" for row in rows)
+    assert all(len(names) == 1 and names[0].startswith("id-") for row in rows for names in row["best"])
 
 
 def test_before_evaluation_and_of_other_data(run: Path, tmp_path: Path) -> None:
