@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from lightgcn.challenge import commands as challenge
 from lightgcn.config import MAY_CHANGE, TrainConfig, preset
 from lightgcn.datasets import Dataset, open_dataset
+from lightgcn.datasets.dataset import SUMMARY_NAME
 from lightgcn.demo import run_demo, track_label
 from lightgcn.evaluation import Evaluation
 from lightgcn.options import build_parser, changed_settings, language_model_of
@@ -44,6 +45,9 @@ from lightgcn.terminal import (
 from lightgcn.trials import trial_line, trials_table
 from lightgcn.tuning import PRESET_FILE, tune
 from lightgcn.validation import is_out_of_memory
+
+# Playlists that were left out which are told one by one.
+_SHOWN = 20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,7 +96,19 @@ def _prepare(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     if (out / "dataset.safetensors").exists() and not arguments.overwrite:
         raise FileExistsError(f"{out}: holds a prepared dataset already; give --overwrite or another folder")
-    names = ("slices", "processes", "order", "user", "item", "weight", "user_name", "item_name", "separator", "test")
+    names = (
+        "slices",
+        "processes",
+        "order",
+        "skip_bad",
+        "user",
+        "item",
+        "weight",
+        "user_name",
+        "item_name",
+        "separator",
+        "test",
+    )
     options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     source: Any = arguments.source[0] if len(arguments.source) == 1 else arguments.source
     read = open_dataset(source, format=arguments.format, progress=not arguments.json, **options)
@@ -101,6 +117,11 @@ def _prepare(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise ValueError(f"{arguments.source[0]}: {error}; nothing was written") from error
     dataset.save(out)
+    skipped = dataset.info.get("skipped", [])
+    for problem in skipped[:_SHOWN]:
+        complain(f"left out: {problem}")
+    if len(skipped) > _SHOWN:
+        complain(f"and {dataset.info['skipped_playlists'] - _SHOWN:,} more, listed in {out / SUMMARY_NAME}")
     if arguments.json:
         print_json({"out": str(out), "info": dataset.info, "steps": [_step_values(step) for step in steps]})
         return 0

@@ -74,6 +74,13 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--order", action="store_true", default=None, help="MPD: keep each track's place in its playlist"
     )
+    parser.add_argument(
+        "--skip-bad-playlists",
+        dest="skip_bad",
+        action="store_true",
+        default=None,
+        help="MPD: leave out playlists that are not what they must be, and tell which",
+    )
     for name, text in (
         ("user", "column of user ids (user)"),
         ("item", "column of item ids (item)"),

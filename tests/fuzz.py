@@ -215,6 +215,7 @@ def targets(work: Path) -> list[Target]:
     return [
         Target("mpd", "mpd.slice.0-999.json", slices, lambda path: read_mpd(path, processes=1), naive_mpd, mpd_summary),
         Target("mpd-order", "x.json", slices, lambda path: read_mpd(path, order=True), naive_mpd, mpd_summary),
+        Target("mpd-lenient", "y.json", slices, lambda path: read_mpd(path, skip_bad=True, processes=1)),
         Target("text", "train.txt", [b"0 1 2\n1 0\n2\n3 5 5 1\n", b"0\t3\r\n7 1"], read_text, naive_text, text_summary),
         Target("csv", "plays.csv", [csv, b"user,item\n1,2\n"], _table("plays"), naive_csv, table_summary),
         Target("tsv", "plays.tsv", [csv.replace(b",", b"\t")], _table("plays")),

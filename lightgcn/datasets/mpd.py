@@ -24,6 +24,9 @@ from lightgcn.datasets.slices import chosen_slices, slice_files
 from lightgcn.datasets.workers import parts_by_workers, process_count
 from lightgcn.interactions import Interactions
 
+# Playlists that were left out of which it is said what is wrong with them.
+_LISTED = 1000
+
 
 def read_mpd(
     source: str | Path | Sequence[str | Path],
@@ -31,6 +34,7 @@ def read_mpd(
     slices: tuple[int, int] | None = None,
     processes: int | None = None,
     order: bool = False,
+    skip_bad: bool = False,
     progress: bool = False,
 ) -> Dataset:
     """Read Million Playlist Dataset slices: playlists are users in file order, tracks items by first appearance.
@@ -45,6 +49,9 @@ def read_mpd(
         processes: how many read slices side by side, not more than there are files; the result is the same. 1 starts
             none. None is one per core that this process may use and 16 MB of JSON, and 8 at most.
         order: whether to keep each track's place in its playlist (`Interactions.order`; the first, of a repeated one).
+        skip_bad: whether to leave out playlists that are not what they must be, in place of an error; ``info`` then has
+            how many ("skipped_playlists") and says what is wrong with the first thousand ("skipped"). A file that is no
+            slice is an error in any case.
         progress: show a bar on stderr, if that is a terminal.
 
     Raises:
@@ -54,7 +61,7 @@ def read_mpd(
         ChildProcessError: if a process that reads slices dies.
     """
     files = chosen_slices(slice_files(source), slices)
-    with _parts(files, process_count(files, processes), order) as (builder, parts):
+    with _parts(files, process_count(files, processes), order, skip_bad) as (builder, parts):
         for path, worker, part in with_progress(parts, progress, total=len(files), unit="slice"):
             builder.add(path, worker, part)
     where = [str(path) for path in source] if not isinstance(source, str | Path) else str(source)
@@ -63,14 +70,14 @@ def read_mpd(
 
 @contextmanager
 def _parts(
-    files: list[Path], processes: int, order: bool
+    files: list[Path], processes: int, order: bool, skip_bad: bool
 ) -> Iterator[tuple[_Builder, Iterator[tuple[Path, int, Part]]]]:
     if processes > 1:
-        with parts_by_workers(files, processes) as parts:
-            yield _Builder(Reader().index, processes, order), parts
+        with parts_by_workers(files, processes, skip_bad) as parts:
+            yield _Builder(Reader().index, processes, order, skip_bad), parts
     else:
-        reader = Reader()
-        yield _Builder(reader.index, 0, order), _parts_here(files, reader)
+        reader = Reader(skip_bad)
+        yield _Builder(reader.index, 0, order, skip_bad), _parts_here(files, reader)
 
 
 def _parts_here(files: list[Path], reader: Reader) -> Iterator[tuple[Path, int, Part]]:
@@ -89,8 +96,11 @@ class _Builder:
     those. The reader of this process uses ``index`` itself.
     """
 
-    def __init__(self, index: dict[str, int], processes: int, order: bool) -> None:
+    def __init__(self, index: dict[str, int], processes: int, order: bool, skip_bad: bool) -> None:
         self.index = index
+        self.skip_bad = skip_bad
+        self.skipped = 0
+        self.problems: list[str] = []
         self.tables = [array("i") for _ in range(processes)]
         self.files: list[Path] = []
         self.file_of: dict[int, int] = {}  # pid -> position in files; its order is the users' order
@@ -104,6 +114,10 @@ class _Builder:
         self.empty = 0
 
     def add(self, path: Path, worker: int, part: Part) -> None:
+        if self.skip_bad:
+            part = self._without_repeats(part)
+            self.skipped += len(part.problems)
+            self.problems += [f"{path}: {problem}" for problem in part.problems[: _LISTED - len(self.problems)]]
         codes, columns = np.frombuffer(part.codes, np.int32), part.columns
         if self.tables:
             codes, columns = self._renumbered(self.tables[worker], part)
@@ -127,6 +141,26 @@ class _Builder:
         if len(fresh) < len(numbers):
             columns = [list(map(column.__getitem__, fresh)) for column in columns]
         return np.frombuffer(table, np.int32)[np.frombuffer(part.codes, np.int32)], columns
+
+    def _without_repeats(self, part: Part) -> Part:
+        """Leave out playlists whose pid was there before, in this file or another."""
+        fresh: list[bool] = []
+        seen: set[int] = set()
+        for pid in part.pids:
+            fresh.append(pid not in seen and pid not in self.file_of)
+            seen.add(pid)
+        if all(fresh):
+            return part
+        kept = np.array(fresh)
+        lengths, codes = np.frombuffer(part.lengths, np.int32), np.frombuffer(part.codes, np.int32)
+        repeated = [f"pid {pid} is there again" for pid, first in zip(part.pids, fresh, strict=True) if not first]
+        return part._replace(
+            pids=array("q", np.frombuffer(part.pids, np.int64)[kept].tobytes()),
+            lengths=array("i", lengths[kept].tobytes()),
+            codes=array("i", codes[np.repeat(kept, lengths)].tobytes()),
+            titles=[title for title, first in zip(part.titles, fresh, strict=True) if first],
+            problems=[*part.problems, *repeated],
+        )
 
     def _add_pids(self, path: Path, pids: list[int]) -> None:
         if len(set(pids)) != len(pids) or not self.file_of.keys().isdisjoint(pids):
@@ -179,4 +213,6 @@ class _Builder:
             "duplicate_entries": self.entries - graph.num_edges,
             "empty_playlists": self.empty,
         }
+        if self.skip_bad:
+            info |= {"skipped_playlists": self.skipped, "skipped": self.problems}
         return Dataset(graph, {"name": self.titles}, self.columns, None, info)

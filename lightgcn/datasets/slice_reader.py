@@ -43,10 +43,11 @@ class Part(NamedTuple):
     titles: list[str]  # one per playlist
     uris: list[str]  # of tracks that the reader had not seen before, in order of first appearance
     columns: list[list[Any]]  # in the order of COLUMNS, one per new track; not yet known to be strings
+    problems: list[str]  # what is wrong with the playlists that were left out
 
     @classmethod
     def empty(cls) -> Part:
-        return cls(array("q"), array("i"), array("i"), [], [], [[] for _ in COLUMNS])
+        return cls(array("q"), array("i"), array("i"), [], [], [[] for _ in COLUMNS], [])
 
 
 class _UnsoundError(ValueError):
@@ -56,8 +57,9 @@ class _UnsoundError(ValueError):
 class Reader:
     """Reads slices one after the other and numbers their tracks by first appearance."""
 
-    def __init__(self) -> None:
+    def __init__(self, skip_bad: bool = False) -> None:
         self.index: defaultdict[str, int] = defaultdict(count().__next__)
+        self.skip_bad = skip_bad
 
     def read(self, path: str | Path) -> Part:
         """Return what is kept of a slice.
@@ -72,15 +74,25 @@ class Reader:
                 return self._collect(_pieces(file))
             except ValueError:
                 # Written by other hands, or wrong somewhere: parsed whole, it says which.
-                for uri in list(islice(reversed(self.index), len(self.index) - known)):
-                    del self.index[uri]
-                self.index.default_factory = count(known).__next__
+                self._forget(known)
             file.seek(0)
             data = file.read()
         try:
             return self._collect([parse(data)])
         except _UnsoundError:
-            raise ValueError(problem(parse(data))) from None
+            playlists = parse(data)
+        if not self.skip_bad:
+            raise ValueError(problem(playlists))
+        self._forget(known)
+        found = [playlist_problem(place, playlist) for place, playlist in enumerate(playlists)]
+        part = self._collect([[one for one, wrong in zip(playlists, found, strict=True) if wrong is None]])
+        return part._replace(problems=[wrong for wrong in found if wrong is not None])
+
+    def _forget(self, known: int) -> None:
+        """Take back the numbers of all tracks but the first so many."""
+        for uri in list(islice(reversed(self.index), len(self.index) - known)):
+            del self.index[uri]
+        self.index.default_factory = count(known).__next__
 
     def _collect(self, pieces: Iterator[list[Any]] | list[list[Any]]) -> Part:
         part = Part.empty()
@@ -109,6 +121,7 @@ class Reader:
             and set(map(type, titles)) <= {str, type(None)}
             and set(map(type, uris)) <= {str}
             and "" not in uris
+            and (not self.skip_bad or all(set(map(type, column)) <= {str} for column in columns))
         )
         if not sound:
             raise _UnsoundError
@@ -197,27 +210,35 @@ def parse(data: bytes) -> list[Any]:
 def problem(playlists: list[Any]) -> str:
     """Say what is wrong with a slice; slow, and called only when something is."""
     for place, playlist in enumerate(playlists):
-        if not isinstance(playlist, dict):
-            return f"playlist {place} is {_kind(playlist)}, expected an object with pid and tracks"
-        pid, where = playlist.get("pid"), f"playlist {place}"
-        if type(pid) is not int or not 0 <= pid < 2**63:
-            return f'{where}: "pid" is {_shown(playlist, "pid")}, expected a non-negative integer'
-        where += f" (pid {pid})"
-        if type(playlist.get("tracks")) is not list:
-            return f'{where}: "tracks" is {_shown(playlist, "tracks")}, expected a list'
-        if not isinstance(playlist.get("name"), str | None):
-            return f'{where}: "name" is {_shown(playlist, "name")}, expected a string'
-        for position, track in enumerate(playlist["tracks"]):
-            at = f"{where}: track {position}"
-            if not isinstance(track, dict):
-                return f"{at} is {_kind(track)}, expected an object with track_uri"
-            if not isinstance(track.get("track_uri"), str) or not track["track_uri"]:
-                found = _shown(track, "track_uri")
-                return f'{at}: "track_uri" is {found}, expected a non-empty string such as "spotify:track:..."'
-            for key in COLUMNS.values():
-                if not isinstance(track.get(key), str | None):
-                    return f'{at}: "{key}" is {_shown(track, key)}, expected a string'
+        found = playlist_problem(place, playlist)
+        if found is not None:
+            return found
     raise AssertionError("a slice was refused that has nothing wrong")
+
+
+def playlist_problem(place: int, playlist: Any) -> str | None:
+    """Say what is wrong with a playlist, None for nothing."""
+    if not isinstance(playlist, dict):
+        return f"playlist {place} is {_kind(playlist)}, expected an object with pid and tracks"
+    pid, where = playlist.get("pid"), f"playlist {place}"
+    if type(pid) is not int or not 0 <= pid < 2**63:
+        return f'{where}: "pid" is {_shown(playlist, "pid")}, expected a non-negative integer'
+    where += f" (pid {pid})"
+    if type(playlist.get("tracks")) is not list:
+        return f'{where}: "tracks" is {_shown(playlist, "tracks")}, expected a list'
+    if not isinstance(playlist.get("name"), str | None):
+        return f'{where}: "name" is {_shown(playlist, "name")}, expected a string'
+    for position, track in enumerate(playlist["tracks"]):
+        at = f"{where}: track {position}"
+        if not isinstance(track, dict):
+            return f"{at} is {_kind(track)}, expected an object with track_uri"
+        if not isinstance(track.get("track_uri"), str) or not track["track_uri"]:
+            found = _shown(track, "track_uri")
+            return f'{at}: "track_uri" is {found}, expected a non-empty string such as "spotify:track:..."'
+        for key in COLUMNS.values():
+            if not isinstance(track.get(key), str | None):
+                return f'{at}: "{key}" is {_shown(track, key)}, expected a string'
+    return None
 
 
 def _shown(record: dict[str, Any], key: str) -> str:
@@ -232,11 +253,11 @@ def _kind(value: object) -> str:
 # -- between processes -------------------------------------------------------------------------------------
 
 
-def serve() -> None:
+def serve(skip_bad: bool) -> None:
     """Answer requests on standard input until it ends, as the process that sends them does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.disable()  # nothing here makes cycles
-    requests, answers, reader = sys.stdin.buffer, sys.stdout.buffer, Reader()
+    requests, answers, reader = sys.stdin.buffer, sys.stdout.buffer, Reader(skip_bad)
     try:
         while line := requests.readline():
             answers.writelines(_answer(reader, os.fsdecode(requests.read(int(line)))))
@@ -259,7 +280,7 @@ def _answer(reader: Reader, path: str) -> list[bytes]:
 
 def pack(part: Part) -> list[bytes]:
     """Return a part as the pieces of an answer."""
-    texts = orjson.dumps([part.titles, part.uris, *part.columns])
+    texts = orjson.dumps([part.titles, part.uris, part.problems, *part.columns])
     blobs = [part.pids.tobytes(), part.lengths.tobytes(), part.codes.tobytes(), texts]
     return [orjson.dumps(list(map(len, blobs)), option=orjson.OPT_APPEND_NEWLINE), *blobs]
 
@@ -280,5 +301,5 @@ def unpack(stream: BinaryIO) -> Part:
     blobs = [stream.read(size) for size in (kind, *values)]
     if list(map(len, blobs)) != [kind, *values]:
         raise EOFError("an answer is cut short")
-    titles, uris, *columns = orjson.loads(blobs[3])
-    return Part(array("q", blobs[0]), array("i", blobs[1]), array("i", blobs[2]), titles, uris, columns)
+    titles, uris, problems, *columns = orjson.loads(blobs[3])
+    return Part(array("q", blobs[0]), array("i", blobs[1]), array("i", blobs[2]), titles, uris, columns, problems)

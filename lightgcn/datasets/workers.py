@@ -23,7 +23,7 @@ MOST = 8
 WORTH = 16_000_000  # bytes of JSON that are parsed in about the time in which a process starts
 # Neither a fork, which threads of this process could break, nor a fresh import of the caller's script: the standard
 # library, this folder, and what holds orjson.
-BOOT = "import sys; sys.path += sys.argv[1:]; import slice_reader; slice_reader.serve()"
+BOOT = "import sys; sys.path += sys.argv[2:]; import slice_reader; slice_reader.serve(sys.argv[1] == 'skip')"
 
 
 def process_count(files: Sequence[Path], processes: int | None) -> int:
@@ -43,12 +43,14 @@ def process_count(files: Sequence[Path], processes: int | None) -> int:
 
 
 @contextmanager
-def parts_by_workers(files: Sequence[Path], processes: int) -> Iterator[Iterator[tuple[Path, int, Part]]]:
+def parts_by_workers(
+    files: Sequence[Path], processes: int, skip_bad: bool = False
+) -> Iterator[Iterator[tuple[Path, int, Part]]]:
     """Give an iterator of each file, in order, with the number of the worker that read it and what it read.
 
     Errors come when their file's turn comes, as they would in one process. No process outlives the context.
     """
-    workers = [_Worker() for _ in range(processes)]
+    workers = [_Worker(skip_bad) for _ in range(processes)]
     pool = ThreadPoolExecutor(processes, "mpd-reader")
     try:
         yield _in_order(files, workers, pool)
@@ -84,11 +86,11 @@ def _in_order(
 
 
 class _Worker:
-    def __init__(self) -> None:
+    def __init__(self, skip_bad: bool = False) -> None:
         paths = [str(Path(slice_reader.__file__).parent), str(Path(orjson.__file__).parents[1])]
         # A session of its own: Ctrl-C reaches this process alone, which then ends the worker.
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", BOOT, *paths],
+            [sys.executable, "-I", "-S", "-c", BOOT, "skip" if skip_bad else "all", *paths],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pipesize=1 << 20,

@@ -4,6 +4,7 @@ import re
 import pytest
 import torch
 
+from lightgcn import cli
 from lightgcn.datasets import read_mpd
 
 
@@ -278,3 +279,80 @@ def test_a_pid_in_two_files_names_both_files(tmp_path):
 def test_progress_is_silent_where_stderr_is_no_terminal(folder, capfd):
     read_mpd(folder, progress=True)
     assert capfd.readouterr() == ("", "")
+
+
+def a_slice_with_bad_playlists(path, first=0):
+    """Write good and bad playlists in turn, each bad one wrong in its own way, and return the good pids."""
+    bad = [
+        "no object",
+        {"name": "no pid", "tracks": []},
+        playlist(-1),
+        {"pid": first + 1},
+        playlist(first + 2) | {"name": 5},
+        playlist(first + 3, track("x"), "no track"),
+        playlist(first + 4, track("y"), {"track_name": "no uri"}),
+        playlist(first + 5, track("z", artist=7)),
+        playlist(2**63),
+        playlist(first + 100, track("again")),
+    ]
+    records, good = [], []
+    for number, wrong in enumerate(bad):
+        good.append(first + 100 + number)
+        records += [playlist(good[-1], track(f"good{number}"), track("common")), wrong]
+    return write(path, records, indent=4 if first else None), good
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_bad_playlists_are_left_out_counted_and_listed(tmp_path, processes):
+    one, first = a_slice_with_bad_playlists(tmp_path / "mpd.slice.0-999.json")
+    two, second = a_slice_with_bad_playlists(tmp_path / "mpd.slice.1000-1999.json", first=1000)
+    with pytest.raises(ValueError, match=r"mpd\.slice\.0-999\.json: playlist 1 is a string"):
+        read_mpd(tmp_path, processes=processes)
+    dataset = read_mpd(tmp_path, processes=processes, skip_bad=True, order=True)
+    graph = dataset.interactions
+    assert graph.user_ids.tolist() == first + second
+    assert [len(graph.items_of(user)) for user in range(graph.num_users)] == [2] * 20
+    assert dataset.info["skipped_playlists"] == 20 and len(dataset.info["skipped"]) == 20
+    for problem in dataset.info["skipped"]:
+        assert str(tmp_path) in problem
+    texts = " ".join(dataset.info["skipped"])
+    for words in ("is a string", '"pid" is missing', '"tracks" is missing', "track 1 is a string", "expected a string",
+                  "pid 100 is there again", "pid 1100 is there again"):  # fmt: skip
+        assert words in texts
+    assert {"spotify:track:x", "spotify:track:y"}.isdisjoint(graph.item_ids.tolist())
+    good = read_mpd([one, two], processes=1, skip_bad=True)
+    assert good.items == dataset.items and good.interactions.keys.tolist() == graph.keys.tolist()
+
+
+def test_nothing_is_left_out_of_good_slices(folder):
+    plain, lenient = read_mpd(folder), read_mpd(folder, skip_bad=True)
+    assert lenient.info["skipped_playlists"] == 0 and lenient.info["skipped"] == []
+    assert lenient.interactions.fingerprint() == plain.interactions.fingerprint()
+
+
+def test_a_file_that_is_no_slice_is_an_error_in_any_case(tmp_path):
+    (tmp_path / "mpd.slice.0-999.json").write_text('{"playlists": [{"pid": 0, "tracks": []}, {"pid"')
+    with pytest.raises(ValueError, match="not valid JSON"):
+        read_mpd(tmp_path, skip_bad=True)
+
+
+def test_the_command_tells_what_it_left_out(tmp_path, capsys):
+    a_slice_with_bad_playlists(tmp_path / "mpd.slice.0-999.json")
+    a_slice_with_bad_playlists(tmp_path / "mpd.slice.1000-1999.json", first=1000)
+    a_slice_with_bad_playlists(tmp_path / "mpd.slice.2000-2999.json", first=2000)
+    out = tmp_path / "prepared"
+    assert cli.main(["prepare", str(tmp_path), str(out)]) == 2
+    assert not out.exists()
+    capsys.readouterr()
+    assert cli.main(["prepare", str(tmp_path), str(out), "--skip-bad-playlists"]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("left out: ") == 20 and "and 10 more, listed in" in said.err
+    assert re.search(r"skipped playlists\s+30", said.out)
+    assert len(json.loads((out / "dataset.json").read_text())["info"]["skipped"]) == 30
+
+
+def test_a_playlist_of_a_million_tracks_is_read(tmp_path):
+    record = playlist(0, *({"track_uri": f"t{number % 1000}"} for number in range(1_000_000)))
+    dataset = read_mpd(write(tmp_path / "mpd.slice.0-999.json", [record]), processes=1, order=True)
+    assert dataset.info["entries"] == 1_000_000 and dataset.interactions.num_edges == 1000
+    assert dataset.interactions.order.tolist() == list(range(1000))
