@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.interactions import Interactions
+from lightgcn.validation import INT32_END
 
 Normalization = Literal["mean", "symmetric"]
 Degrees = npt.NDArray[np.float64]
@@ -404,7 +405,7 @@ def _symmetric_pattern(interactions: Interactions) -> tuple[Pattern, Degrees]:
     block = interactions.to_scipy()  # (U, I) by users; its transpose by items is one counting sort away
     back = block.T.tocsr()
     nnz = interactions.num_edges
-    index_dtype = np.int32 if max(2 * nnz, interactions.num_nodes) < 2**31 else np.int64
+    index_dtype = np.int32 if max(2 * nnz, interactions.num_nodes) < INT32_END else np.int64
     row_ends = np.concatenate([block.indptr, back.indptr[1:].astype(np.int64) + nnz]).astype(index_dtype)
     columns = np.empty(2 * nnz, index_dtype)
     np.add(block.indices, interactions.num_users, out=columns[:nnz], casting="unsafe")
@@ -429,7 +430,7 @@ def _say_beta_warning_unheard() -> None:
 def _pattern_from_coo(coo: Tensor) -> Pattern:
     nodes = coo.shape[0]
     rows, columns = coo.indices()
-    index_dtype = torch.int32 if max(len(rows), nodes) < 2**31 else torch.int64
+    index_dtype = torch.int32 if max(len(rows), nodes) < INT32_END else torch.int64
     ends = torch.zeros(nodes + 1, dtype=torch.int64, device=coo.device)
     torch.cumsum(torch.bincount(rows, minlength=nodes), 0, out=ends[1:])
     return Pattern(ends.to(index_dtype), columns.to(index_dtype), coo.values())

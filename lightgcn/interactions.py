@@ -18,7 +18,14 @@ from torch import Tensor
 
 from lightgcn.ids import Ids, checked_ids, factorize, ids_array, numbers
 from lightgcn.sorting import distinct_integers
-from lightgcn.validation import checked_count, checked_indices, checked_integers, checked_pairs, checked_weights
+from lightgcn.validation import (
+    INT32_END,
+    checked_count,
+    checked_indices,
+    checked_integers,
+    checked_pairs,
+    checked_weights,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -280,7 +287,7 @@ class Interactions:
             dtype = torch.float64 if self.weights.dtype == torch.float64 else torch.float32
             values = self.weights.to("cpu", dtype, copy=True).numpy()
         # SciPy keeps the index dtype that it is given, and is faster with the narrow one.
-        index = torch.int32 if max(self.num_edges, self.num_nodes) < 2**31 else torch.int64
+        index = torch.int32 if max(self.num_edges, self.num_nodes) < INT32_END else torch.int64
         columns, ends = (part.to("cpu", index, copy=True).numpy() for part in (self.items, self.indptr))
         return csr_array((values, columns, ends), shape=(self.num_users, self.num_items))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
@@ -11,7 +12,11 @@ _GROUP = Path("/sys/fs/cgroup")
 
 # Bytes that training holds at its peak, measured (docs/reliability.md): for each edge of the graph with its split and
 # adjacency, and for each number of the embedding table with its gradient, optimiser, best copy and buffers.
-_EDGE_BYTES, _ENTRY_BYTES, _BASE_BYTES = 130, 40, 400_000_000
+_EDGE_BYTES, _ENTRY_BYTES, _BASE_BYTES = 170, 32, 500_000_000
+# What reading holds, for each byte of what it reads: slices give up nearly all at once, tables and text are held whole.
+_READ_BYTES = {"mpd": 0.15, "table": 25.0, "text": 25.0, "prepared": 10.0}
+# What a saved recommender or model holds, for each byte of its file: the file's own, and what is made of it.
+_FILE_BYTES = 3.0
 
 
 def available_memory() -> int | None:
@@ -32,6 +37,28 @@ def training_memory(num_nodes: int, num_edges: int, embedding_dim: int) -> int:
         embedding_dim: width of the embeddings.
     """
     return _BASE_BYTES + _EDGE_BYTES * num_edges + _ENTRY_BYTES * num_nodes * embedding_dim
+
+
+def reading_memory(num_bytes: int, kind: str) -> int:
+    """Return about how many bytes the reading of files takes at its peak.
+
+    Args:
+        num_bytes: of the files, decompressed.
+        kind: "mpd", "table", "text" or "prepared".
+    """
+    return _BASE_BYTES + int(num_bytes * _READ_BYTES[kind])
+
+
+def answering_memory(file: Path) -> int:
+    """Return about how many bytes answers from a recommender's file take at their peak."""
+    return _BASE_BYTES + int(file.stat().st_size * _FILE_BYTES)
+
+
+def warn_of_shortage(what: str, needed: int, advice: str) -> None:
+    """Warn where something needs more memory than there is; the arguments are those of `shortage`."""
+    message = shortage(what, needed, advice)
+    if message is not None:
+        warnings.warn(message, stacklevel=3)
 
 
 def shortage(what: str, needed: int, advice: str) -> str | None:

@@ -35,6 +35,7 @@ from lightgcn.evaluation import Evaluation, evaluate, evaluate_links, evaluate_r
 from lightgcn.interactions import Interactions
 from lightgcn.inversion import check_memory
 from lightgcn.locking import holds
+from lightgcn.memory import answering_memory, training_memory, warn_of_shortage
 from lightgcn.model import LightGCN
 from lightgcn.recommender import Recommender
 from lightgcn.side_nodes import SideNodes
@@ -256,6 +257,9 @@ def train_run(
     split, groups = config.split(dataset), config.groups(dataset)
     if groups is not None:
         split = groups.extend_split(split)
+    message = split.val.message
+    needed = training_memory(message.num_users + message.num_items, message.num_edges, config.train.embedding_dim)
+    warn_of_shortage("training", needed, "take a smaller embedding_dim, or less data (prepare --slices, --sample)")
     began = time.monotonic()
     model = config.new_model(dataset, split, folder, progress=progress).to(device)
     start_seconds = round(time.monotonic() - began, 2)
@@ -356,6 +360,8 @@ def recommender_file(path: str | Path) -> Path:
     file = path / RECOMMENDER_FILE if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise FileNotFoundError(f"{path}: no {RECOMMENDER_FILE} here; train a model first (lightgcn train)")
+    if file.is_file():
+        warn_of_shortage(f"{file}: to answer from it", answering_memory(file), "use a machine with more")
     return file
 
 

@@ -309,7 +309,8 @@ def _check_ratios(ratios: Sequence[float]) -> tuple[float, float]:
         raise ValueError(f"each of the ratios must be a positive number, got {shares}{hint}")
     if abs(sum(shares) - 1) > 1e-6:
         raise ValueError(f"ratios must add up to 1, got {shares}, which add up to {sum(shares):.6g}")
-    if sum(shares[1:]) >= 1:
+    # So small a share is no share: roundings of the others would take it.
+    if 1 - sum(shares[1:]) < 1e-6:
         raise ValueError(f"ratios must leave a share for train, got {shares}")
     _, val_share, test_share = (*shares, 0.0, 0.0)[:3]
     return val_share, test_share
@@ -382,8 +383,6 @@ def _divide_by_user(
 ) -> Tensor:
     degrees = interactions.user_degrees
     num_val, num_test = ((share * degrees.double() + 1e-9).floor().long() for share in (val_share, test_share))
-    num_val -= ((num_val + num_test) >= degrees).long() * (num_val > 0)
-    num_test -= ((num_val + num_test) >= degrees).long() * (num_test > 0)
 
     parts = [(1, num_val), (2, num_test)]
     if order is None:

@@ -22,6 +22,7 @@ from lightgcn.batches import check_split
 from lightgcn.checkpoint import read_json, write_json
 from lightgcn.config import TrainConfig, is_better, lower_is_better, parse_metric, preset, save_preset
 from lightgcn.locking import holds
+from lightgcn.memory import training_memory, warn_of_shortage
 from lightgcn.model import LightGCN
 from lightgcn.space import STARTUP_TRIALS, first_trials, propose, require_optuna, search_space
 from lightgcn.splitting import Split
@@ -135,6 +136,8 @@ def tune(
         raise ValueError("a search cannot start from words: it makes models of the train edges alone")
     split = split._replace(test=split.val).to(device)
     nodes = split.train.message
+    needed = training_memory(nodes.num_users + nodes.num_items, nodes.num_edges, max_dim)
+    warn_of_shortage("a search", needed, "take a smaller max_dim, or less data (prepare --slices, --sample)")
     check_split(LightGCN(nodes.num_users, nodes.num_items, embedding_dim=1), split, start)
     search = _Search(split, Path(folder), start, frozenset(fixed), max_dim, minutes, trials, should_stop)
     search.open()

@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# The first integer that 32 bits cannot hold: below it, indices are as wide.
+INT32_END = 2**31
+
 
 def checked_count(name: str, value: object, least: int = 0) -> int:
     """Return an integer of at least ``least`` as an int, or raise a ValueError; True is no integer."""

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from lightgcn import memory
-from lightgcn.datasets import files, read_table, read_text, tables
+from lightgcn import Adjacency, Interactions, adjacency, cli, interactions, memory, normalized_adjacency, propagate
+from lightgcn.datasets import files, read_table, read_text, synthetic_interactions, tables
 
 
 @pytest.fixture
@@ -73,3 +78,76 @@ def test_a_small_parquet_file_of_very_many_rows_is_refused(tmp_path: Path, monke
         read_table(tmp_path / "t.parquet")
     monkeypatch.setattr(tables, "_ROW_BYTES", 1)
     assert read_table(tmp_path / "t.parquet").info["entries"] == 3_000_000
+
+
+@pytest.fixture
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the machine say that 1 MB is free."""
+    monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000)
+
+
+def test_commands_say_before_they_start_what_they_need_and_what_there_is(
+    slices: Path, tmp_path: Path, little: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for command in (
+        ["prepare", str(slices), str(tmp_path / "prepared")],
+        ["train", str(tmp_path / "prepared"), str(tmp_path / "run"), "--epochs", "1", "--batch-size", "512"],
+        ["recommend", str(tmp_path / "run"), "--user", "3"],
+    ):
+        assert cli.main(command) == 0
+        said.append(capsys.readouterr().err)
+    for line, words in zip(
+        said, ("reading needs about 0.5 GB", "training needs about 0.5 GB", "to answer from it needs"), strict=True
+    ):
+        assert words in line and "0.0 GB are available" in line and "warning" in line
+
+
+def test_what_is_told_is_near_what_is_taken(tmp_path: Path) -> None:
+    code = """
+import sys, warnings
+from lightgcn import preset
+from lightgcn.datasets import Dataset, synthetic_interactions
+from lightgcn.memory import training_memory
+from lightgcn.runs import RunConfig, train_run
+warnings.simplefilter("ignore")
+Dataset(synthetic_interactions(20_000, 20_000, 500_000), {}, {}).save(sys.argv[1])
+dataset = Dataset.load(sys.argv[1])
+open("/proc/self/clear_refs", "w").write("5")
+config = preset("fast", epochs=1, eval_every=1)
+train_run(dataset, RunConfig(sys.argv[1], dataset.fingerprint(), config), sys.argv[1] + "/run")
+peak = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(training_memory(40_000, 500_000, 64) / peak)
+"""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("needs Linux, which says how much memory a process took")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 0.7 < float(done.stdout) < 2
+
+
+@pytest.mark.parametrize("limit", [60, 599, 600, 601, 100_000])
+def test_indices_are_64_bits_wide_from_where_32_do_not_reach(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if 32 bits ended at so small a number: 300 edges are 600 entries, over 90 nodes."""
+    graph = synthetic_interactions(50, 40, 300, seed=1)
+    plain = normalized_adjacency(graph)
+    for module in (adjacency, interactions):
+        monkeypatch.setattr(module, "INT32_END", limit)
+    wide = normalized_adjacency(graph)
+    assert wide.pattern.columns.dtype == (torch.int32 if limit > 600 else torch.int64)
+    assert graph.to_scipy().indices.dtype == (np.int32 if limit > 300 else np.int64)
+    again = Adjacency.from_sparse(plain.to_sparse_coo(), 50, 40)
+    assert again.pattern.columns.dtype == (torch.int32 if limit > 600 else torch.int64)
+    x = torch.randn(90, 8)
+    for half in (False, True):
+        wanted = propagate(replace(plain, half_tables=half), x, [0.25] * 4)
+        assert torch.equal(propagate(replace(wide, half_tables=half), x, [0.25] * 4), wanted)
+    torch.testing.assert_close(propagate(again, x, [0.25] * 4), propagate(plain, x, [0.25] * 4))
+    assert torch.equal(wide.to_dense(), plain.to_dense())
+
+
+def test_keys_beyond_64_bits_are_refused() -> None:
+    with pytest.raises(ValueError, match="would overflow 64 bits"):
+        Interactions(torch.tensor([0]), torch.tensor([0]), 2**32, 2**31)
+    large = Interactions(torch.tensor([2**32 - 2]), torch.tensor([2**31 - 2]), 2**32 - 1, 2**31 - 1)
+    assert int(large.keys[0]) == (2**32 - 2) * (2**31 - 1) + 2**31 - 2

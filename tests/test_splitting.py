@@ -1,3 +1,4 @@
+import hashlib
 import math
 import re
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from lightgcn import Interactions, LinkSet, link_set, split_edges
+from lightgcn.datasets import synthetic_interactions
 
 
 def build(pairs, num_users, num_items, **options):
@@ -454,8 +456,8 @@ def test_too_small_users_are_told_what_one_of_them_needs(ratios, disjoint):
 
 
 def test_a_train_share_near_nothing_is_answered_at_once():
-    with pytest.raises(ValueError, match=r"too few edges to split: 3, and at least \d{12,} are needed"):
-        split_edges(row(3), (1e-12, 0.5, 0.5 - 1e-12))
+    with pytest.raises(ValueError, match=r"too few edges to split: 3, and at least \d{6,7} are needed"):
+        split_edges(row(3), (2e-6, 0.5, 0.5 - 2e-6))
     with pytest.raises(ValueError, match="ratios must leave a share for train"):
         split_edges(row(3), (1e-7, 0.5, 0.5))
 
@@ -581,3 +583,48 @@ def test_split_on_cuda(stratify):
     back = split.to("cpu")
     assert all(same(a, b) for a, b in zip(back, split, strict=True))
     assert back.train.resample(1).edges.device.type == "cpu"
+
+
+def test_a_fingerprint_is_of_messages_positives_and_negatives_of_train_and_validation():
+    graph = synthetic_interactions(40, 30, 400, seed=1)
+    split = split_edges(graph, seed=2)
+    digest = hashlib.sha256()
+    for links in (split.train, split.val):
+        digest.update(links.message.fingerprint().encode())
+        digest.update(links.positives.fingerprint().encode())
+        digest.update(links.negatives.numpy().tobytes())
+    assert split.fingerprint() == digest.hexdigest()
+    assert split.fingerprint() == split_edges(graph, seed=2).fingerprint() != split_edges(graph, seed=3).fingerprint()
+    assert split._replace(test=split.val).fingerprint() == split.fingerprint()
+    assert split._replace(val=split.train).fingerprint() != split.fingerprint()
+
+
+def test_defaults():
+    graph = synthetic_interactions(40, 30, 400, seed=1)
+    assert split_edges(graph).fingerprint() == split_edges(graph, seed=0).fingerprint()
+    part = graph.select(torch.arange(400) % 2 > 0), graph.select(torch.arange(400) % 2 < 1)
+    assert torch.equal(link_set(*part).negatives, link_set(*part, negatives=1.0, seed=0).negatives)
+    assert link_set(*part).negatives.shape[1] == 200
+
+
+def test_the_fewest_edges_that_can_be_split():
+    graph = Interactions(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 2, 3]), 9, 9)
+    three = graph.select(torch.arange(3))
+    assert [links.positives.num_edges for links in split_edges(three, disjoint=0.0)] == [1, 1, 1]
+    with pytest.raises(ValueError, match="too few edges to split: 3, and at least 4 are needed"):
+        split_edges(three, disjoint=0.5)
+    assert [links.positives.num_edges for links in split_edges(graph, disjoint=0.5)] == [1, 1, 1]
+
+
+def test_an_order_of_floating_numbers_is_one():
+    graph = synthetic_interactions(10, 30, 200, seed=1)
+    order = torch.rand(200, generator=torch.Generator().manual_seed(0))
+    one = split_edges(graph, stratify="user", order=order)
+    other = split_edges(graph, stratify="user", order=order.argsort().argsort())
+    assert one.fingerprint() == other.fingerprint()
+
+
+@pytest.mark.parametrize("stratify", [None, "user"])
+def test_a_train_share_of_next_to_nothing_is_refused(stratify):
+    with pytest.raises(ValueError, match="must leave a share for train"):
+        split_edges(synthetic_interactions(10, 30, 200), (1e-10, 0.5, 0.5 - 1e-10), stratify=stratify)

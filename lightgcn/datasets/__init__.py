@@ -13,6 +13,7 @@ from lightgcn.datasets.mpd import read_mpd
 from lightgcn.datasets.synthetic import synthetic_interactions, write_synthetic_mpd
 from lightgcn.datasets.tables import read_table
 from lightgcn.datasets.text import has_train_file, read_text
+from lightgcn.memory import reading_memory, warn_of_shortage
 
 __all__ = [
     "Dataset",
@@ -60,12 +61,25 @@ def open_dataset(
     reader = readers[format]
     if format != "mpd" and not isinstance(source, str | Path):
         raise ValueError(f"several files are accepted for MPD slices alone, not for format {format!r}")
+    _warn_of_memory(source, format)
     known = [name for name in inspect.signature(reader).parameters if name not in ("source", "progress")]
     unknown = sorted(set(options) - set(known))
     if unknown:
         allowed = ", ".join(known) or "none"
         raise ValueError(f"format {format!r} has no option {', '.join(map(repr, unknown))}; its options are: {allowed}")
     return reader(source, progress=progress, **options)
+
+
+def _warn_of_memory(source: str | Path | Sequence[str | Path], format: str) -> None:
+    """Say so where reading would take more memory than there is; compressed files are taken for what they are."""
+    several = not isinstance(source, str | Path)
+    paths = [Path(path) for path in source] if several else [Path(source)]  # type: ignore[arg-type, union-attr]
+    files = [file for path in paths for file in (path.iterdir() if path.is_dir() else [path]) if file.is_file()]
+    if format == "prepared":
+        files = [file for file in files if file.name == FILE_NAME]
+    size = sum(file.stat().st_size for file in files)
+    advice = "read fewer slices (--slices)" if format == "mpd" else "divide the data, or use a machine with more"
+    warn_of_shortage(f"{paths[0]}: reading", reading_memory(size, format), advice)
 
 
 def _load(source: str | Path, *, progress: bool) -> Dataset:
