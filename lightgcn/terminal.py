@@ -45,12 +45,21 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 
 def say(line: str) -> None:
     """Print a line of the command's answer."""
-    print(line, flush=True)
+    print(_shown(line), flush=True)
 
 
 def complain(line: str) -> None:
     """Print an error or a remark, on stderr."""
-    print(f"lightgcn: {line}", file=sys.stderr, flush=True)
+    print(f"lightgcn: {_shown(line)}", file=sys.stderr, flush=True)
+
+
+def _shown(text: str) -> str:
+    """Return text in which nothing commands a terminal: names come from anywhere."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else " " if letter.isspace() else "�" for letter in text
+    )
 
 
 def print_json(value: Any) -> None:

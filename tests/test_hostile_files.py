@@ -1,0 +1,134 @@
+"""Files by other hands: no code of theirs runs, and what they claim is checked before it is believed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import pickle
+import resource
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import lightgcn
+from lightgcn import Recommender, cli, preset
+from lightgcn.checkpoint import load_model
+from lightgcn.datasets import Dataset, open_dataset, read_mpd
+
+PACKAGE = Path(lightgcn.__file__).parent
+OPTIONS = ["--epochs", "1", "--batch-size", "512"]
+
+
+def test_nothing_in_the_package_can_unpickle_or_run_what_it_reads() -> None:
+    """No call of pickle, marshal, eval, exec, torch.load or numpy.load, and no shell."""
+    banned = {"pickle", "marshal", "shelve", "dill", "joblib", "yaml"}
+    calls = {"eval", "exec", "compile", "__import__"}
+    methods = {("torch", "load"), ("np", "load"), ("numpy", "load"), ("os", "system"), ("np", "fromfile")}
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                assert not banned & {name.name.split(".")[0] for name in node.names}, file
+            elif isinstance(node, ast.ImportFrom):
+                assert (node.module or "").split(".")[0] not in banned, file
+            elif isinstance(node, ast.Call):
+                function = node.func
+                if isinstance(function, ast.Name):
+                    assert function.id not in calls, (file, node.lineno)
+                elif isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
+                    assert (function.value.id, function.attr) not in methods, (file, node.lineno)
+                shell = [word for word in node.keywords if word.arg == "shell"]
+                assert not shell, (file, node.lineno)
+
+
+class Bomb:
+    """What leaves a mark where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("name", ["dataset.safetensors", "recommender.safetensors", "model.safetensors", "run.json"])
+def test_a_pickle_in_place_of_a_file_is_refused_and_not_run(tmp_path: Path, name: str) -> None:
+    mark = tmp_path / "mark"
+    for data in (pickle.dumps(Bomb(mark)), None):
+        if data is None:
+            torch.save({"x": Bomb(mark)}, tmp_path / name)
+        else:
+            (tmp_path / name).write_bytes(data)
+        for read in (Dataset.load, open_dataset, Recommender.load, load_model, preset):
+            with pytest.raises((ValueError, FileNotFoundError)):
+                read(tmp_path if read in (Dataset.load, open_dataset) else tmp_path / name)  # type: ignore[operator]
+        assert cli.main(["evaluate", str(tmp_path)]) == 2
+        assert cli.main(["recommend", str(tmp_path), "--user", "1"]) == 2
+    assert not mark.exists()
+
+
+@pytest.fixture(scope="module")
+def run(slices: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    read_mpd(slices).save(folder / "prepared")
+    assert cli.main(["train", str(folder / "prepared"), str(folder / "run"), *OPTIONS]) == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize("shape", [[2**40, 64], [2**62, 2], [2**31, 2**31]])
+def test_sizes_that_a_header_claims_are_not_allocated(run: Path, tmp_path: Path, shape: list[int]) -> None:
+    data = (run / "recommender.safetensors").read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    header["users"]["shape"] = shape
+    for end in (header["users"]["data_offsets"][1], 2**62):
+        header["users"]["data_offsets"][1] = end
+        text = json.dumps(header).encode()
+        path = tmp_path / "recommender.safetensors"
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(ValueError, match=r"recommender\.safetensors: not a readable lightgcn file"):
+            Recommender.load(path)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
+
+
+def test_a_header_length_of_exabytes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    with pytest.raises(ValueError, match="not a readable lightgcn file"):
+        load_model(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../../etc", "\x00", "http://example.com/data", ""])
+def test_a_path_in_a_run_is_only_read_as_data_that_must_be_the_runs(
+    run: Path, tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """run.json says where the data is: the one path that is followed, to read what has the run's own fingerprint."""
+    for file in run.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((run / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(config | {"data": path}))
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    assert cli.main(["evaluate", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_names_on_the_terminal_cannot_command_it(slices: Path, tmp_path: Path) -> None:
+    """An escape sequence in a track's name is shown as text, and not obeyed, by whatever shows it."""
+    dataset = read_mpd(slices)
+    dataset.items["name"][0] = "\x1b[2J\x1b]0;owned\x07name"
+    dataset.save(tmp_path / "prepared")
+    assert cli.main(["train", str(tmp_path / "prepared"), str(tmp_path / "run"), *OPTIONS]) == 0
+    item = dataset.interactions.item_ids[0]  # type: ignore[index]
+    command = [sys.executable, "-m", "lightgcn", "recommend", str(tmp_path / "run"), "--similar", item, "-k", "398"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    other = [sys.executable, "-m", "lightgcn", "recommend", str(tmp_path / "run"), "--items", item, "-k", "398"]
+    said = done.stdout + subprocess.run(other, capture_output=True, text=True, check=True).stdout
+    user = str(int(dataset.interactions.users[dataset.interactions.items == 1][0]))
+    more = [sys.executable, "-m", "lightgcn", "recommend", str(tmp_path / "run"), "--user", user, "-k", "398"]
+    said += subprocess.run(more, capture_output=True, text=True, check=True).stdout
+    assert "\x1b" not in said and "\x07" not in said
