@@ -10,7 +10,9 @@ import errno
 import glob
 import os
 import re
+import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,12 +31,14 @@ except ImportError:  # a system without flock
     fcntl = None  # type: ignore[assignment]
 
 VERSION = 2
-# Seconds for which a temporary file may not yet be held by its owner.
+# Seconds for which a temporary folder may not yet be held by its owner, by a lock on a file in it.
 _JUST_NOW = 10.0
+_HELD = ".held"
+_umask_lock = threading.Lock()
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a temporary path in the same folder and rename the result to ``path``.
+    """Call ``write`` with a path in a temporary folder beside ``path`` and rename the result to ``path``.
 
     Whatever interrupts it, ``path`` holds the old file or the new one, also after a loss of power. The folder is made
     where it is missing. What a process that was killed left of the same file is removed.
@@ -50,23 +54,33 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
         raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
 
 
+def append(path: Path, data: bytes) -> None:
+    """Add bytes to a file; an OSError names it."""
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
+
+
 def _write(path: Path, write: Callable[[Path], object]) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, where a file is to be written")
     _remove_leftovers(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
+    # A folder, since what writes may make files of its own beside the one that it is asked for.
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
-        _hold(handle)
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        with (folder / _HELD).open("wb") as held:
+            _hold(held.fileno())
+            temporary = folder / path.name
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
         _sync_folder(path.parent)
     finally:
-        os.close(handle)
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _hold(handle: int) -> bool:
@@ -81,12 +95,15 @@ def _hold(handle: int) -> bool:
 
 
 def _remove_leftovers(path: Path) -> None:
+    """Remove the folders in which processes that are gone were writing the same file."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         try:
-            with leftover.open("rb") as file:
-                # Somebody who writes it at this moment holds it, unless it was made just now.
-                if time.time() - leftover.stat().st_mtime > _JUST_NOW and _hold(file.fileno()):
-                    leftover.unlink(missing_ok=True)
+            # One that was made just now may not be held yet.
+            if leftover.is_dir() and time.time() - leftover.stat().st_mtime > _JUST_NOW:
+                with (leftover / _HELD).open("ab") as held:
+                    gone = _hold(held.fileno())
+                if gone:
+                    shutil.rmtree(leftover, ignore_errors=True)
         except OSError:
             continue
 
@@ -264,6 +281,7 @@ def unpack_strings(packed: Tensor) -> list[Any]:
 
 
 def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
+    with _umask_lock:  # which can only be read by setting it
+        current = os.umask(0)
+        os.umask(current)
     return current

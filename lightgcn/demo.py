@@ -167,7 +167,7 @@ def _marked_slices(marker: Path) -> list[str]:
 
 def track_label(track: Recommendation) -> str:
     """Return an item as a person would write it: name and artist where they are known, else the id."""
-    name, artist = track.columns.get("name"), track.columns.get("artist")
+    name, artist = (" ".join(track.columns.get(column, "").split()) for column in ("name", "artist"))
     if not name:
         return str(track.id)
     return f"{name} by {artist}" if artist else name

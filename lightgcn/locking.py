@@ -20,7 +20,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LOCK_FILE = ".lock"
-_held: dict[Path, int] = {}  # folder to the thread of this process that holds it
+_held: dict[Path, tuple[int, int]] = {}  # folder to the process and the thread of it that hold it
 
 
 class FolderInUseError(OSError):
@@ -43,15 +43,16 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    folder = Path(folder).absolute()
-    if _held.get(folder) == threading.get_ident():
+    folder = Path(folder).resolve()
+    owner = os.getpid(), threading.get_ident()
+    if _held.get(folder) == owner:
         yield
         return
     if folder.is_file():
         raise ValueError(f"{folder}: is a file; a folder is needed here")
     made, path = _missing(folder), folder / LOCK_FILE
     handle = _acquired(path)
-    _held[folder] = threading.get_ident()
+    _held[folder] = owner
     try:
         yield
     finally:
@@ -84,20 +85,24 @@ def holds(argument: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 def _acquired(path: Path) -> int:
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:  # another process was done, and took the folder that it had made with it
+        except (FileNotFoundError, FileExistsError):
+            # Another process was done, and took the folders that it had made with it; or there is a file in the way.
+            blocking = next((part for part in path.parents if part.is_file()), None)
+            if blocking is not None:
+                raise ValueError(f"{blocking}: is a file; a folder is needed here") from None
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError:
             os.close(handle)
-            if not isinstance(error, BlockingIOError):  # no locks on this file system, as on some in a network
-                return os.open(path, os.O_RDWR)
             raise FolderInUseError(
                 f"{path.parent}: another process writes here; wait for it, or choose another folder"
             ) from None
+        except OSError:  # no locks on this file system, as on some in a network
+            return handle
         if _is_at(path, handle):
             return handle
         os.close(handle)  # its owner removed it just now

@@ -11,8 +11,11 @@ _MEMINFO = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
 
 # Bytes that training holds at its peak, measured (docs/reliability.md): for each edge of the graph with its split and
-# adjacency, and for each number of the embedding table with its gradient, optimiser, best copy and buffers.
-_EDGE_BYTES, _ENTRY_BYTES, _BASE_BYTES = 170, 32, 500_000_000
+# adjacency, and for each number of the embedding table with its gradient, optimiser, best copy and buffers; and what
+# any command takes beside what the process has already.
+_EDGE_BYTES, _ENTRY_BYTES, _BASE_BYTES = 170, 32, 270_000_000
+# So much may always be asked for: what is known of memory can be too little.
+LEAST = 1 << 28
 # What reading holds, for each byte of what it reads: slices give up nearly all at once, tables and text are held whole.
 _READ_BYTES = {"mpd": 0.15, "table": 25.0, "text": 25.0, "prepared": 10.0}
 # What a saved recommender or model holds, for each byte of its file: the file's own, and what is made of it.
@@ -92,7 +95,8 @@ def _of_group() -> int | None:
     try:
         limit, used = (int((_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
         statistics = dict(line.split() for line in (_GROUP / "memory.stat").read_text().splitlines())
-        # Files that were read once are given up for memory that is asked for.
-        return max(0, limit - used + int(statistics["inactive_file"]))
-    except (OSError, ValueError, KeyError):  # no such group, or one without a limit
+        # What was read of files is given up for memory that is asked for.
+        given_up = sum(int(statistics.get(name, 0)) for name in ("active_file", "inactive_file", "slab_reclaimable"))
+        return max(0, limit - max(0, used - given_up))
+    except (OSError, ValueError):  # no such group, or one without a limit
         return None

@@ -257,9 +257,10 @@ def train_run(
     split, groups = config.split(dataset), config.groups(dataset)
     if groups is not None:
         split = groups.extend_split(split)
-    message = split.val.message
-    needed = training_memory(message.num_users + message.num_items, message.num_edges, config.train.embedding_dim)
-    warn_of_shortage("training", needed, "take a smaller embedding_dim, or less data (prepare --slices, --sample)")
+    if torch.device(device).type == "cpu":
+        graph = split.val.message
+        needed = training_memory(graph.num_nodes, graph.num_edges, config.train.embedding_dim)
+        warn_of_shortage("training", needed, "take a smaller embedding_dim, or less data (prepare --slices, --sample)")
     began = time.monotonic()
     model = config.new_model(dataset, split, folder, progress=progress).to(device)
     start_seconds = round(time.monotonic() - began, 2)
@@ -270,6 +271,9 @@ def train_run(
             # Asked before each step, so the first time once everything was accepted: a refused run leaves no trace.
             nonlocal saved
             if not saved:
+                if not resume:  # what may be left of a run whose other files were removed
+                    for name in (TEST_FILE, TRAINED_FILE):
+                        (folder / name).unlink(missing_ok=True)
                 config.save(folder)
                 saved = True
             return stop_asked is not None and stop_asked()
@@ -288,7 +292,7 @@ def train_run(
         config.save(folder)
     if result.ended != "interrupted":
         trained = {"epochs": len(result.history), "best_epoch": result.best_epoch}
-        if _trained(folder) != trained:
+        if _trained_or_none(folder) != trained:
             (folder / TEST_FILE).unlink(missing_ok=True)  # of another model
         save_model(folder / MODEL_FILE, model)
         known = dataset.interactions if dataset.test is None else dataset.interactions.union(dataset.test)
@@ -304,6 +308,13 @@ def train_run(
         recommender.save(folder / RECOMMENDER_FILE)
         write_json(folder / TRAINED_FILE, trained | {"start_seconds": start_seconds})
     return result
+
+
+def _trained_or_none(folder: Path) -> dict[str, int] | None:
+    try:
+        return _trained(folder)
+    except ValueError:  # damaged, and about to be written anew
+        return None
 
 
 def _trained(folder: Path) -> dict[str, int] | None:
@@ -419,6 +430,7 @@ def evaluate_run(
     if "ease" in baselines:
         check_memory(dataset.interactions.num_items)
     test = config.test_links(dataset).to(device)
+    evaluated = _trained_or_none(folder)
     groups = config.groups(dataset)
     links = test if groups is None else groups.extend_links(test)
     results = {"lightgcn": evaluate_model(folder / MODEL_FILE, config.train, links, ks=ks)}
@@ -431,7 +443,8 @@ def evaluate_run(
             results[name] = evaluate(other, adjacency, test, ks=ks, popularity_prior=config.train.popularity_prior)
         else:
             results[name] = _evaluate_scorer(name, test.to("cpu"), ks, progress)
-    write_json(folder / TEST_FILE, {name: asdict(result) for name, result in results.items()})
+    if _trained_or_none(folder) == evaluated:  # else training has ended meanwhile, and there is another model
+        write_json(folder / TEST_FILE, {name: asdict(result) for name, result in results.items()})
     return results
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import types
@@ -12,6 +13,8 @@ from typing import Any
 import orjson
 import torch
 
+# Control characters but the line break, half surrogate pairs, and what changes the direction of writing.
+_COMMANDS = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u202a-\\u202e\\u2066-\\u2069]")
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -54,17 +57,14 @@ def complain(line: str) -> None:
 
 
 def _shown(text: str) -> str:
-    """Return text in which nothing commands a terminal: names come from anywhere."""
-    if text.isprintable():
-        return text
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else " " if letter.isspace() else "�" for letter in text
-    )
+    """Return text in which nothing commands a terminal or turns a line around: names come from anywhere."""
+    return _COMMANDS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def print_json(value: Any) -> None:
     """Print the command's answer as JSON."""
-    print(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode())
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode()
+    print(_COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def one_line(error: BaseException | str) -> str:

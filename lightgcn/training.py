@@ -21,7 +21,7 @@ from torch import Tensor
 from lightgcn.adjacency import Adjacency, normalized_adjacency
 from lightgcn.batches import batch_loss, check_split, epoch_batches, num_samples, num_steps
 from lightgcn.cautions import largest_entry, warn_of_settings, warn_of_size
-from lightgcn.checkpoint import load_tensors, save_tensors, write_atomic
+from lightgcn.checkpoint import append, load_tensors, save_tensors, write_atomic
 from lightgcn.config import MAY_CHANGE, PRESETS, Scoring, TrainConfig, is_better, parse_metric
 from lightgcn.evaluation import evaluate
 from lightgcn.model import LightGCN
@@ -209,8 +209,7 @@ class _Run:
         self.loss_sum.zero_()
         self.history.append(record)
         if self.folder is not None:
-            with (self.folder / HISTORY_FILE).open("ab") as file:
-                file.write(_json_line(record))
+            append(self.folder / HISTORY_FILE, _json_line(record))
         return record
 
     def _validate(self) -> dict[str, Any]:
@@ -294,7 +293,9 @@ class _Run:
             self._check_optimizer(states)
             for key, tensor in tensors.items():
                 if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                    raise ValueError(f"{key} holds values that are not finite")
+                    raise ValueError(
+                        f"{key} holds values that are not finite: training had diverged, or the file is damaged"
+                    )
             progress = _checked_progress(metadata, bool(groups["best"]))
             self.model.load_state_dict(groups["model"])
             device = self.model.embedding.device
@@ -303,11 +304,11 @@ class _Run:
             self.loss_sum = tensors["loss_sum"].double().reshape(()).to(device)
             for name, value in progress.items():
                 setattr(self, name, value)
-        except (KeyError, TypeError, RuntimeError, ValueError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, RuntimeError, ValueError, AttributeError) as error:
             if str(path) in str(error):
                 raise
             reason = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
-            raise ValueError(f"{path}: not a complete checkpoint ({reason}); it was edited or is corrupt") from error
+            raise ValueError(f"{path}: not a checkpoint to go on from ({reason})") from error
         self.write_history()
 
     def _check_same_run(self, path: Path, metadata: dict[str, Any]) -> None:
@@ -328,6 +329,10 @@ class _Run:
 
     def _check_optimizer(self, states: dict[int, dict[str, Tensor]]) -> None:
         parameters = list(self.model.parameters())
+        if states and sorted(states) != list(range(len(parameters))):
+            raise ValueError(
+                f"the optimizer's state is of parameters {sorted(states)!r:.100}, not of {len(parameters)}"
+            )
         for index, state in states.items():
             for name in ("exp_avg", "exp_avg_sq"):
                 if state[name].shape != parameters[index].shape or state[name].dtype != parameters[index].dtype:

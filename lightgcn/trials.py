@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import orjson
 
-from lightgcn.checkpoint import write_atomic
+from lightgcn.checkpoint import append, write_atomic
 from lightgcn.config import is_better, lower_is_better, preset
 
 TrialEnd = Literal["finished", "early", "pruned", "limit", "stopped", "failed"]
@@ -66,8 +66,7 @@ def best_point(curve: list[Point], metric: str) -> Point | None:
 
 def append_trial(path: Path, trial: Trial) -> None:
     """Add a record to a file."""
-    with path.open("ab") as file:
-        file.write(_json_line(trial))
+    append(path, _json_line(trial))
 
 
 def write_trials(path: Path, trials: list[Trial]) -> None:

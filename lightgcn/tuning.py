@@ -136,7 +136,7 @@ def tune(
         raise ValueError("a search cannot start from words: it makes models of the train edges alone")
     split = split._replace(test=split.val).to(device)
     nodes = split.train.message
-    needed = training_memory(nodes.num_users + nodes.num_items, nodes.num_edges, max_dim)
+    needed = training_memory(nodes.num_nodes, nodes.num_edges, max_dim) if nodes.device.type == "cpu" else 0
     warn_of_shortage("a search", needed, "take a smaller max_dim, or less data (prepare --slices, --sample)")
     check_split(LightGCN(nodes.num_users, nodes.num_items, embedding_dim=1), split, start)
     search = _Search(split, Path(folder), start, frozenset(fixed), max_dim, minutes, trials, should_stop)

@@ -142,7 +142,8 @@ def learned(out: Path) -> dict[str, bytes]:
     """Return what was learned, and the losses and metrics on the way; not the seconds that it took."""
     found = {}
     for file in sorted(out.rglob("*.safetensors")):
-        if not file.name.startswith("checkpoint"):
+        left_over = any(part.startswith(".") for part in file.relative_to(out).parts)
+        if not file.name.startswith("checkpoint") and not left_over:
             found[str(file.relative_to(out))] = file.read_bytes()
     for file in sorted(out.rglob("history.jsonl")):
         records = [json.loads(line) for line in file.read_bytes().splitlines()]

@@ -3,6 +3,7 @@ import re
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_an_interrupted_writer_leaves_the_old_file_and_nothing_else(tmp_path, er
 
     def write(temporary):
         temporary.write_bytes(b"half")
-        assert temporary.parent == path.parent  # a rename across file systems would not be atomic
+        assert temporary.parent.parent == path.parent  # a rename across file systems would not be atomic
         if existing:
             assert path.read_bytes() == b"old"
         raise error("stop")
@@ -204,24 +205,62 @@ save_tensors(sys.argv[1], "thing", tensors, {"z": 1, "a": [1, 2], "m": {"x": Non
 def test_what_a_killed_process_left_is_removed(file):
     old, new, other = (file.parent / name for name in (f".{file.name}.x.tmp", f".{file.name}.y.tmp", ".else.x.tmp"))
     for path in (old, new, other):
-        path.write_bytes(b"half")
+        path.mkdir()
+        (path / "half").write_bytes(b"half")
     for path in (old, other):
         os.utime(path, (1, 1))
     save_tensors(file, "thing", {})
     assert not old.exists() and new.exists() and other.exists()
 
 
+def test_a_killed_save_leaves_nothing_for_long(file, monkeypatch):
+    """What safetensors itself leaves half written goes with the rest."""
+    code = """
+import sys, torch
+from lightgcn.checkpoint import save_tensors
+tensor = torch.zeros(30_000_000)
+print(1, flush=True)
+while True:
+    save_tensors(sys.argv[1], "thing", {"a": tensor})
+"""
+    monkeypatch.setattr(checkpoint, "_JUST_NOW", 0.0)
+    for delay in (0.02, 0.05, 0.09):
+        process = subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+        tensors, _ = load_tensors(file, "thing")
+        assert not tensors or tensors["a"].shape in ((30_000_000,), (10,))
+        save_tensors(file, "thing", {})
+        assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_a_full_disk_is_named_by_what_is_added_to(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    (tmp_path / "history.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        checkpoint.append(tmp_path / "history.jsonl", b"x")
+    assert raised.value.filename == str(tmp_path / "history.jsonl")
+
+
 def test_what_another_process_writes_is_left_alone(file):
     path = file.parent / f".{file.name}.x.tmp"
+    path.mkdir()
     code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); input()"
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(path / checkpoint._HELD)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout.readline() == "1\n"
         os.utime(path, (1, 1))
         save_tensors(file, "thing", {})
         assert path.exists()
         process.communicate("\n")
+    os.utime(path, (1, 1))
     save_tensors(file, "thing", {})
     assert not path.exists()
 

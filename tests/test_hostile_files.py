@@ -19,6 +19,7 @@ import lightgcn
 from lightgcn import Recommender, cli, preset
 from lightgcn.checkpoint import load_model
 from lightgcn.datasets import Dataset, open_dataset, read_mpd
+from lightgcn.terminal import complain, say
 
 PACKAGE = Path(lightgcn.__file__).parent
 OPTIONS = ["--epochs", "1", "--batch-size", "512"]
@@ -120,7 +121,7 @@ def test_a_path_in_a_run_is_only_read_as_data_that_must_be_the_runs(
 def test_names_on_the_terminal_cannot_command_it(slices: Path, tmp_path: Path) -> None:
     """An escape sequence in a track's name is shown as text, and not obeyed, by whatever shows it."""
     dataset = read_mpd(slices)
-    dataset.items["name"][0] = "\x1b[2J\x1b]0;owned\x07name"
+    dataset.items["name"][0] = "\x1b[2J\x1b]0;owned\x07name\x9b\u202e"
     dataset.save(tmp_path / "prepared")
     assert cli.main(["train", str(tmp_path / "prepared"), str(tmp_path / "run"), *OPTIONS]) == 0
     item = dataset.interactions.item_ids[0]  # type: ignore[index]
@@ -128,7 +129,18 @@ def test_names_on_the_terminal_cannot_command_it(slices: Path, tmp_path: Path) -
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     other = [sys.executable, "-m", "lightgcn", "recommend", str(tmp_path / "run"), "--items", item, "-k", "398"]
     said = done.stdout + subprocess.run(other, capture_output=True, text=True, check=True).stdout
-    user = str(int(dataset.interactions.users[dataset.interactions.items == 1][0]))
+    holders = set(dataset.interactions.users[dataset.interactions.items == 0].tolist())
+    user = str(next(user for user in range(300) if user not in holders))
     more = [sys.executable, "-m", "lightgcn", "recommend", str(tmp_path / "run"), "--user", user, "-k", "398"]
     said += subprocess.run(more, capture_output=True, text=True, check=True).stdout
     assert "\x1b" not in said and "\x07" not in said
+    done = subprocess.run([*more, "--json"], capture_output=True, text=True, check=True).stdout
+    assert not set(done) & {"\x1b", "\x07", "\x9b", "\u202e"} and "\\u009b" in done
+
+
+def test_emoji_and_other_scripts_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "👩‍🚀 ❤️ déjà\u00a0vu می‌خواهم 日本 a\u00adb"
+    say(text + "\u202e\x9b")
+    complain(text)
+    out, err = capsys.readouterr()
+    assert out == text + "��\n" and err == f"lightgcn: {text}\n"

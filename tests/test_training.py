@@ -574,10 +574,10 @@ def test_resume_refuses_a_checkpoint_that_lacks_something(checkpoint: Path) -> N
     for lacking in ("history", "config", "data", "model", "step"):
         rest = {key: value for key, value in metadata.items() if key != lacking}
         save_tensors(path, "checkpoint", tensors, rest)
-        with pytest.raises(ValueError, match=f"not a complete checkpoint .*{lacking}"):
+        with pytest.raises(ValueError, match=f"not a checkpoint to go on from .*{lacking}"):
             resume(checkpoint)
     save_tensors(path, "checkpoint", {"model.embedding": tensors["model.embedding"]}, metadata)
-    with pytest.raises(ValueError, match=r"not a complete checkpoint .*loss_sum"):
+    with pytest.raises(ValueError, match=r"not a checkpoint to go on from .*loss_sum"):
         resume(checkpoint)
     save_tensors(path, "dataset", tensors, metadata)
     with pytest.raises(ValueError, match="holds a dataset, expected a checkpoint"):

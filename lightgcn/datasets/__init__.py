@@ -10,9 +10,10 @@ from typing import Any
 from lightgcn.datasets.dataset import FILE_NAME, Dataset
 from lightgcn.datasets.files import bare_suffix
 from lightgcn.datasets.mpd import read_mpd
+from lightgcn.datasets.slices import chosen_slices, slice_files
 from lightgcn.datasets.synthetic import synthetic_interactions, write_synthetic_mpd
 from lightgcn.datasets.tables import read_table
-from lightgcn.datasets.text import has_train_file, read_text
+from lightgcn.datasets.text import has_train_file, read_text, text_file_names
 from lightgcn.memory import reading_memory, warn_of_shortage
 
 __all__ = [
@@ -61,7 +62,7 @@ def open_dataset(
     reader = readers[format]
     if format != "mpd" and not isinstance(source, str | Path):
         raise ValueError(f"several files are accepted for MPD slices alone, not for format {format!r}")
-    _warn_of_memory(source, format)
+    _warn_of_memory(source, format, options)
     known = [name for name in inspect.signature(reader).parameters if name not in ("source", "progress")]
     unknown = sorted(set(options) - set(known))
     if unknown:
@@ -70,16 +71,21 @@ def open_dataset(
     return reader(source, progress=progress, **options)
 
 
-def _warn_of_memory(source: str | Path | Sequence[str | Path], format: str) -> None:
+def _warn_of_memory(source: str | Path | Sequence[str | Path], format: str, options: dict[str, Any]) -> None:
     """Say so where reading would take more memory than there is; compressed files are taken for what they are."""
-    several = not isinstance(source, str | Path)
-    paths = [Path(path) for path in source] if several else [Path(source)]  # type: ignore[arg-type, union-attr]
-    files = [file for path in paths for file in (path.iterdir() if path.is_dir() else [path]) if file.is_file()]
-    if format == "prepared":
-        files = [file for file in files if file.name == FILE_NAME]
-    size = sum(file.stat().st_size for file in files)
+    try:
+        if format == "mpd":
+            files = chosen_slices(slice_files(source), options.get("slices"))
+        else:
+            path = Path(source)  # type: ignore[arg-type]
+            names = {"prepared": [FILE_NAME], "text": text_file_names()}.get(format, [])
+            files = [path / name for name in names if (path / name).is_file()] if path.is_dir() else [path]
+        size = sum(file.stat().st_size for file in files)
+    except (OSError, ValueError, TypeError):  # the reader will say what is wrong
+        return
     advice = "read fewer slices (--slices)" if format == "mpd" else "divide the data, or use a machine with more"
-    warn_of_shortage(f"{paths[0]}: reading", reading_memory(size, format), advice)
+    shown = source if isinstance(source, str | Path) else next(iter(source))
+    warn_of_shortage(f"{shown}: reading", reading_memory(size, format), advice)
 
 
 def _load(source: str | Path, *, progress: bool) -> Dataset:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lightgcn.memory import available_memory
+from lightgcn.memory import LEAST, available_memory
 
 T = TypeVar("T")
 COMPRESSIONS = (".xz", ".gz")
@@ -49,6 +49,8 @@ def read_bytes(path: str | Path) -> bytes:
     import gzip
     import lzma
 
+    with path.open("rb"):
+        pass  # A file that may not be read says so here, and is not called truncated below.
     try:
         with (lzma.open if suffix == ".xz" else gzip.open)(path) as stream:
             return _read_within_memory(path, stream)
@@ -59,7 +61,7 @@ def read_bytes(path: str | Path) -> bytes:
 def _read_within_memory(path: Path, stream: Any) -> bytes:
     """Return all that a decompressing stream gives, unless that is more than memory can hold several times."""
     available = available_memory()
-    most = None if available is None else available // 4
+    most = None if available is None else max(available // 4, LEAST)
     parts, size = [], 0
     while part := stream.read(_PART):
         parts.append(part)

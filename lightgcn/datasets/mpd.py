@@ -153,7 +153,11 @@ class _Builder:
             return part
         kept = np.array(fresh)
         lengths, codes = np.frombuffer(part.lengths, np.int32), np.frombuffer(part.codes, np.int32)
-        repeated = [f"pid {pid} is there again" for pid, first in zip(part.pids, fresh, strict=True) if not first]
+        repeated = [
+            f"pid {pid} is there again" + (f", after {self.files[self.file_of[pid]]}" if pid in self.file_of else "")
+            for pid, first in zip(part.pids, fresh, strict=True)
+            if not first
+        ]
         return part._replace(
             pids=array("q", np.frombuffer(part.pids, np.int64)[kept].tobytes()),
             lengths=array("i", lengths[kept].tobytes()),
@@ -198,11 +202,19 @@ class _Builder:
     def finish(self, info: dict[str, Any]) -> Dataset:
         num_users, num_items = len(self.titles), len(self.index)
         if num_users == 0:
-            raise ValueError(f"{self.files[0]}: no playlist in {len(self.files)} file(s)")
+            left_out = f"; {self.skipped} were left out, such as {self.problems[0]}" if self.problems else ""
+            raise ValueError(f"{self.files[0]}: no playlist in {len(self.files)} file(s){left_out}")
         users = torch.repeat_interleave(torch.arange(num_users), torch.from_numpy(np.concatenate(self.degrees)))
         items = torch.from_numpy(np.concatenate(self.items))
         user_ids = np.fromiter(self.file_of, np.int64, num_users)
         item_ids = np.array(list(self.index), dtype=object)
+        if self.skip_bad:  # of tracks that only playlists hold that were left out nothing is kept
+            held = torch.bincount(items, minlength=num_items) > 0
+            kept = held.nonzero().flatten().tolist()
+            if len(kept) < num_items:
+                items, num_items = (held.cumsum(0) - 1)[items.long()], len(kept)
+                item_ids = item_ids[kept]
+                self.columns = {name: [texts[place] for place in kept] for name, texts in self.columns.items()}
         order = None if self.places is None else torch.from_numpy(np.concatenate(self.places))
         graph = Interactions(users, items, num_users, num_items, None, user_ids, item_ids, order)
         info |= {

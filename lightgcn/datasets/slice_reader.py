@@ -121,7 +121,8 @@ class Reader:
             and set(map(type, titles)) <= {str, type(None)}
             and set(map(type, uris)) <= {str}
             and "" not in uris
-            and (not self.skip_bad or all(set(map(type, column)) <= {str} for column in columns))
+            # All tracks, not only new ones: which are new depends on what this reader read before.
+            and (not self.skip_bad or all(set(map(type, column)) <= {str} for column in _texts(tracks)))
         )
         if not sound:
             raise _UnsoundError

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from lightgcn.datasets.dataset import Dataset
 from lightgcn.datasets.files import bare_suffix, existing_file, read_bytes, with_progress
 from lightgcn.interactions import Interactions
-from lightgcn.memory import shortage
+from lightgcn.memory import LEAST, available_memory
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-# Bytes for each value of a column while it is read: Arrow's, NumPy's, and those of the graph.
-_ROW_BYTES = 24
+# Rows of Parquet that are read at a time.
+_ROWS = 1 << 14
 Column = npt.NDArray[Any]
 Where = Callable[[int], str]  # row position -> how a person finds it in the file
 
@@ -141,13 +141,29 @@ def _read_parquet(path: Path, wanted: list[str]) -> tuple[dict[str, Column], Whe
         from pyarrow import parquet
     except ImportError as error:
         raise ValueError(f'{path}: reading Parquet needs pyarrow: pip install "lightgcn[parquet]"') from error
+    with path.open("rb"):
+        pass  # A file that may not be read says so here, and is not called truncated below.
     try:
         with parquet.ParquetFile(path) as file:
             _places(path, file.schema_arrow.names, wanted)
-            _check_rows(path, file.metadata.num_rows, len(wanted))
             # A set, because pyarrow returns a column twice that is asked for twice.
-            table = file.read(columns=sorted(set(wanted)))
+            names = sorted(set(wanted))
+            batches, size, available = [], 0, available_memory()
+            most = None if available is None else max(available // 4, LEAST)
+            # A few bytes of Parquet can stand for any number of rows, and of letters in each.
+            for batch in file.iter_batches(_ROWS, columns=names):
+                batches.append(batch)
+                size += batch.nbytes
+                if most is not None and size > most:
+                    raise ValueError(
+                        f"{path}: takes more than {size / 1e9:.1f} GB to read, a quarter of the memory that is "
+                        "available; divide it, or use a machine with more"
+                    )
+            schema = pyarrow.schema([file.schema_arrow.field(name) for name in names])
+            table = pyarrow.Table.from_batches(batches, schema)
         arrays = {name: _of_arrow(table[name]) for name in wanted}
+    except MemoryError:
+        raise
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: not a readable Parquet file ({reason}); it may be truncated") from error
@@ -157,13 +173,6 @@ def _read_parquet(path: Path, wanted: list[str]) -> tuple[dict[str, Column], Whe
 def _of_arrow(column: Any) -> Column:
     # NumPy has no missing integer: a column with one stays a list of Python objects until it is refused by row.
     return np.array(column.to_pylist(), dtype=object) if column.null_count else np.asarray(column)
-
-
-def _check_rows(path: Path, rows: int, columns: int) -> None:
-    """Refuse a table whose columns would not fit in memory: a few bytes of Parquet can stand for any number of rows."""
-    message = shortage(f"{path}: a table of {rows:,} rows", rows * columns * _ROW_BYTES, "divide it")
-    if message is not None:
-        raise ValueError(message)
 
 
 def _places(path: Path, header: list[str], wanted: list[str]) -> list[int]:

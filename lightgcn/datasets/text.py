@@ -70,6 +70,11 @@ def _names(part: str) -> list[str]:
     return [f"{part}.txt{suffix}" for suffix in ("", *COMPRESSIONS)]
 
 
+def text_file_names() -> list[str]:
+    """Return what files of this format are called."""
+    return [*_names("train"), *_names("test")]
+
+
 def _in_folder(folder: Path, part: str) -> Path | None:
     return next((folder / name for name in _names(part) if (folder / name).is_file()), None)
 

@@ -319,9 +319,27 @@ def test_bad_playlists_are_left_out_counted_and_listed(tmp_path, processes):
     for words in ("is a string", '"pid" is missing', '"tracks" is missing', "track 1 is a string", "expected a string",
                   "pid 100 is there again", "pid 1100 is there again"):  # fmt: skip
         assert words in texts
-    assert {"spotify:track:x", "spotify:track:y"}.isdisjoint(graph.item_ids.tolist())
+    left_out = {f"spotify:track:{name}" for name in ("x", "y", "again")}
+    assert left_out.isdisjoint(graph.item_ids.tolist()) and int(graph.item_degrees.min()) > 0
+    assert len(dataset.items["name"]) == graph.num_items
     good = read_mpd([one, two], processes=1, skip_bad=True)
     assert good.items == dataset.items and good.interactions.keys.tolist() == graph.keys.tolist()
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_what_is_left_out_does_not_depend_on_who_read_what_before(tmp_path, processes):
+    write(tmp_path / "mpd.slice.0-999.json", [playlist(0, track("a"))])
+    write(tmp_path / "mpd.slice.1000-1999.json", [playlist(1000, track("a", name=5)), playlist(1001, track("b"))])
+    write(tmp_path / "mpd.slice.2000-2999.json", [playlist(2000, track("a"))])
+    dataset = read_mpd(tmp_path, processes=processes, skip_bad=True)
+    assert dataset.interactions.user_ids.tolist() == [0, 1001, 2000]
+    assert dataset.info["skipped_playlists"] == 1 and '"track_name" is 5' in dataset.info["skipped"][0]
+
+
+def test_nothing_but_bad_playlists_is_an_error_that_says_so(tmp_path):
+    write(tmp_path / "mpd.slice.0-999.json", [playlist(-1)])
+    with pytest.raises(ValueError, match=r"no playlist in 1 file.*1 were left out, such as .*pid"):
+        read_mpd(tmp_path, skip_bad=True)
 
 
 def test_nothing_is_left_out_of_good_slices(folder):
