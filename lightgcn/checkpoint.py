@@ -14,7 +14,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,8 @@ import orjson
 import torch
 from torch import Tensor
 
+from lightgcn.locking import hold
 from lightgcn.model import LightGCN
-
-try:
-    import fcntl
-except ImportError:  # a system without flock
-    fcntl = None  # type: ignore[assignment]
 
 VERSION = 2
 # Seconds for which a temporary folder may not yet be held by its owner, by a lock on a file in it.
@@ -48,17 +45,21 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with _named(path):
         _write(path, write)
-    except OSError as error:  # which may name the temporary file, or none
-        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def append(path: Path, data: bytes) -> None:
     """Add bytes to a file; an OSError names it."""
+    with _named(path), path.open("ab") as file:
+        file.write(data)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have an OSError name a file, which else may name another one that is in the way of it, or none."""
     try:
-        with path.open("ab") as file:
-            file.write(data)
+        yield
     except OSError as error:
         raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
 
@@ -71,7 +72,7 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
         with (folder / _HELD).open("wb") as held:
-            _hold(held.fileno())
+            hold(held.fileno())
             temporary = folder / path.name
             write(temporary)
             with temporary.open("rb+") as file:
@@ -83,17 +84,6 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _hold(handle: int) -> bool:
-    """Mark an open file as in use by a lock that dies with this process; False where another process holds it."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
 def _remove_leftovers(path: Path) -> None:
     """Remove the folders in which processes that are gone were writing the same file."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
@@ -101,7 +91,7 @@ def _remove_leftovers(path: Path) -> None:
             # One that was made just now may not be held yet.
             if leftover.is_dir() and time.time() - leftover.stat().st_mtime > _JUST_NOW:
                 with (leftover / _HELD).open("ab") as held:
-                    gone = _hold(held.fileno())
+                    gone = hold(held.fileno())
                 if gone:
                     shutil.rmtree(leftover, ignore_errors=True)
         except OSError:

@@ -37,6 +37,7 @@ from lightgcn.terminal import (
     INTERRUPTED,
     chosen_device,
     complain,
+    interrupted,
     one_line,
     print_json,
     say,
@@ -235,9 +236,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         progress=not arguments.json,
     )
     if result is None:
-        again = shlex.join(["lightgcn", *sys.argv[1:]])
-        complain(f"interrupted; saved to {run}; go on with the same command: {again}")
-        return INTERRUPTED
+        return interrupted(run)
     if arguments.json:
         print_json({"run": run, "split": result.split_name, "seeds": result.results, "published": result.published()})
         return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from lightgcn.recency import Recency, recent_items
 from lightgcn.spectral import spectral_embeddings
 from lightgcn.splitting import NegativePairs
 from lightgcn.text import word_embeddings
-from lightgcn.validation import checked_count
+from lightgcn.validation import checked_count, is_number
 
 
 def parse_metric(name: str) -> tuple[str, int | None]:
@@ -154,14 +153,14 @@ class TrainConfig:
                 continue
             checked_count(name, value, least)
         for name in ("learning_rate", "temperature", "negative_weight"):
-            if not (_is_number(getattr(self, name)) and getattr(self, name) > 0):
+            if not (is_number(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
         for name in ("weight_decay", "l2", "init_std", "neighbour_weight", "recency", "recency_weight"):
-            if not (_is_number(getattr(self, name)) and getattr(self, name) >= 0):
+            if not (is_number(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} must be a number of at least 0, got {getattr(self, name)!r}")
-        if self.popularity_prior is not None and not (_is_number(self.popularity_prior) and self.popularity_prior >= 0):
+        if self.popularity_prior is not None and not (is_number(self.popularity_prior) and self.popularity_prior >= 0):
             raise ValueError(f"popularity_prior must be None or a number of at least 0, got {self.popularity_prior!r}")
-        if not (_is_number(self.disjoint) and 0 <= self.disjoint < 1):
+        if not (is_number(self.disjoint) and 0 <= self.disjoint < 1):
             raise ValueError(f"disjoint must be in [0, 1), got {self.disjoint!r}")
         if self.loss == "bce" and self.positives != "edges":
             raise ValueError(f"positives={self.positives!r} goes with bpr and softmax; bce takes the link set's edges")
@@ -224,10 +223,6 @@ class TrainConfig:
             init_std=self.init_std,
             seed=self.seed,
         )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _LEAST = {

@@ -15,7 +15,7 @@ from lightgcn.checkpoint import read_json, write_json
 from lightgcn.config import PRESETS, TrainConfig, preset
 from lightgcn.datasets import Dataset, read_mpd, write_synthetic_mpd
 from lightgcn.datasets.slices import SLICE_NAME
-from lightgcn.locking import LOCK_FILE, holds
+from lightgcn.locking import holds, holds_files
 from lightgcn.recommender import Recommendation, Recommender
 from lightgcn.runs import RECOMMENDER_FILE, RUN_FILES, RunConfig, evaluate_run, train_run
 from lightgcn.subgraph import largest_component
@@ -150,7 +150,7 @@ def _claim(folder: Path, num_playlists: int) -> None:
             (folder / "mpd" / name).unlink(missing_ok=True)
         for name in RUN_FILES:
             (folder / "run" / name).unlink(missing_ok=True)
-    elif folder.is_dir() and any(path.name != LOCK_FILE for path in folder.iterdir()):
+    elif holds_files(folder):
         raise ValueError(f"{folder}: holds files and is not the folder of an earlier demo; choose a new folder")
     firsts = range(0, num_playlists, _SLICE_SIZE)
     names = [f"mpd.slice.{first}-{min(first + _SLICE_SIZE, num_playlists) - 1}.json" for first in firsts]

@@ -83,6 +83,22 @@ def holds(argument: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
+def hold(handle: int) -> bool:
+    """Mark an open file as in use by a lock that dies with this process; False where another process holds it."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def holds_files(folder: Path) -> bool:
+    """Return whether a folder is there and holds anything but a lock."""
+    return folder.is_dir() and any(path.name != LOCK_FILE for path in folder.iterdir())
+
+
 def _acquired(path: Path) -> int:
     while True:
         try:

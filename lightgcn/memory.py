@@ -31,6 +31,12 @@ def available_memory() -> int | None:
     return min(parts, default=None)
 
 
+def reading_limit() -> int | None:
+    """Return how many bytes may be read at once: a quarter of what is available; None where nobody knows."""
+    available = available_memory()
+    return None if available is None else max(available // 4, LEAST)
+
+
 def training_memory(num_nodes: int, num_edges: int, embedding_dim: int) -> int:
     """Return about how many bytes training takes at its peak, on a CPU.
 

@@ -213,8 +213,14 @@ def _from_features(
 
 def leading_projection(features: Tensor, width: int) -> Tensor:
     """Return (N, f) float32 features on their ``width`` leading principal directions; zeros follow where f < width."""
-    gram = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64)
-    for block in features.split(_ROWS):  # a copy of all in float64 would be twice as large as they are
-        gram.addmm_(block.double().T, block.double())
+    gram = gram_matrix(features)
     directions = torch.linalg.eigh(gram).eigenvectors[:, -width:].flip(1).float()
     return F.pad(features @ directions, (0, width - directions.shape[1]))
+
+
+def gram_matrix(rows: Tensor) -> Tensor:
+    """Return (d, d) float64 XᵀX of (N, d) floating rows X, on their device."""
+    gram = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
+    for block in rows.split(_ROWS):  # a copy of all in float64 would be twice as large as they are
+        gram.addmm_(block.double().T, block.double())
+    return gram

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 import sys
 import types
@@ -59,6 +60,13 @@ def complain(line: str) -> None:
 def _shown(text: str) -> str:
     """Return text in which nothing commands a terminal or turns a line around: names come from anywhere."""
     return _COMMANDS.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def interrupted(folder: str) -> int:
+    """Say that the same command goes on from a folder, and return the exit code."""
+    again = shlex.join(["lightgcn", *sys.argv[1:]])
+    complain(f"interrupted; saved to {folder}; go on with the same command: {again}")
+    return INTERRUPTED
 
 
 def print_json(value: Any) -> None:

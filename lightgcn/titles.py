@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lightgcn.interactions import Interactions
-from lightgcn.validation import checked_count
+from lightgcn.validation import checked_count, is_number
 
 Encode = Callable[[list[str]], Tensor]
 
@@ -70,7 +70,7 @@ class TitleIndex:
         wrong = next((title for title in titles if not isinstance(title, str)), "")
         if wrong != "":
             raise ValueError(f'a title must be a string ("" for none), got {wrong!r}')
-        if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
+        if not (is_number(least) and 0 <= least <= 1):
             raise ValueError(f"least must be a cosine in [0, 1], got {least!r}")
         self.interactions, self.encode = interactions, encode
         self.similar, self.least = checked_count("similar", similar, 1), float(least)

@@ -5,6 +5,7 @@ And of what was raised: whether it says that memory ran out.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,11 @@ def checked_count(name: str, value: object, least: int = 0) -> int:
         kind = f"an integer of at least {least}" if least else "a non-negative integer"
         raise ValueError(f"{name} must be {kind}, got {value!r}")
     return int(value)
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite number; True is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def checked_integers(name: str, given: Any) -> Tensor:

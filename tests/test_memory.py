@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lightgcn import Adjacency, Interactions, adjacency, cli, interactions, memory, normalized_adjacency, propagate
-from lightgcn.datasets import files, read_table, read_text, synthetic_interactions, tables
+from lightgcn.datasets import files, read_table, read_text, synthetic_interactions
 
 
 @pytest.fixture
@@ -61,11 +61,11 @@ def test_a_small_file_that_decompresses_to_more_than_there_is_is_refused(
     data = b"0 1\n" * 20_000_000  # 80 MB, and a hundred KB on disk
     path = tmp_path / f"train.txt{suffix}"
     path.write_bytes(gzip.compress(data, 1) if suffix == ".gz" else lzma.compress(data, preset=0))
-    monkeypatch.setattr(files, "available_memory", lambda: 100_000_000)
-    monkeypatch.setattr(files, "LEAST", 10_000_000)
+    monkeypatch.setattr(memory, "available_memory", lambda: 100_000_000)
+    monkeypatch.setattr(memory, "LEAST", 10_000_000)
     with pytest.raises(ValueError, match=f"train.txt{suffix}: decompresses to more than 0.0 GB"):
         read_text(path)
-    monkeypatch.setattr(files, "available_memory", lambda: None)
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
     assert files.read_bytes(path) == data
 
 
@@ -81,11 +81,11 @@ def test_a_small_parquet_file_that_stands_for_very_much_is_refused(
     column = pyarrow.array(values)
     parquet.write_table(pyarrow.table({"user": column, "item": column}), tmp_path / "t.parquet", compression="zstd")
     assert (tmp_path / "t.parquet").stat().st_size < 100_000
-    monkeypatch.setattr(tables, "LEAST", 10_000_000)
-    monkeypatch.setattr(tables, "available_memory", lambda: 40_000_000)
+    monkeypatch.setattr(memory, "LEAST", 10_000_000)
+    monkeypatch.setattr(memory, "available_memory", lambda: 40_000_000)
     with pytest.raises(ValueError, match=r"t\.parquet: takes more than 0\.\d GB to read, a quarter of the memory"):
         read_table(tmp_path / "t.parquet")
-    monkeypatch.setattr(tables, "available_memory", lambda: None)
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
     assert read_table(tmp_path / "t.parquet").info["entries"] == count
 
 

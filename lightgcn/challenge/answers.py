@@ -7,7 +7,6 @@ the tracks. A playlist of which nothing is known gets what is popular.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +20,13 @@ from torch import Tensor
 from lightgcn.challenge.scores import LIST_LENGTH
 from lightgcn.challenge.tasks import ChallengePlaylist
 from lightgcn.interactions import Interactions
+from lightgcn.model import gram_matrix
 from lightgcn.neighbours import NeighbourResidual, nearest_items
 from lightgcn.recency import recent_items
 from lightgcn.recommender import Recommender
 from lightgcn.retrieval import Residual, top_k
 from lightgcn.titles import TitleIndex
-from lightgcn.validation import checked_count
+from lightgcn.validation import checked_count, is_number
 
 Lists = dict[int, list[str]]
 
@@ -36,8 +36,6 @@ TITLE_WEIGHT, SHARE_WEIGHT = 1.0, 4.0
 _NEIGHBOURS = 100
 # Playlists that are answered between two looks at the clock.
 _AT_A_TIME = 1000
-# Rows of embeddings that are looked at in float64 at a time.
-_ROWS = 1 << 16
 
 
 def answer_playlists(
@@ -67,7 +65,7 @@ def answer_playlists(
             the recommender, a pid is there twice, or a weight is negative or not finite.
     """
     for name, weight in (("title_weight", title_weight), ("share_weight", share_weight)):
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        if not (is_number(weight) and weight >= 0):
             raise ValueError(f"{name} must be a number of at least 0, got {weight!r}")
     if titles is not None:
         known, seen = titles.interactions, recommender.seen
@@ -187,13 +185,8 @@ def _with_titles(
 
 def _gains(shares: Any, worth: Tensor, users: Tensor, items: Tensor, share_weight: float) -> Any:
     """Return what shares of playlists add to the scores: their largest is share_weight standard deviations · worth."""
-    size = items.shape[1]
-    moments, sums = (torch.zeros(*shape, dtype=torch.float64, device=items.device) for shape in ((size, size), (size,)))
-    for block in items.split(_ROWS):  # a copy of all in float64 would be twice as large as they are
-        moments.addmm_(block.double().T, block.double())
-        sums += block.double().sum(0)
-    mean = sums / len(items)
-    covariance = moments / len(items) - torch.outer(mean, mean)
+    mean = items.sum(0, dtype=torch.float64) / len(items)
+    covariance = gram_matrix(items) / len(items) - torch.outer(mean, mean)
     deviations = ((users.double() @ covariance) * users.double()).sum(1).clamp(min=0).sqrt()
     scale = (share_weight * deviations * worth.clamp(max=1)).cpu().numpy()
     largest = np.asarray(shares.max(axis=1).todense()).ravel()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from lightgcn.datasets.dataset import FILE_NAME
 from lightgcn.options import changed_settings, language_model_of
 from lightgcn.recommender import Recommender
 from lightgcn.runs import recommender_file
-from lightgcn.terminal import BAD_INPUT, INTERRUPTED, chosen_device, complain, print_json, say, stop_on_interrupt
+from lightgcn.terminal import BAD_INPUT, chosen_device, complain, interrupted, print_json, say, stop_on_interrupt
 from lightgcn.titles import TitleIndex
 
 _COLUMNS = ("r_precision", "r_precision_artists", "ndcg", "clicks", "recall")
@@ -52,9 +50,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         progress=not arguments.json,
     )
     if result is None:
-        again = shlex.join(["lightgcn", *sys.argv[1:]])
-        complain(f"interrupted; saved to {arguments.out}; go on with the same command: {again}")
-        return INTERRUPTED
+        return interrupted(arguments.out)
     if arguments.json:
         print_json({"scores": scores_values(result.scores), "unknown_holdouts": result.unknown_holdouts})
         return 0

@@ -27,7 +27,7 @@ from lightgcn.challenge.tasks import Challenge, make_challenge
 from lightgcn.checkpoint import read_json, write_json
 from lightgcn.config import TrainConfig
 from lightgcn.datasets import Dataset
-from lightgcn.locking import LOCK_FILE, holds
+from lightgcn.locking import holds, holds_files
 from lightgcn.recommender import Recommender
 from lightgcn.runs import CONFIG_FILE, RECOMMENDER_FILE, RunConfig, newer_training, train_run
 from lightgcn.titles import TitleIndex, require_scikit_learn
@@ -163,7 +163,7 @@ def _digest(challenge: Challenge) -> str:
 def _check_folder(folder: Path, about: dict[str, Any]) -> None:
     file = folder / ABOUT_FILE
     if not file.is_file():
-        if folder.is_dir() and any(path.name != LOCK_FILE for path in folder.iterdir()):
+        if holds_files(folder):
             raise ValueError(f"{folder}: holds files and no challenge; choose a new folder")
         return
     before = read_json(file)

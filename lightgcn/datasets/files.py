@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lightgcn.memory import LEAST, available_memory
+from lightgcn.memory import reading_limit
 
 T = TypeVar("T")
 COMPRESSIONS = (".xz", ".gz")
@@ -60,9 +60,7 @@ def read_bytes(path: str | Path) -> bytes:
 
 def _read_within_memory(path: Path, stream: Any) -> bytes:
     """Return all that a decompressing stream gives, unless that is more than memory can hold several times."""
-    available = available_memory()
-    most = None if available is None else max(available // 4, LEAST)
-    parts, size = [], 0
+    parts, size, most = [], 0, reading_limit()
     while part := stream.read(_PART):
         parts.append(part)
         size += len(part)

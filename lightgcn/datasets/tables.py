@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lightgcn.datasets.dataset import Dataset
 from lightgcn.datasets.files import bare_suffix, existing_file, read_bytes, with_progress
 from lightgcn.interactions import Interactions
-from lightgcn.memory import LEAST, available_memory
+from lightgcn.memory import reading_limit
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 # Rows of Parquet that are read at a time.
@@ -148,8 +148,7 @@ def _read_parquet(path: Path, wanted: list[str]) -> tuple[dict[str, Column], Whe
             _places(path, file.schema_arrow.names, wanted)
             # A set, because pyarrow returns a column twice that is asked for twice.
             names = sorted(set(wanted))
-            batches, size, available = [], 0, available_memory()
-            most = None if available is None else max(available // 4, LEAST)
+            batches, size, most = [], 0, reading_limit()
             # A few bytes of Parquet can stand for any number of rows, and of letters in each.
             for batch in file.iter_batches(_ROWS, columns=names):
                 batches.append(batch)
