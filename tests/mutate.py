@@ -38,9 +38,13 @@ TUNING = {
 # Lines on which a change leaves results as they are: a part of the line, what is changed ("" for anything), and why.
 EQUAL = {
     "metrics": [("gains = 1 / torch.arange(2", "1 -> 2", "gains and ideal grow alike")],
-    "sampling": [],
+    "sampling": [
+        ("repeats = missing * (missing / 2 + len(drawn))", "Add -> Sub", "nothing is drawn yet, but in a second round"),
+    ],
     "splitting": [
         ("sum(shares) - 1) > 1e-6", "Gt -> GtE", "no sum is at the bound itself"),
+        ("if 1 - sum(shares[1:]) < 1e-6", "Lt -> LtE", "the same"),
+        ("minlength=3", "3 -> 4", "a count of a part that there is not"),
         ("enough = math.ceil(", "", "a bound that is generous in any case"),
         ("near = range(start", "", "the same"),
         ("needed = _least_edges(num_edges + 1", "", "fewer edges than those that are too few are too few"),

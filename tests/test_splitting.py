@@ -455,6 +455,15 @@ def test_too_small_users_are_told_what_one_of_them_needs(ratios, disjoint):
         )
 
 
+def test_a_user_alone_is_told_to_leave_messages_too():
+    def alone(num_edges):
+        return build({(1, i) for i in range(num_edges)}, 2, 500)
+
+    with pytest.raises(ValueError, match="needs at least 4 edges"):
+        split_edges(alone(2), (0.5, 0.25, 0.25), disjoint=0.2, stratify="user")
+    split_edges(alone(4), (0.5, 0.25, 0.25), disjoint=0.2, stratify="user")
+
+
 def test_a_train_share_near_nothing_is_answered_at_once():
     with pytest.raises(ValueError, match=r"too few edges to split: 3, and at least \d{6,7} are needed"):
         split_edges(row(3), (2e-6, 0.5, 0.5 - 2e-6))
