@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,63 @@ def peak_extra_bytes(run: Callable[[], object]) -> int | None:
     before = _kilobytes(status, "VmRSS")
     run()
     return (_kilobytes(status, "VmHWM") - before) * 1024
+
+
+@dataclass
+class Peak:
+    """The most resident memory in a block, once it has ended."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def peak_resident_bytes(*, children: bool = False) -> Iterator[Peak]:
+    """Measure the most resident memory of this process within a block; 0 where not on Linux.
+
+    With ``children`` the sum over this process and its children now and then, where it is more.
+    """
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    peak, ended = Peak(), threading.Event()
+    if not reset.exists():
+        yield peak
+        return
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    reset.write_text("5")
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            peak.bytes = max(peak.bytes, _resident_with_children())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if children:
+        watcher.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        if children:
+            watcher.join()
+        peak.bytes = max(peak.bytes, _kilobytes(status, "VmHWM") * 1024)
+
+
+def _resident_with_children() -> int:
+    """Return the resident bytes of this process and of its children but those of `multiprocessing`."""
+    total = 0
+    for status in [Path("/proc/self/status"), *_children()]:
+        try:
+            total += _kilobytes(status, "VmRSS") * 1024
+        except (OSError, StopIteration):  # it has ended
+            continue
+    return total
+
+
+def _children() -> Iterator[Path]:
+    for task in Path("/proc/self/task").iterdir():
+        for child in (task / "children").read_text().split():
+            # The writer of the data is no part of what is measured: it is the one that multiprocessing started.
+            if b"multiprocessing" not in Path(f"/proc/{child}/cmdline").read_bytes():
+                yield Path(f"/proc/{child}/status")
 
 
 def _kilobytes(status: Path, name: str) -> int:

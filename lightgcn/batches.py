@@ -47,6 +47,9 @@ def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: Trai
     nodes, sizes = torch.cat(parts), [len(part) for part in parts]
     final, start = model.embed_nodes(adjacency, nodes)
     left, right, *rest = final.split(sizes)
+    del final
+    if not config.l2:
+        del start  # as large as the batch, and not looked at
     if config.loss == "bce":
         assert batch.labels is not None
         loss = bce_loss((left * right).sum(1), batch.labels)

@@ -83,6 +83,7 @@ def evaluate(
     check_finite(z)
     users, items = z[: model.num_users], z[model.num_users :]
     users, items = scored_embeddings(users, items, links.message, popularity_prior, recency)
+    del z  # where copies score
     result = Evaluation({})
     if links.negatives.shape[1]:
         result = evaluate_links(users, items, links, residual=residual)

@@ -28,6 +28,10 @@ from lightgcn.validation import (
 )
 
 
+# Edges that are hashed at a time, and the share of the edges below which pairs to look up are few.
+_AT_A_TIME, _FEW = 1 << 22, 64
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Interactions:
     """Validated, deduplicated user-item edges with both node counts.
@@ -254,6 +258,8 @@ class Interactions:
             return torch.zeros_like(wanted, dtype=torch.bool)
         if self.device.type != "cpu":
             return self._has_keys(wanted)
+        if len(wanted) < self.num_edges // _FEW and "_filter" not in self.__dict__:
+            return self._finds(users.long(), items)
         found = self._filter[_slots(wanted, len(self._filter))]
         unsure = found.nonzero().flatten()
         found[unsure] = self._has_keys(wanted[unsure])
@@ -262,6 +268,16 @@ class Interactions:
     def _has_keys(self, wanted: Tensor) -> Tensor:
         place = torch.searchsorted(self.keys, wanted).clamp_(max=self.num_edges - 1)
         return self.keys[place] == wanted
+
+    def _finds(self, users: Tensor, items: Tensor) -> Tensor:
+        """Search the users' lists: slower for many pairs than the filter and the keys, but nothing is made for them."""
+        low, high = self.indptr[users], self.indptr[users + 1]
+        end = high.clone()
+        while bool((low < high).any()):
+            middle = (low + high) // 2  # where the search is over, perhaps one beyond the last edge
+            before = (self.items[middle.clamp(max=self.num_edges - 1)] < items) & (low < high)
+            low, high = torch.where(before, middle + 1, low), torch.where(before, high, middle)
+        return (low < end) & (self.items[low.clamp(max=self.num_edges - 1)] == items)
 
     @cached_property
     def _filter(self) -> Tensor:
@@ -294,7 +310,8 @@ class Interactions:
     def fingerprint(self) -> str:
         """Return a SHA-256 hex digest of counts, edges, weights and order: equal graphs, equal digest on any device."""
         digest = hashlib.sha256(f"{self.num_users} {self.num_items}".encode())
-        digest.update(self.keys.cpu().numpy().tobytes())
+        for users, items in zip(self.users.split(_AT_A_TIME), self.items.split(_AT_A_TIME), strict=True):
+            digest.update((users * self.num_items + items).cpu().numpy().data)
         if self.weights is not None:
             digest.update(self.weights.double().cpu().numpy().tobytes())
         if self.order is not None:

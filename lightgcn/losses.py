@@ -134,27 +134,29 @@ class _InBatchSoftmax(torch.autograd.Function):
         block_size: int,
         logits_dtype: torch.dtype,
     ) -> Tensor:
-        (left, left_norm), (right, right_norm) = _unit_rows(users), _unit_rows(items)
-        scaled, targets = (left / temperature).to(logits_dtype), right.to(logits_dtype)
-        spread = users.new_zeros(())
-        grad_left, grad_right = torch.empty_like(left), torch.empty_like(right)
+        spread, positive = users.new_zeros(()), users.new_zeros(())
+        wanted = any(ctx.needs_input_grad[:2])
+        grads = [torch.empty_like(part) for part in (users, items) if wanted]
         # Cosines are at most 1, so logits less 1/τ are at most 0, and no pass for the maximum is needed; they are
         # rounded least where they weigh most. Only where the smallest exponential, e^(-2/τ), could leave the dtype is
         # the row's own maximum taken.
-        shift = targets.new_full((len(users),), 1 / temperature).neg_()
         bounded = 2 / temperature < -math.log(torch.finfo(logits_dtype).tiny)
         width = max(1, min(block_size, len(users)))
+        shift = users.new_full((width,), 1 / temperature, dtype=logits_dtype).neg_()
         chunk_rows = max(1, min(_CHUNK_LOGITS // width, width))
         buffer = users.new_empty(chunk_rows * width, dtype=logits_dtype)
+        factor = 1 / temperature / max(len(users), 1)
         for start in range(0, len(users), block_size):
-            end = min(start + block_size, len(users))
-            block = targets[start:end]
+            block = slice(start, min(start + block_size, len(users)))
+            (left, left_norm), (right, right_norm) = _unit_rows(users[block]), _unit_rows(items[block])
+            scaled, targets = (left / temperature).to(logits_dtype), right.to(logits_dtype)
+            pull_left = torch.empty_like(left)
             # Its transpose adds up faster: rows of it are as long as those of the logits.
-            pulled = right.new_zeros(block.T.shape)
-            for first in range(start, end, chunk_rows):
-                rows = slice(first, min(first + chunk_rows, end))
-                logits = buffer[: (rows.stop - first) * len(block)].view(-1, len(block))
-                torch.addmm(shift[: len(block)], scaled[rows], block.T, out=logits)
+            pull_right = right.new_zeros(right.T.shape)
+            for first in range(0, len(left), chunk_rows):
+                rows = slice(first, min(first + chunk_rows, len(left)))
+                logits = buffer[: (rows.stop - first) * len(targets)].view(-1, len(targets))
+                torch.addmm(shift[: len(targets)], scaled[rows], targets.T, out=logits)
                 if not bounded:
                     highest = logits.amax(1, keepdim=True)
                     spread += highest.sum(dtype=spread.dtype)
@@ -162,18 +164,15 @@ class _InBatchSoftmax(torch.autograd.Function):
                 sums = logits.exp_().sum(1, keepdim=True, dtype=spread.dtype)
                 spread += sums.log().sum()
                 share = weight / sums
-                grad_left[rows] = torch.mm(logits, block)
-                grad_left[rows] *= share
-                pulled += torch.mm((left[rows] * share).to(logits_dtype).T, logits)
-            grad_right[start:end] = pulled.T
+                pull_left[rows] = torch.mm(logits, targets)
+                pull_left[rows] *= share
+                pull_right += torch.mm((left[rows] * share).to(logits_dtype).T, logits)
+            positive += torch.dot(left.reshape(-1), right.reshape(-1))
+            if wanted:
+                grads[0][block] = _through_norm(pull_left.sub_(right), left, left_norm, factor)
+                grads[1][block] = _through_norm(pull_right.T.sub(left), right, right_norm, factor)
         spread -= len(users) * shift[:1].sum(dtype=spread.dtype)
-        positive = torch.dot(left.reshape(-1), right.reshape(-1))
-        if any(ctx.needs_input_grad[:2]):
-            factor = 1 / temperature / max(len(users), 1)
-            ctx.save_for_backward(
-                _through_norm(grad_left.sub_(right), left, left_norm, factor),
-                _through_norm(grad_right.sub_(left), right, right_norm, factor),
-            )
+        ctx.save_for_backward(*grads)
         return (weight * spread - positive / temperature) / max(len(users), 1)
 
     @staticmethod
@@ -183,7 +182,9 @@ class _InBatchSoftmax(torch.autograd.Function):
                 "in_batch_softmax_loss has no second derivative: it forms its gradient in the forward pass"
             )
         grad_users, grad_items = ctx.saved_tensors
-        return grad_users * grads[0], grad_items * grads[0], None, None, None, None
+        if grads[0].device.type != "cpu" or grads[0] != 1:  # else no copies: they are as large as the batch
+            grad_users, grad_items = grad_users * grads[0], grad_items * grads[0]
+        return grad_users, grad_items, None, None, None, None
 
 
 def _unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:

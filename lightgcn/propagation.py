@@ -126,24 +126,34 @@ class _PropagateRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor, adjacency: Adjacency, nodes: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(nodes)
+        ctx.set_materialize_grads(False)
         ctx.adjacency, ctx.alpha = adjacency, alpha.tolist()
-        start = F.embedding(nodes, x)
-        final = start * ctx.alpha[0]
+        final = F.embedding(nodes, x) * ctx.alpha[0]
         for columns, layers in _column_slabs(adjacency, x, ctx.alpha):
             part = F.embedding(nodes, adjacency.pattern.product(layers.table)).to(x.dtype)
             final[:, columns] += part if layers.row is None else part.mul_(layers.row[nodes])
-            del layers
-        return final, start
+            del layers, part
+        return final, F.embedding(nodes, x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         (nodes,) = ctx.saved_tensors
-        distinct, sums = _sum_by_node(nodes, torch.cat(grads, dim=1))
-        final, start = sums.chunk(2, dim=1)
+        given = [grad for grad in grads if grad is not None]
+        if not given:
+            return None, None, None, None
+        distinct, sums = _sum_by_node(nodes, given[0] if len(given) == 1 else torch.cat(given, dim=1))
+        parts = iter(sums.chunk(len(given), dim=1))
+        final, start = (None if grad is None else next(parts) for grad in grads)
         # What flows through layer 0 alone touches these rows only, and is added to them at the end.
+        if final is None:
+            assert start is not None
+            grad = start.new_zeros(ctx.adjacency.num_nodes, start.shape[1])
+            grad[distinct] = start
+            return grad, None, None, None
         grad = _polynomial(ctx.adjacency.T, final, [0.0, *ctx.alpha[1:]], at=distinct)
-        grad[distinct] += start.add(final, alpha=ctx.alpha[0])
+        near = final * ctx.alpha[0]
+        grad[distinct] += near if start is None else near.add_(start)
         return grad, None, None, None
 
 

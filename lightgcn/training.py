@@ -189,6 +189,7 @@ class _Run:
             self.loss_sum += loss.detach().double() * len(batch.left)
             self.step += 1
             bar.update()
+        self.optimizer.zero_grad(set_to_none=True)  # as large as the table, and not needed for what comes now
         self.num_samples = num_samples(links, self.config)
         self.seconds += time.monotonic() - began
         return True

@@ -522,3 +522,33 @@ def test_one_long_id_does_not_set_the_memory_of_all():
 def test_from_scipy_takes_sparse_matrices_alone(matrix):
     with pytest.raises(ValueError, match=r"expected a SciPy sparse .* matrix, got"):
         Interactions.from_scipy(matrix)
+
+
+def test_a_few_pairs_are_looked_up_in_a_large_graph_without_tables():
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.stack(
+        [torch.randint(300, (9000,), generator=generator), torch.randint(200, (9000,), generator=generator)]
+    )
+    pairs = pairs[:, pairs[0] % 7 != 3]  # some users have none
+    graph = Interactions.from_edge_index(pairs, 300, 201)
+    known = set(zip(graph.users.tolist(), graph.items.tolist(), strict=True))
+    for first in range(0, 300, 30):
+        users = torch.arange(first, first + 30).repeat(3).int()
+        items = torch.tensor([0, 200, 77]).repeat_interleave(30)
+        assert len(users) < graph.num_edges // 64
+        found = graph.contains(users, items)
+        assert found.tolist() == [pair in known for pair in zip(users.tolist(), items.tolist(), strict=True)]
+        assert found.any()
+    assert graph.contains(graph.users[-20:], graph.items[-20:]).all()
+    assert "_filter" not in vars(graph) and "keys" not in vars(graph)
+    assert graph.contains(graph.users, graph.items).all() and "_filter" in vars(graph)
+
+
+def test_the_fingerprint_is_that_of_the_keys_at_once(monkeypatch):
+    graph = Interactions.from_edge_index(
+        torch.randint(50, (2, 700), generator=torch.Generator().manual_seed(0)), 50, 50
+    )
+    expected = hashlib.sha256(b"50 50" + graph.keys.numpy().tobytes()).hexdigest()
+    assert graph.fingerprint() == expected
+    monkeypatch.setattr("lightgcn.interactions._AT_A_TIME", 64)
+    assert graph.fingerprint() == expected

@@ -8,7 +8,7 @@ slices side by side (`workers`); this one merges what they give in the order of 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from lightgcn.datasets.dataset import Dataset
-from lightgcn.datasets.files import with_progress
+from lightgcn.datasets.files import existing_file, with_progress
 from lightgcn.datasets.slice_reader import COLUMNS, Part, Reader, parse, problem
 from lightgcn.datasets.slices import chosen_slices, slice_files
 from lightgcn.datasets.workers import parts_by_workers, process_count
@@ -29,7 +29,7 @@ _LISTED = 1000
 
 
 def read_mpd(
-    source: str | Path | Sequence[str | Path],
+    source: str | Path | Sequence[str | Path] | Iterator[str | Path],
     *,
     slices: tuple[int, int] | None = None,
     processes: int | None = None,
@@ -45,7 +45,9 @@ def read_mpd(
 
     Args:
         source: a folder of slices, one file, or several files. Slices go by the first pid in their name, as a number.
-        slices: ``(start, stop)`` positions in that order to read, half-open; all where left out.
+            An iterator gives files one by one, read in its order, so that slices need not lie on the disk together: it
+            is asked for the next one while at most 2 × ``processes`` of those that it gave are still to be read.
+        slices: ``(start, stop)`` positions in that order to read, half-open; all where left out. Not of an iterator.
         processes: how many read slices side by side, not more than there are files; the result is the same. 1 starts
             none. None is one per core that this process may use and 16 MB of JSON, and 8 at most.
         order: whether to keep each track's place in its playlist (`Interactions.order`; the first, of a repeated one).
@@ -60,17 +62,26 @@ def read_mpd(
             integer pid or with one seen before, a track without a URI, or ``slices`` or ``processes`` out of range.
         ChildProcessError: if a process that reads slices dies.
     """
-    files = chosen_slices(slice_files(source), slices)
+    files: Iterable[Path]
+    if isinstance(source, Iterator):
+        if slices is not None:
+            raise ValueError(f"slices are positions in a list, and source is an iterator, got {slices!r}")
+        files, total = map(existing_file, source), None
+    else:
+        files = chosen_slices(slice_files(source), slices)
+        total = len(files)
     with _parts(files, process_count(files, processes), order, skip_bad) as (builder, parts):
-        for path, worker, part in with_progress(parts, progress, total=len(files), unit="slice"):
+        for path, worker, part in with_progress(parts, progress, total=total, unit="slice"):
             builder.add(path, worker, part)
-    where = [str(path) for path in source] if not isinstance(source, str | Path) else str(source)
-    return builder.finish({"format": "mpd", "source": where, "slices": len(files)})
+    if not builder.files:
+        raise ValueError("source: no file given; the iterator has none")
+    listed = str(source) if isinstance(source, str | Path) else list(map(str, builder.files))
+    return builder.finish({"format": "mpd", "source": listed, "slices": len(builder.files)})
 
 
 @contextmanager
 def _parts(
-    files: list[Path], processes: int, order: bool, skip_bad: bool
+    files: Iterable[Path], processes: int, order: bool, skip_bad: bool
 ) -> Iterator[tuple[_Builder, Iterator[tuple[Path, int, Part]]]]:
     if processes > 1:
         with parts_by_workers(files, processes, skip_bad) as parts:
@@ -80,7 +91,7 @@ def _parts(
         yield _Builder(reader.index, 0, order, skip_bad), _parts_here(files, reader)
 
 
-def _parts_here(files: list[Path], reader: Reader) -> Iterator[tuple[Path, int, Part]]:
+def _parts_here(files: Iterable[Path], reader: Reader) -> Iterator[tuple[Path, int, Part]]:
     for path in files:
         try:
             part = reader.read(path)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,8 +26,10 @@ WORTH = 16_000_000  # bytes of JSON that are parsed in about the time in which a
 BOOT = "import sys; sys.path += sys.argv[2:]; import slice_reader; slice_reader.serve(sys.argv[1] == 'skip')"
 
 
-def process_count(files: Sequence[Path], processes: int | None) -> int:
+def process_count(files: Iterable[Path], processes: int | None) -> int:
     """Return how many processes are to read the files; 1 is this one alone.
+
+    Of files that are no sequence nobody knows how many there are, and how large: they are taken for many large ones.
 
     Raises:
         ValueError: if ``processes`` is not a positive integer.
@@ -35,16 +37,18 @@ def process_count(files: Sequence[Path], processes: int | None) -> int:
     if processes is not None:
         if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
             raise ValueError(f"processes must be a positive integer or None, got {processes!r}")
-        return min(processes, len(files))
+        return min(processes, len(files)) if isinstance(files, Sequence) else processes
     if not sys.executable or getattr(sys, "frozen", False):
         return 1  # there is no Python to start
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not isinstance(files, Sequence):
+        return min(cores, MOST)
     return max(1, min(cores, MOST, len(files), sum(path.stat().st_size for path in files) // WORTH))
 
 
 @contextmanager
 def parts_by_workers(
-    files: Sequence[Path], processes: int, skip_bad: bool = False
+    files: Iterable[Path], processes: int, skip_bad: bool = False
 ) -> Iterator[Iterator[tuple[Path, int, Part]]]:
     """Give an iterator of each file, in order, with the number of the worker that read it and what it read.
 
@@ -62,7 +66,7 @@ def parts_by_workers(
 
 
 def _in_order(
-    files: Sequence[Path], workers: list[_Worker], pool: ThreadPoolExecutor
+    files: Iterable[Path], workers: list[_Worker], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[Path, int, Part]]:
     idle: SimpleQueue[int] = SimpleQueue()
     for number in range(len(workers)):

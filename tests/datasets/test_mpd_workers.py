@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,7 @@ def test_a_worker_that_dies_is_named_with_its_signal(folder, monkeypatch):
 def test_ctrl_c_ends_the_workers(folder):
     script = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom lightgcn.datasets.workers import parts_by_workers\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background jobs ignore
         f"files = sorted(Path({str(folder)!r}).glob('*.json'))\n"
         "with parts_by_workers(files * 5000, 2) as parts:\n"
         "    for number, part in enumerate(parts):\n"
@@ -152,3 +154,36 @@ def test_how_many_processes(folder, monkeypatch):
     for wrong in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match="processes must be a positive integer"):
             process_count(files, wrong)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_an_iterator_of_slices_that_are_made_as_they_are_read(folder, tmp_path, count):
+    files = sorted(folder.glob("*.json"), key=lambda path: int(path.name.split(".")[2].split("-")[0]))
+    away = tmp_path / "made"
+    away.mkdir()
+    most = 0
+
+    def made():
+        nonlocal most
+        given = []
+        for file in files:
+            for old in given[: -2 * count]:
+                old.unlink(missing_ok=True)
+            most = max(most, len(list(away.iterdir())))
+            given.append(Path(shutil.copy(file, away)))
+            yield given[-1]
+
+    read = read_mpd(made(), processes=count)
+    whole = read_mpd(folder, processes=1)
+    assert read.fingerprint() == whole.fingerprint() and read.items == whole.items
+    assert read.info["slices"] == len(files) > 2 * count and most <= 2 * count
+    assert read.info["source"] == [str(away / file.name) for file in files]
+
+
+def test_an_iterator_is_refused_where_it_gives_nothing_or_positions_are_asked_of_it(folder):
+    with pytest.raises(ValueError, match="no file given; the iterator has none"):
+        read_mpd(iter([]))
+    with pytest.raises(ValueError, match="slices are positions in a list, and source is an iterator"):
+        read_mpd(iter(folder.glob("*.json")), slices=(0, 1))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        read_mpd(iter(["nowhere.json"]), processes=1)
