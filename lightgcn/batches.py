@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightgcn.adjacency import Adjacency
 from lightgcn.config import TrainConfig, parse_metric
-from lightgcn.losses import bce_loss, bpr_loss, fast_bfloat16, in_batch_softmax_loss, l2_penalty
+from lightgcn.losses import bce_loss, bpr_loss, fast_bfloat16, in_batch_softmax_part, l2_penalty
 from lightgcn.model import LightGCN
 from lightgcn.sampling import sample_negative_items, sample_user_positives, shuffled_batches
 from lightgcn.scoring import link_scores
@@ -36,38 +36,71 @@ class Batch:
 
 
 def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: TrainConfig) -> Tensor:
-    """Return the loss of one batch: one propagation, one gather of the batch's rows, the loss, the L2 penalty."""
+    """Return the loss of one batch: one propagation, one gather of the batch's rows, the loss, the L2 penalty.
+
+    Where a model's columns are on several processes, each gives its own and the loss is the same in all of them.
+    """
+    peers = model.peers
     if config.loss == "bce" and config.batch_size is None and not config.l2:
         # Of so many links that most nodes are among them; no row is formed for each link.
         assert batch.labels is not None
-        return bce_loss(link_scores(model.propagate(adjacency), batch.left, batch.right), batch.labels)
+        scores = link_scores(model.propagate(adjacency), batch.left, batch.right)
+        return bce_loss(peers.add(scores), batch.labels)
     parts = [batch.left, batch.right]
     if batch.negatives is not None:
         parts.append(batch.negatives.reshape(-1))
-    nodes, sizes = torch.cat(parts), [len(part) for part in parts]
-    final, start = model.embed_nodes(adjacency, nodes)
-    left, right, *rest = final.split(sizes)
+    final, start = model.embed_nodes(adjacency, torch.cat(parts))
+    left, right, *rest = final.split([len(part) for part in parts])
     del final
     if not config.l2:
         del start  # as large as the batch, and not looked at
     if config.loss == "bce":
         assert batch.labels is not None
-        loss = bce_loss((left * right).sum(1), batch.labels)
+        loss = bce_loss(peers.add((left * right).sum(1)), batch.labels)
     elif config.loss == "bpr":
         negatives = rest[0].view(len(left), -1, left.shape[1])
-        loss = bpr_loss((left * right).sum(1), (left.unsqueeze(1) * negatives).sum(2))
+        scores = torch.cat([(left * right).sum(1, keepdim=True), (left.unsqueeze(1) * negatives).sum(2)], dim=1)
+        scores = peers.add(scores)
+        loss = bpr_loss(scores[:, 0], scores[:, 1:])
     else:
-        loss = in_batch_softmax_loss(
-            left,
-            right,
-            temperature=config.temperature,
-            negative_weight=config.negative_weight,
-            block_size=config.block_size,
-            logits_dtype=_logits_dtype(left, config),
-        )
+        loss = _softmax_loss(model, left, right, config)
     if config.l2:
-        loss = loss + config.l2 * l2_penalty(start, batch_size=len(left))
+        loss = loss + config.l2 * peers.add(l2_penalty(start, batch_size=len(batch.left)))
     return loss
+
+
+def _softmax_loss(model: LightGCN, left: Tensor, right: Tensor, config: TrainConfig) -> Tensor:
+    """Return the softmax loss of a batch's rows, of which each process scores its part."""
+    size, block, peers = len(left), config.block_size, model.peers
+    users, items = slice(0, size), slice(0, size)
+    if peers.size > 1:
+        parts = [_part(size, block, rank, peers.size) for rank in range(peers.size)]
+        rows = torch.cat([side[rows] for part in parts for side, rows in zip((left, right), part, strict=True)])
+        users, items = parts[peers.rank]
+        counts = [sum(rows.stop - rows.start for rows in part) for part in parts]
+        whole = peers.exchange(rows, counts, model.embedding_dim)
+        left, right = whole.split([users.stop - users.start, items.stop - items.start])
+    loss = in_batch_softmax_part(
+        left,
+        right,
+        users.start - items.start,
+        size,
+        config.temperature,
+        config.negative_weight,
+        block,
+        _logits_dtype(left, config),
+    )
+    return peers.add(loss)
+
+
+def _part(size: int, block: int, rank: int, count: int) -> tuple[slice, slice]:
+    """Return which users of a batch a process scores, and the items of the blocks that these are in."""
+    blocks = math.ceil(size / block)
+    if blocks >= count:
+        users = slice(rank * blocks // count * block, min((rank + 1) * blocks // count * block, size))
+        return users, users
+    users = slice(rank * size // count, (rank + 1) * size // count)
+    return users, slice(users.start // block * block, min(math.ceil(users.stop / block) * block, size))
 
 
 def _logits_dtype(embeddings: Tensor, config: TrainConfig) -> torch.dtype | None:

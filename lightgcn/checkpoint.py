@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import math
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from lightgcn.locking import hold
 from lightgcn.model import LightGCN
+from lightgcn.peers import PeerLostError, Peers
 
 VERSION = 2
 # Seconds for which a temporary folder may not yet be held by its owner, by a lock on a file in it.
@@ -151,11 +153,87 @@ def save_tensors(
         except SafetensorError as error:  # a full disk, in words alone
             raise OSError(_errno_of(error), str(error)) from error
 
-    flat = _unshared(tensors)
+    flat, header = _unshared(tensors), _stamp(kind, metadata)
+    write_atomic(path, write)
+
+
+def _stamp(kind: str, metadata: Mapping[str, Any] | None) -> dict[str, str]:
     stamp = {"kind": kind, "version": VERSION, "metadata": dict(metadata or {})}
     # One entry: of several the order, and so the bytes of the file, would be another each time.
-    header = {"lightgcn": orjson.dumps(stamp, option=orjson.OPT_SERIALIZE_NUMPY).decode()}
-    write_atomic(path, write)
+    return {"lightgcn": orjson.dumps(stamp, option=orjson.OPT_SERIALIZE_NUMPY).decode()}
+
+
+def save_shared(
+    path: str | Path,
+    kind: str,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, Any] | None,
+    peers: Peers,
+    width: int,
+) -> None:
+    """Write what `save_tensors` would write of whole tables, of which each process holds some columns.
+
+    Process 0 writes, some rows at a time; all have to call it, and all raise its error.
+
+    Args:
+        path: the file to write.
+        kind: as for `save_tensors`.
+        tensors: (N, own columns) tables, and whole tensors of other shapes, of which those of process 0 count.
+        metadata: as for `save_tensors`; that of process 0 counts.
+        peers: the processes.
+        width: columns of all processes together.
+
+    Raises:
+        OSError: if the file cannot be written; in the other processes a `PeerLostError`.
+    """
+    if peers.size == 1:
+        save_tensors(path, kind, tensors, metadata)
+        return
+    # Widest first, as safetensors does, so that every number lies where its width divides.
+    tensors = dict(sorted(tensors.items(), key=lambda entry: (-entry[1].element_size(), entry[0])))
+    if peers.rank != 0:
+        for tensor in tensors.values():
+            if tensor.ndim == 2:
+                for _ in peers.blocks(tensor.detach(), width):
+                    pass
+        if not peers.first_says([0.0])[0]:
+            raise PeerLostError(f"{path}: process 0 could not write it")
+        return
+    blocks = _blocks(tensors, peers, width)
+    written = 0.0
+    try:
+        write_atomic(path, lambda temporary: _write_blocks(temporary, _stamp(kind, metadata), tensors, width, blocks))
+        written = 1.0
+    finally:
+        for _ in blocks:  # what the others still have to give, where writing has failed
+            pass
+        peers.first_says([written])
+
+
+def _blocks(tensors: Mapping[str, Tensor], peers: Peers, width: int) -> Iterator[Tensor]:
+    for tensor in tensors.values():
+        yield from peers.blocks(tensor.detach(), width) if tensor.ndim == 2 else (tensor.detach().cpu(),)
+
+
+_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.float16: "F16"}
+
+
+def _write_blocks(
+    path: Path, stamp: dict[str, str], tensors: Mapping[str, Tensor], width: int, blocks: Iterator[Tensor]
+) -> None:
+    """Write a safetensors file (its length, a JSON header, the numbers) whose numbers come some rows at a time."""
+    header: dict[str, Any] = {"__metadata__": stamp}
+    end = 0
+    for name, tensor in tensors.items():
+        shape = [len(tensor), width] if tensor.ndim == 2 else list(tensor.shape)
+        begin, end = end, end + math.prod(shape) * tensor.element_size()
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = orjson.dumps(header)
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for block in blocks:
+            file.write(block.contiguous().numpy().data)
 
 
 def _errno_of(error: Exception) -> int:
@@ -176,8 +254,13 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return flat
 
 
-def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: str | Path, kind: str, columns: slice | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote: (tensors on the CPU, metadata).
+
+    Args:
+        path: the file.
+        kind: what it has to hold.
+        columns: which columns to read of tensors of two dimensions; None for all.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -197,10 +280,14 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            tables = {name for name in names if columns is not None and len(file.get_slice(name).get_shape()) == 2}
+            tensors = {
+                name: file.get_slice(name)[:, columns] if name in tables else file.get_tensor(name) for name in names
+            }
         stamp = orjson.loads(header["lightgcn"])
         found, version, metadata = stamp["kind"], int(stamp["version"]), stamp.get("metadata")
-    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, IndexError, OSError) as error:
         raise ValueError(
             f"{path}: not a readable lightgcn file ({type(error).__name__}: {error}); it is corrupt, truncated, "
             "or was written by another program"

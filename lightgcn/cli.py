@@ -19,6 +19,7 @@ from lightgcn.datasets.dataset import SUMMARY_NAME
 from lightgcn.demo import run_demo, track_label
 from lightgcn.evaluation import Evaluation
 from lightgcn.options import build_parser, changed_settings, language_model_of
+from lightgcn.peers import PeerLostError, is_launched
 from lightgcn.preparation import Cuts, Step, prepare_dataset
 from lightgcn.recommender import Recommender
 from lightgcn.reproduction import METRICS, reproduce
@@ -35,14 +36,18 @@ from lightgcn.space import require_optuna
 from lightgcn.terminal import (
     BAD_INPUT,
     INTERRUPTED,
+    LOST,
     chosen_device,
     complain,
     interrupted,
     one_line,
     print_json,
+    processes,
+    remark,
     say,
     stop_on_interrupt,
 )
+from lightgcn.training import CHECKPOINT_FILE, TrainResult
 from lightgcn.trials import trial_line, trials_table
 from lightgcn.tuning import PRESET_FILE, tune
 from lightgcn.validation import is_out_of_memory
@@ -57,8 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: complain(f"warning: {one_line(message)}")
+            warnings.showwarning = lambda message, *_, **__: remark(f"warning: {one_line(message)}")
+            if is_launched() and command is not _train:
+                raise ValueError(
+                    "of the commands only train runs on several processes; start this one without torchrun"
+                )
             return command(arguments)
+    except PeerLostError as error:
+        complain(one_line(error))
+        return LOST
     except (ValueError, OSError, MemoryError, OverflowError, RuntimeError, Warning) as error:
         out_of_memory = is_out_of_memory(error)
         if os.environ.get("LIGHTGCN_DEBUG") or (isinstance(error, RuntimeError) and not out_of_memory):
@@ -156,21 +168,34 @@ def _step_values(step: Step) -> dict[str, Any]:
 
 def _train(arguments: argparse.Namespace) -> int:
     device = chosen_device(arguments.device)
-    saved = RunConfig.load(arguments.run) if arguments.resume else None
-    settings = _settings(arguments, saved)
-    dataset = open_dataset(arguments.data, progress=not arguments.json)
-    config = _run_config(arguments, settings, dataset, saved)
-    report = None if arguments.json or sys.stderr.isatty() else _say_epoch
-    result = train_run(
-        dataset,
-        config,
-        arguments.run,
-        resume=arguments.resume,
-        device=device,
-        on_epoch=report,
-        watch=stop_on_interrupt(),
-        progress=not arguments.json,
-    )
+    with processes(device) as peers:
+        # torchrun starts the same command again after a failure: it goes on from what was saved.
+        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0 and peers.size > 1
+        resume = arguments.resume or (restarted and (Path(arguments.run) / CHECKPOINT_FILE).is_file())
+        saved = RunConfig.load(arguments.run) if resume else None
+        settings = _settings(arguments, saved)
+        shown = not arguments.json and peers.rank == 0
+        dataset = open_dataset(arguments.data, progress=shown)
+        config = _run_config(arguments, settings, dataset, saved)
+        result = train_run(
+            dataset,
+            config,
+            arguments.run,
+            resume=resume,
+            device=device,
+            on_epoch=_say_epoch if shown and not sys.stderr.isatty() else None,
+            watch=stop_on_interrupt(),
+            progress=shown,
+            peers=peers,
+        )
+    return _say_trained(arguments, result) if peers.rank == 0 else _code(result)
+
+
+def _code(result: TrainResult) -> int:
+    return INTERRUPTED if result.ended == "interrupted" else 0
+
+
+def _say_trained(arguments: argparse.Namespace, result: TrainResult) -> int:
     if result.ended == "interrupted":
         again = shlex.join(["lightgcn", "train", arguments.data, arguments.run, "--resume"])
         complain(f"interrupted; saved to {arguments.run}; go on with: {again}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from lightgcn.losses import bce_loss
 from lightgcn.metrics import RANKING_METRICS, hits_of, roc_auc
 from lightgcn.model import LightGCN
 from lightgcn.neighbours import NeighbourResidual
+from lightgcn.peers import Peers
 from lightgcn.recency import Recency
 from lightgcn.retrieval import check_k, top_k, top_k_scores
 from lightgcn.scoring import link_scores, scored_embeddings
@@ -79,22 +80,46 @@ def evaluate(
         ValueError: if a k or a metric's name is wrong, there is nothing to predict, or an embedding is not finite.
     """
     ks = _checked_ks(ks)
-    z = model.propagate(graph)
-    check_finite(z)
-    users, items = z[: model.num_users], z[model.num_users :]
+    users, items = model.embed(graph)
+    check_finite(users, items)
     users, items = scored_embeddings(users, items, links.message, popularity_prior, recency)
-    del z  # where copies score
     result = Evaluation({})
     if links.negatives.shape[1]:
         result = evaluate_links(users, items, links, residual=residual)
     if ks:
-        ranking = evaluate_ranking(
-            users, items, links.positives, seen=links.message, ks=ks, metrics=metrics, residual=residual
-        )
+        ranking = _shared_ranking(model.peers, users, items, links, ks, metrics, residual)
         result = Evaluation(result.metrics | ranking.metrics, result.num_links, ranking.num_users)
     if not result.metrics:
         raise ValueError("nothing to evaluate: the links have no negatives and no k was given")
-    return result
+    # What is decided by them has to be decided alike.
+    said = model.peers.first_says(list(result.metrics.values()))
+    return replace(result, metrics=dict(zip(result.metrics, said, strict=True)))
+
+
+def _shared_ranking(
+    peers: Peers,
+    users: Tensor,
+    items: Tensor,
+    links: LinkSet,
+    ks: Sequence[int],
+    metrics: Sequence[str],
+    residual: NeighbourResidual | None,
+) -> Evaluation:
+    """Evaluate the ranking, each process that of its share of the users."""
+    positives, share = links.positives, None
+    if peers.size > 1:
+        able = positives.user_degrees.nonzero().flatten()
+        if len(able) >= peers.size:  # else each does all
+            mine = torch.zeros(positives.num_users, dtype=torch.bool, device=positives.device)
+            mine[able[peers.rank :: peers.size]] = True
+            positives, share = positives.select(mine[positives.users]), len(able)
+    ranking = evaluate_ranking(users, items, positives, seen=links.message, ks=ks, metrics=metrics, residual=residual)
+    if share is None:
+        return ranking
+    sums = torch.tensor([value * ranking.num_users for value in ranking.metrics.values()], dtype=torch.float64)
+    peers.wait()
+    total = peers.sum_of(sums)
+    return Evaluation(dict(zip(ranking.metrics, (total / share).tolist(), strict=True)), num_users=share)
 
 
 @torch.no_grad()
@@ -233,12 +258,11 @@ def _check_nodes(users: Tensor, items: Tensor, graph: Interactions) -> None:
         raise ValueError(f"the embeddings are of {len(users)} users and {len(items)} items, to predict is {graph}")
 
 
-def check_finite(embeddings: Tensor) -> None:
-    """Raise a ValueError if an embedding is NaN or infinite."""
-    if bool(embeddings.sum().isfinite()):
+def check_finite(*embeddings: Tensor) -> None:
+    """Raise a ValueError if an embedding, a row of one of the tensors, is NaN or infinite."""
+    if all(bool(part.sum().isfinite()) for part in embeddings):
         return
-    wrong = int((~embeddings.isfinite()).any(1).sum())
+    wrong = sum(int((~part.isfinite()).any(1).sum()) for part in embeddings)
     if wrong:
-        raise ValueError(
-            f"{wrong} of {len(embeddings)} embeddings are not finite: training diverged; lower the learning rate"
-        )
+        total = sum(map(len, embeddings))
+        raise ValueError(f"{wrong} of {total} embeddings are not finite: training diverged; lower the learning rate")

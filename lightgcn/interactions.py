@@ -27,7 +27,6 @@ from lightgcn.validation import (
     checked_weights,
 )
 
-
 # Edges that are hashed at a time, and the share of the edges below which pairs to look up are few.
 _AT_A_TIME, _FEW = 1 << 22, 64
 

@@ -95,9 +95,30 @@ def in_batch_softmax_loss(
     Raises:
         ValueError: if the shapes differ, a setting is not positive or ``logits_dtype`` is not floating.
     """
-    _check_temperature(temperature)
     if users.shape != items.shape or users.ndim != 2:
         raise ValueError(f"expected two (B, d) tensors, got {tuple(users.shape)} and {tuple(items.shape)}")
+    return in_batch_softmax_part(users, items, 0, len(users), temperature, negative_weight, block_size, logits_dtype)
+
+
+def in_batch_softmax_part(
+    users: Tensor,
+    items: Tensor,
+    offset: int,
+    batch_size: int,
+    temperature: float,
+    negative_weight: float,
+    block_size: int,
+    logits_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return what some users of a batch add to `in_batch_softmax_loss`, whose settings these are.
+
+    Args:
+        users: (m, d) embeddings, of rows of the batch that follow each other.
+        items: (n, d) embeddings of the items of the blocks that these users are in, whole.
+        offset: the place in ``items`` of the first user's item.
+        batch_size: users of the whole batch, of which the loss is the mean.
+    """
+    _check_temperature(temperature)
     if block_size < 1 or not negative_weight > 0:
         raise ValueError(f"block_size and negative_weight must be positive, got {block_size}, {negative_weight}")
     if logits_dtype is not None and not logits_dtype.is_floating_point:
@@ -105,7 +126,7 @@ def in_batch_softmax_loss(
     # Gradients are added up in place in the embeddings' own dtype, which a caller's autocast would mix with another.
     with torch.autocast(users.device.type, enabled=False):
         loss: Tensor = _InBatchSoftmax.apply(  # type: ignore[no-untyped-call]
-            users, items, temperature, negative_weight, block_size, logits_dtype or users.dtype
+            users, items, offset, batch_size, temperature, negative_weight, block_size, logits_dtype or users.dtype
         )
     return loss
 
@@ -129,6 +150,8 @@ class _InBatchSoftmax(torch.autograd.Function):
         ctx: Any,
         users: Tensor,
         items: Tensor,
+        offset: int,
+        batch_size: int,
         temperature: float,
         weight: float,
         block_size: int,
@@ -141,14 +164,17 @@ class _InBatchSoftmax(torch.autograd.Function):
         # rounded least where they weigh most. Only where the smallest exponential, e^(-2/τ), could leave the dtype is
         # the row's own maximum taken.
         bounded = 2 / temperature < -math.log(torch.finfo(logits_dtype).tiny)
-        width = max(1, min(block_size, len(users)))
+        width = max(1, min(block_size, len(items)))
         shift = users.new_full((width,), 1 / temperature, dtype=logits_dtype).neg_()
         chunk_rows = max(1, min(_CHUNK_LOGITS // width, width))
         buffer = users.new_empty(chunk_rows * width, dtype=logits_dtype)
-        factor = 1 / temperature / max(len(users), 1)
-        for start in range(0, len(users), block_size):
-            block = slice(start, min(start + block_size, len(users)))
-            (left, left_norm), (right, right_norm) = _unit_rows(users[block]), _unit_rows(items[block])
+        factor = 1 / temperature / max(batch_size, 1)
+        for start in range(0, len(items), block_size):
+            block = slice(start, min(start + block_size, len(items)))
+            # The block's users: all of them, but for a part of a batch that begins or ends within the block.
+            own = slice(max(start - offset, 0), max(min(block.stop - offset, len(users)), 0))
+            at = slice(own.start + offset - start, own.stop + offset - start)
+            (left, left_norm), (right, right_norm) = _unit_rows(users[own]), _unit_rows(items[block])
             scaled, targets = (left / temperature).to(logits_dtype), right.to(logits_dtype)
             pull_left = torch.empty_like(left)
             # Its transpose adds up faster: rows of it are as long as those of the logits.
@@ -167,13 +193,15 @@ class _InBatchSoftmax(torch.autograd.Function):
                 pull_left[rows] = torch.mm(logits, targets)
                 pull_left[rows] *= share
                 pull_right += torch.mm((left[rows] * share).to(logits_dtype).T, logits)
-            positive += torch.dot(left.reshape(-1), right.reshape(-1))
+            positive += torch.dot(left.reshape(-1), right[at].reshape(-1))
             if wanted:
-                grads[0][block] = _through_norm(pull_left.sub_(right), left, left_norm, factor)
-                grads[1][block] = _through_norm(pull_right.T.sub(left), right, right_norm, factor)
+                pull_right = pull_right.T.contiguous()
+                pull_right[at] -= left
+                grads[0][own] = _through_norm(pull_left.sub_(right[at]), left, left_norm, factor)
+                grads[1][block] = _through_norm(pull_right, right, right_norm, factor)
         spread -= len(users) * shift[:1].sum(dtype=spread.dtype)
         ctx.save_for_backward(*grads)
-        return (weight * spread - positive / temperature) / max(len(users), 1)
+        return (weight * spread - positive / temperature) / max(batch_size, 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -184,7 +212,7 @@ class _InBatchSoftmax(torch.autograd.Function):
         grad_users, grad_items = ctx.saved_tensors
         if grads[0].device.type != "cpu" or grads[0] != 1:  # else no copies: they are as large as the batch
             grad_users, grad_items = grad_users * grads[0], grad_items * grads[0]
-        return grad_users, grad_items, None, None, None, None
+        return grad_users, grad_items, None, None, None, None, None, None
 
 
 def _unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightgcn.adjacency import Adjacency, as_adjacency
+from lightgcn.peers import ALONE, Peers
 from lightgcn.propagation import propagate, propagate_rows
 from lightgcn.scoring import link_scores
 from lightgcn.seeding import make_generator
@@ -49,6 +50,7 @@ class LightGCN(nn.Module):
     """
 
     alpha: nn.Parameter | tuple[float, ...]
+    peers: Peers = ALONE  # those that hold other columns (`lightgcn.distributed`)
 
     def __init__(
         self,

@@ -31,12 +31,14 @@ from lightgcn.checkpoint import load_model, read_json, save_model, write_json
 from lightgcn.config import MAY_CHANGE, TrainConfig
 from lightgcn.datasets import Dataset
 from lightgcn.datasets.dataset import FILE_NAME
+from lightgcn.distributed import ShardedLightGCN
 from lightgcn.evaluation import Evaluation, evaluate, evaluate_links, evaluate_ranking, evaluate_scores
 from lightgcn.interactions import Interactions
 from lightgcn.inversion import check_memory
-from lightgcn.locking import holds
+from lightgcn.locking import folder_lock
 from lightgcn.memory import answering_memory, training_memory, warn_of_shortage
 from lightgcn.model import LightGCN
+from lightgcn.peers import ALONE, Peers
 from lightgcn.recommender import Recommender
 from lightgcn.side_nodes import SideNodes
 from lightgcn.splitting import LinkSet, Split, link_set, split_edges
@@ -227,7 +229,6 @@ def default_ratios(dataset: Dataset) -> tuple[float, ...]:
     return (0.8, 0.1, 0.1) if dataset.test is None else (0.9, 0.1)
 
 
-@holds("folder")
 def train_run(
     dataset: Dataset,
     config: RunConfig,
@@ -238,31 +239,55 @@ def train_run(
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     watch: AbstractContextManager[Callable[[], bool]] | None = None,
     progress: bool = False,
+    peers: Peers = ALONE,
 ) -> TrainResult:
     """Train on a dataset into a run folder and, unless interrupted, write the model and a recommender.
 
     ``watch`` is entered for the time of training alone; what it gives is `fit`'s ``should_stop``. The settings are
-    written once `fit` has accepted them and the checkpoint to resume from.
+    written once `fit` has accepted them and the checkpoint to resume from. Each of several processes (``peers``, of
+    `lightgcn.peers.process_group`) calls this with the same arguments and holds a part of the model's columns; process
+    0 makes the start, and writes the files.
 
     Raises:
         FileExistsError: if the folder holds a run already (a checkpoint or a model) and ``resume`` is not set.
         FolderInUseError: if another process writes to the folder.
         ValueError: as `fit` does, or if ``resume`` is set and other settings than how long to train differ.
+        PeerLostError: if another of several processes is gone.
     """
-    folder = Path(folder)
-    if not resume and any((folder / name).exists() for name in (CHECKPOINT_FILE, MODEL_FILE)):
+    with folder_lock(folder) if peers.rank == 0 else nullcontext():
+        return _train_run(dataset, config, Path(folder), resume, torch.device(device), on_epoch, watch, progress, peers)
+
+
+def _train_run(
+    dataset: Dataset,
+    config: RunConfig,
+    folder: Path,
+    resume: bool,
+    device: torch.device,
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+    watch: AbstractContextManager[Callable[[], bool]] | None,
+    progress: bool,
+    peers: Peers,
+) -> TrainResult:
+    there = any((folder / name).exists() for name in (CHECKPOINT_FILE, MODEL_FILE))
+    peers.check_same(f"whether {folder} holds a run", str(there))
+    if there and not resume:
         raise FileExistsError(f"{folder}: holds a run already; resume it, or choose another folder")
     if resume and (folder / CONFIG_FILE).is_file():
         config.check_resumes(RunConfig.load(folder))
     split, groups = config.split(dataset), config.groups(dataset)
     if groups is not None:
         split = groups.extend_split(split)
-    if torch.device(device).type == "cpu":
+    if device.type == "cpu":
         graph = split.val.message
-        needed = training_memory(graph.num_nodes, graph.num_edges, config.train.embedding_dim)
+        own = peers.columns(config.train.embedding_dim)
+        needed = training_memory(graph.num_nodes, graph.num_edges, own.stop - own.start)
         warn_of_shortage("training", needed, "take a smaller embedding_dim, or less data (prepare --slices, --sample)")
     began = time.monotonic()
-    model = config.new_model(dataset, split, folder, progress=progress).to(device)
+    model: LightGCN | None = None
+    if peers.rank == 0:
+        model = config.new_model(dataset, split, folder, progress=progress)
+    model = ShardedLightGCN.from_whole(model, peers, device) if peers.size > 1 or model is None else model.to(device)
     start_seconds = round(time.monotonic() - began, 2)
     with watch or nullcontext() as stop_asked:
         saved = False
@@ -270,12 +295,12 @@ def train_run(
         def should_stop() -> bool:
             # Asked before each step, so the first time once everything was accepted: a refused run leaves no trace.
             nonlocal saved
-            if not saved:
+            if not saved and peers.rank == 0:
                 if not resume:  # what may be left of a run whose other files were removed
                     for name in (TEST_FILE, TRAINED_FILE):
                         (folder / name).unlink(missing_ok=True)
                 config.save(folder)
-                saved = True
+            saved = True
             return stop_asked is not None and stop_asked()
 
         result = fit(
@@ -288,16 +313,19 @@ def train_run(
             should_stop=should_stop,
             progress=progress,
         )
-    if not saved:  # there was no step left to do
+    if not saved and peers.rank == 0:  # there was no step left to do
         config.save(folder)
-    if result.ended != "interrupted":
+    if result.ended == "interrupted":
+        return result
+    whole = model.whole() if isinstance(model, ShardedLightGCN) else model
+    if whole is not None:
         trained = {"epochs": len(result.history), "best_epoch": result.best_epoch}
         if _trained_or_none(folder) != trained:
             (folder / TEST_FILE).unlink(missing_ok=True)  # of another model
-        save_model(folder / MODEL_FILE, model)
+        save_model(folder / MODEL_FILE, whole)
         known = dataset.interactions if dataset.test is None else dataset.interactions.union(dataset.test)
         recommender = Recommender.from_model(
-            model,
+            whole,
             known,
             config.train.normalization,
             **config.train.scoring(known if groups is None else groups.extend(known)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import signal
@@ -14,8 +15,11 @@ from typing import Any
 import orjson
 import torch
 
+from lightgcn.peers import ALONE, PeerLostError, Peers, is_launched, process_group
+
 # Control characters but the line break, half surrogate pairs, and what changes the direction of writing.
 _COMMANDS = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u202a-\\u202e\\u2066-\\u2069]")
+LOST = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -23,6 +27,8 @@ INTERRUPTED = 130
 def chosen_device(name: str) -> torch.device:
     """Return the device of an option's value; a ValueError says that there is none."""
     available = torch.cuda.is_available()
+    if available and name != "cpu" and is_launched():  # each of the processes on a machine its own
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if name == "cuda" and not available:
         raise ValueError("--device cuda: this machine or this build of torch has no CUDA device; use --device cpu")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
@@ -38,7 +44,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         if pressed:
             raise KeyboardInterrupt
         pressed = True
-        complain("interrupting after this step; once more to quit without saving")
+        remark("interrupting after this step; once more to quit without saving")
 
     previous = signal.signal(signal.SIGINT, handler)
     try:
@@ -47,14 +53,46 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
+@contextmanager
+def processes(device: torch.device) -> Iterator[Peers]:
+    """Join the processes that ``torchrun`` started with this one, if it did.
+
+    When one of them ends early, ``torchrun`` ends the others: that comes as a `PeerLostError`.
+    """
+    if not is_launched():
+        yield ALONE
+        return
+
+    def handler(signal_number: int, frame: types.FrameType | None) -> None:
+        rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+        raise PeerLostError(f"process {rank} of {size}: torchrun ends it, as it does when another process has ended")
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        with process_group(device) as peers:
+            yield peers
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def say(line: str) -> None:
     """Print a line of the command's answer."""
     print(_shown(line), flush=True)
 
 
 def complain(line: str) -> None:
-    """Print an error or a remark, on stderr."""
+    """Print an error or a remark, on stderr; of several processes each says which it is."""
+    if is_launched() and not line.startswith("process "):
+        line = f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: {line}"
     print(f"lightgcn: {_shown(line)}", file=sys.stderr, flush=True)
+
+
+def remark(line: str) -> None:
+    """Print a remark on stderr, once for all processes."""
+    if not is_launched() or os.environ["RANK"] == "0":
+        complain(line)
 
 
 def _shown(text: str) -> str:

@@ -21,10 +21,11 @@ from torch import Tensor
 from lightgcn.adjacency import Adjacency, normalized_adjacency
 from lightgcn.batches import batch_loss, check_split, epoch_batches, num_samples, num_steps
 from lightgcn.cautions import largest_entry, warn_of_settings, warn_of_size
-from lightgcn.checkpoint import append, load_tensors, save_tensors, write_atomic
+from lightgcn.checkpoint import append, load_tensors, save_shared, write_atomic
 from lightgcn.config import MAY_CHANGE, PRESETS, Scoring, TrainConfig, is_better, parse_metric
 from lightgcn.evaluation import evaluate
 from lightgcn.model import LightGCN
+from lightgcn.peers import PeerLostError
 from lightgcn.seeding import make_generator
 from lightgcn.splitting import LinkSet, Split
 from lightgcn.validation import checked_count
@@ -72,7 +73,8 @@ def fit(
     validation edges (``split_edges(graph, (1.0,))``) all epochs are run and the model keeps the last one's weights.
 
     Args:
-        model: the model to train.
+        model: the model to train; one of `lightgcn.distributed` is trained by all processes that hold a part of it,
+            each of which calls this with the same arguments. Process 0 writes the files, the same as one process.
         split: link sets over the model's users and items.
         config: settings; None for ``preset("paper")``. The model's own width and layers count, not the settings'.
         run_dir: folder for ``checkpoint.safetensors`` (saved at least every 30 s between epochs, when interrupted and
@@ -87,6 +89,7 @@ def fit(
         ValueError: if the split is over other nodes than the model, lacks what the loss or the metric needs, the loss
             is not finite, the checkpoint to resume from is of another model, other data or other settings (but for
             ``epochs`` and ``patience``), or ``run_dir`` holds a checkpoint and ``resume`` is not set.
+        PeerLostError: if another of several processes is gone.
 
     Warns:
         UserWarning: if a ranking loss would learn from a part of the train edges by mistake (the split is disjoint, the
@@ -101,16 +104,24 @@ def fit(
     check_split(model, split, config)
     if resume and run_dir is None:
         raise ValueError("resume needs the run_dir that holds the checkpoint")
-    if run_dir is not None and not resume and (Path(run_dir) / CHECKPOINT_FILE).exists():
+    there = run_dir is not None and (Path(run_dir) / CHECKPOINT_FILE).exists()
+    model.peers.check_same(f"whether {run_dir} holds a checkpoint", str(there))
+    if there and not resume:
         raise ValueError(f"{run_dir}: holds a checkpoint; go on from it with resume=True, or give another run_dir")
     warn_of_settings(split, config)
     run = _Run(model, split.to(model.embedding.device), config, None if run_dir is None else Path(run_dir))
+    if model.peers.size > 1:
+        model.peers.check_same("settings", repr(asdict(config)))
+        model.peers.check_same("the data and its split", run._data_fingerprint)
     if resume:
         run.load()
     elif run.folder is not None:
         run.write_history()
-    with _progress_bar(run, progress) as bar:
-        ended = run.train(on_epoch, should_stop, bar)
+    try:
+        with _progress_bar(run, progress and model.peers.rank == 0) as bar:
+            ended = run.train(on_epoch, should_stop, bar)
+    except PeerLostError as error:
+        raise PeerLostError(f"{error}; training stops in epoch {run.epoch + 1}; {run.saved_last}") from error
     return TrainResult(run.history, run.best_epoch, run.best_value, ended)
 
 
@@ -139,7 +150,8 @@ class _Run:
         )
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.model.embedding.device)
         self.val_adjacency = normalized_adjacency(self.split.val.message, self.config.normalization)
-        self.saved_at = time.monotonic()
+        self.peers = self.model.peers
+        self.saved_at, self.saving_seconds, self.saved_last = time.monotonic(), 0.0, "nothing was saved"
         self.largest_at_start = largest_entry(self.model.embedding)
 
     # -- the loop ------------------------------------------------------------------------------------------
@@ -162,7 +174,9 @@ class _Run:
             if on_epoch is not None:
                 on_epoch(record)
             bar.set_postfix_str(_summary(record, self.config.metric))
-            if time.monotonic() - self.saved_at > _CHECKPOINT_SECONDS:
+            # Where it takes long, less often, so that a tenth of the time goes into it at most.
+            wanted = max(_CHECKPOINT_SECONDS, 10 * self.saving_seconds)
+            if self.peers.any(time.monotonic() - self.saved_at > wanted):
                 self.save()
         self.save()
         if self.best:
@@ -174,17 +188,20 @@ class _Run:
         began = time.monotonic()
         links = self._epoch_links()
         adjacency = self._adjacency(links)
+        self.peers.wait()
         generator = make_generator(self.config.seed, _EPOCH_STREAM, self.epoch, device=self.loss_sum.device)
         self.model.train()
         for step, batch in enumerate(epoch_batches(links, self.config, generator)):
             if step < self.step:
                 continue
-            if should_stop is not None and should_stop():
+            if self.peers.any(should_stop is not None and should_stop()):
                 self.seconds += time.monotonic() - began
                 return False
             self.optimizer.zero_grad(set_to_none=True)
             loss = batch_loss(self.model, adjacency, batch, self.config)
             loss.backward()
+            if isinstance(self.model.alpha, Tensor) and self.model.alpha.grad is not None:
+                self.peers.add_(self.model.alpha.grad)  # each has that of its columns
             self.optimizer.step()
             self.loss_sum += loss.detach().double() * len(batch.left)
             self.step += 1
@@ -209,7 +226,8 @@ class _Run:
         self.step, self.seconds = 0, 0.0
         self.loss_sum.zero_()
         self.history.append(record)
-        if self.folder is not None:
+        if self._writes:
+            assert self.folder is not None
             append(self.folder / HISTORY_FILE, _json_line(record))
         return record
 
@@ -233,6 +251,11 @@ class _Run:
         else:
             self.since_best += 1
         return {"val": result.metrics, "val_seconds": round(time.monotonic() - began, 4)}
+
+    @property
+    def _writes(self) -> bool:
+        """Whether this process writes the files of the run."""
+        return self.folder is not None and self.peers.rank == 0
 
     def _patience_is_over(self) -> bool:
         return self.config.patience is not None and self.since_best >= self.config.patience
@@ -267,7 +290,11 @@ class _Run:
         metadata["best_value"] = None if math.isnan(self.best_value) else self.best_value
         metadata["model"] = self._model_layers()
         metadata["data"] = self._data_fingerprint
-        save_tensors(self.folder / CHECKPOINT_FILE, "checkpoint", tensors, metadata)
+        path = self.folder / CHECKPOINT_FILE
+        save_shared(path, "checkpoint", tensors, metadata, self.peers, self.model.embedding_dim)
+        self.saved_last = f"{path} was saved last in epoch {self.epoch + (self.step > 0)}, step {self.step}"
+        self.saving_seconds = time.monotonic() - self.saved_at
+        self.saved_at = time.monotonic()
 
     def load(self) -> None:
         """Take up the checkpoint of the folder, if there is one, and the history as of then."""
@@ -276,7 +303,8 @@ class _Run:
         if not path.exists():
             self.write_history()
             return
-        tensors, metadata = load_tensors(path, "checkpoint")
+        columns = None if self.peers.size == 1 else self.peers.columns(self.model.embedding_dim)
+        tensors, metadata = load_tensors(path, "checkpoint", columns)
         try:
             self._check_same_run(path, metadata)
             groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}}
@@ -310,6 +338,7 @@ class _Run:
                 raise
             reason = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
             raise ValueError(f"{path}: not a checkpoint to go on from ({reason})") from error
+        self.saved_last = f"{path} is as it was"
         self.write_history()
 
     def _check_same_run(self, path: Path, metadata: dict[str, Any]) -> None:
@@ -355,6 +384,8 @@ class _Run:
 
     def write_history(self) -> None:
         """Write the whole history file anew."""
+        if not self._writes:
+            return
         assert self.folder is not None
         data = b"".join(_json_line(record) for record in self.history)
         write_atomic(self.folder / HISTORY_FILE, lambda temporary: temporary.write_bytes(data))

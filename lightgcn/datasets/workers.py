@@ -43,7 +43,8 @@ def process_count(files: Iterable[Path], processes: int | None) -> int:
     cores: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not isinstance(files, Sequence):
         return min(cores, MOST)
-    return max(1, min(cores, MOST, len(files), sum(path.stat().st_size for path in files) // WORTH))
+    size: int = sum(path.stat().st_size for path in files)
+    return max(1, min(cores, MOST, len(files), size // WORTH))
 
 
 @contextmanager

@@ -1,0 +1,100 @@
+"""One model on several processes, each with some columns of its embeddings (embedding-dimension parallelism).
+
+Propagation is linear and acts on each column alone: a process propagates its own with no communication at all. Dot
+products are sums over columns, so cross-entropy and BPR exchange one number for each score; the softmax loss, which
+compares every pair of a block, exchanges the batch's rows, and each process scores its part of the batch.
+
+    # torchrun --nproc-per-node 2 train.py
+    with process_group() as peers:
+        model = ShardedLightGCN.from_whole(LightGCN(num_users, num_items) if peers.rank == 0 else None, peers)
+        fit(model, split, config, run_dir="run")
+        whole = model.whole()  # a LightGCN in process 0, None in the others
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lightgcn.adjacency import Adjacency
+from lightgcn.model import LightGCN
+from lightgcn.peers import Peers
+
+
+class ShardedLightGCN(LightGCN):
+    """A `LightGCN` of which this process holds some columns; made by `from_whole`, the same in every process.
+
+    `embed`, `forward` and `whole` speak to the other processes: all have to call them.
+
+    Attributes:
+        embedding: (num_users + num_items, own columns) parameter.
+        embedding_dim: columns of all processes together.
+        peers: the other processes.
+    """
+
+    peers: Peers
+
+    @classmethod
+    def from_whole(cls, model: LightGCN | None, peers: Peers, device: torch.device | str = "cpu") -> ShardedLightGCN:
+        """Share out the columns of a model that process 0 has; the other processes give None.
+
+        Raises:
+            ValueError: if there are fewer columns than processes, or process 0 gives None.
+        """
+        layers = 0 if model is None else model.num_layers
+        shape = (0, 0, 0) if model is None else (model.num_users, model.num_items, model.embedding_dim)
+        learnable = model is not None and isinstance(model.alpha, nn.Parameter)
+        said = peers.first_says([*shape, layers, learnable])
+        num_users, num_items, width, layers = map(int, said[:4])
+        if not width:
+            raise ValueError("process 0 has to give the model that is shared out")
+        peers.widths(width)
+        alpha = [0.0] * (layers + 1) if model is None else [float(weight) for weight in model.alpha]
+        alpha = peers.first_says(alpha)
+        shard = cls.__new__(cls)
+        nn.Module.__init__(shard)
+        shard.num_users, shard.num_items, shard.embedding_dim, shard.num_layers = num_users, num_items, width, layers
+        table = None if model is None else model.embedding.detach()
+        shard.peers = peers
+        shard.embedding = nn.Parameter(peers.scatter(table, (num_users + num_items, width), torch.device(device)))
+        shard.alpha = tuple(alpha)
+        if said[4]:
+            shard.alpha = nn.Parameter(torch.tensor(alpha, dtype=torch.float32, device=device))
+        return shard
+
+    def propagate(self, graph: Adjacency | Tensor) -> Tensor:
+        """Return this process's columns of the final embeddings, (num_users + num_items, own columns)."""
+        return super().propagate(graph)
+
+    def embed(self, graph: Adjacency | Tensor) -> tuple[Tensor, Tensor]:
+        """Return the final embeddings with all columns, (num_users, d) and (num_items, d), without a gradient."""
+        z = self.peers.gather(self.propagate(graph).detach(), self.embedding_dim)
+        return z[: self.num_users], z[self.num_users :]
+
+    def forward(self, graph: Adjacency | Tensor, edges: Tensor, *, node_pairs: bool = False) -> Tensor:
+        """Score pairs as `LightGCN` does; every process gives the same pairs and gets all scores."""
+        return self.peers.add(super().forward(graph, edges, node_pairs=node_pairs))
+
+    @torch.no_grad()
+    def whole(self) -> LightGCN | None:
+        """Return the model with all columns, on the CPU, in process 0; None in the others."""
+        blocks = self.peers.blocks(self.embedding.detach(), self.embedding_dim)
+        if self.peers.rank != 0:
+            for _ in blocks:
+                pass
+            return None
+        alpha = "learnable" if isinstance(self.alpha, nn.Parameter) else self.alpha
+        model = LightGCN(self.num_users, self.num_items, 1, self.num_layers, alpha, init_std=0.0)  # type: ignore[arg-type]
+        model.embedding_dim = self.embedding_dim
+        model.embedding = nn.Parameter(torch.empty(len(self.embedding), self.embedding_dim))
+        first = 0
+        for block in blocks:
+            model.embedding[first : first + len(block)] = block
+            first += len(block)
+        if isinstance(model.alpha, nn.Parameter) and isinstance(self.alpha, nn.Parameter):
+            model.alpha.copy_(self.alpha)
+        return model
+
+    def extra_repr(self) -> str:
+        own = self.embedding.shape[1]
+        return f"{super().extra_repr()}, {own} columns here, process {self.peers.rank} of {self.peers.size}"

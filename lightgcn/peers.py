@@ -1,0 +1,307 @@
+"""The processes that train one model together, and what they say to each other.
+
+Each holds some columns of the embedding table. What goes between them are sums of scores, rows of a batch, and once in
+a while a question that all have to answer alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# Rows of a table that go from process to process at a time.
+BLOCK_ROWS = 1 << 16
+# Seconds after which a process that does not answer in a step is taken for lost, and those for a start or a file.
+STEP_TIMEOUT, LONG_TIMEOUT = 45.0, 3600.0
+
+
+class PeerLostError(ConnectionError):
+    """Another process of the job is gone, or does not answer."""
+
+
+class Peers:
+    """One process alone; `ProcessPeers` is one of several.
+
+    Attributes:
+        rank: the number of this process, from 0; process 0 writes the files.
+        size: how many there are.
+        sent: bytes that this process has sent in sums and exchanges.
+    """
+
+    rank = 0
+    size = 1
+    sent = 0
+
+    def widths(self, width: int) -> list[int]:
+        """Return how many of a table's columns each process holds: they differ by one at most.
+
+        Raises:
+            ValueError: if there are fewer columns than processes.
+        """
+        if width < self.size:
+            raise ValueError(f"embedding_dim={width} has fewer columns than there are processes ({self.size})")
+        return [width // self.size + (rank < width % self.size) for rank in range(self.size)]
+
+    def columns(self, width: int) -> slice:
+        """Return which of a table's columns this process holds."""
+        ends = list(accumulate(self.widths(width), initial=0))
+        return slice(ends[self.rank], ends[self.rank + 1])
+
+    def add(self, part: Tensor) -> Tensor:
+        """Return the sum of what all processes give, on each: a tensor of the same shape everywhere.
+
+        What is made of it has to be the same everywhere too; the gradient goes to this process's part without a word
+        to the others.
+        """
+        return part
+
+    def exchange(self, rows: Tensor, counts: Sequence[int], width: int) -> Tensor:
+        """Give each process its rows with all columns; the gradient goes the way back.
+
+        Args:
+            rows: (sum of ``counts``, own columns): for each process so many rows, one process after the other.
+            counts: how many rows each process is to have.
+            width: columns of all processes together.
+
+        Returns:
+            (counts[rank], width).
+        """
+        return rows
+
+    def add_(self, tensor: Tensor) -> None:
+        """Add up a tensor over all processes, in place."""
+
+    def sum_of(self, numbers: Tensor) -> Tensor:
+        """Return the sum of a few numbers on the CPU over all processes."""
+        return numbers
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process."""
+        return flag
+
+    def wait(self) -> None:
+        """Wait for all processes, however long they have work of their own."""
+
+    def check_same(self, what: str, value: str) -> None:
+        """Raise a ValueError in all processes unless all give the same value."""
+
+    def gather(self, part: Tensor, width: int) -> Tensor:
+        """Return the (N, width) table of which this process has the (N, own) ``part``, in every process."""
+        return part
+
+    def blocks(self, part: Tensor, width: int) -> Iterator[Tensor]:
+        """Yield the rows of that table, some at a time, in process 0; nothing in the others, which take part."""
+        yield from part.split(BLOCK_ROWS)
+
+    def scatter(self, table: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
+        """Return this process's columns of a (N, width) float32 table that process 0 has; the others give None."""
+        assert table is not None
+        return table
+
+    def first_says(self, values: Sequence[float]) -> list[float]:
+        """Return the numbers that process 0 gives, in every process; all give as many."""
+        return list(values)
+
+
+ALONE = Peers()
+
+
+class ProcessPeers(Peers):
+    """One of several processes, as `process_group` makes it."""
+
+    def __init__(self, steps: Any, control: Any, long: Any) -> None:
+        self.steps, self.control, self.long = steps, control, long
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.sent = 0
+
+    def add(self, part: Tensor) -> Tensor:
+        result: Tensor = _Add.apply(part, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def exchange(self, rows: Tensor, counts: Sequence[int], width: int) -> Tensor:
+        result: Tensor = _Exchange.apply(rows, self, list(counts), self.widths(width))  # type: ignore[no-untyped-call]
+        return result
+
+    def add_(self, tensor: Tensor) -> None:
+        with self._talking():
+            dist.all_reduce(tensor, group=self.steps)
+        # By a ring: each number goes around once to be added up, and once more to be told.
+        self.sent += round(2 * tensor.numel() * tensor.element_size() * (self.size - 1) / self.size)
+
+    def sum_of(self, numbers: Tensor) -> Tensor:
+        total = numbers.clone()
+        with self._talking():
+            dist.all_reduce(total, group=self.long)
+        return total
+
+    def any(self, flag: bool) -> bool:
+        flags = torch.tensor([int(flag)], dtype=torch.int32)
+        with self._talking():
+            dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.control)
+        self.sent += round(2 * 4 * (self.size - 1) / self.size)
+        return bool(flags.item())
+
+    def wait(self) -> None:
+        with self._talking():
+            dist.all_reduce(torch.zeros(1), group=self.long)
+
+    def check_same(self, what: str, value: str) -> None:
+        own = torch.frombuffer(bytearray(hashlib.sha256(value.encode()).digest()), dtype=torch.uint8)
+        every = [torch.empty_like(own) for _ in range(self.size)]
+        with self._talking():
+            dist.all_gather(every, own, group=self.long)
+        other = [rank for rank, found in enumerate(every) if not torch.equal(found, every[0])]
+        if other:
+            raise ValueError(
+                f"process {self.rank} of {self.size}: {what} must be the same in all processes, and "
+                f"process {other[0]} has others than process 0; this one has {value}"
+            )
+
+    def gather(self, part: Tensor, width: int) -> Tensor:
+        table = part.new_empty(len(part), width)
+        widths = self.widths(width)
+        with self._talking():
+            for first in range(0, len(part), BLOCK_ROWS):
+                own = _padded(part[first : first + BLOCK_ROWS], max(widths))
+                every = [torch.empty_like(own) for _ in widths]
+                dist.all_gather(every, own, group=self.steps)
+                table[first : first + BLOCK_ROWS] = _without_padding(every, widths)
+        return table
+
+    def blocks(self, part: Tensor, width: int) -> Iterator[Tensor]:
+        widths = self.widths(width)
+        for first in range(0, len(part), BLOCK_ROWS):
+            own = _padded(part[first : first + BLOCK_ROWS].cpu(), max(widths))
+            every = [torch.empty_like(own) for _ in widths] if self.rank == 0 else None
+            with self._talking():
+                dist.gather(own, every, dst=0, group=self.long)
+            if every is not None:
+                yield _without_padding(every, widths)
+
+    def scatter(self, table: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
+        rows, width = shape
+        widths = self.widths(width)
+        result = torch.empty(rows, widths[self.rank], device=device)
+        for first in range(0, rows, BLOCK_ROWS):
+            own = torch.empty(min(BLOCK_ROWS, rows - first), max(widths))
+            every = None
+            if self.rank == 0:
+                assert table is not None
+                block = table[first : first + BLOCK_ROWS].cpu().float()
+                every = [_padded(part, max(widths)) for part in block.split(widths, dim=1)]
+            with self._talking():
+                dist.scatter(own, every, src=0, group=self.long)
+            result[first : first + BLOCK_ROWS] = own[:, : widths[self.rank]]
+        return result
+
+    def first_says(self, values: Sequence[float]) -> list[float]:
+        said = torch.tensor(list(values), dtype=torch.float64)
+        with self._talking():
+            dist.broadcast(said, src=0, group=self.long)
+        found: list[float] = said.tolist()
+        return found
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise PeerLostError(
+                f"process {self.rank} of {self.size}: another process is gone or does not answer ({reason:.200})"
+            ) from error
+
+
+class _Add(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, peers: ProcessPeers) -> Tensor:
+        total = part.detach().clone()
+        peers.add_(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+class _Exchange(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, peers: ProcessPeers, counts: list[int], widths: list[int]) -> Tensor:
+        ctx.peers, ctx.counts, ctx.widths = peers, counts, widths
+        mine, own = counts[peers.rank], widths[peers.rank]
+        sizes = [mine * width for width in widths]
+        found = rows.new_empty(sum(sizes))
+        _all_to_all(peers, found, rows.detach().contiguous().view(-1), sizes, [count * own for count in counts])
+        return torch.cat(
+            [part.view(mine, width) for part, width in zip(found.split(sizes), widths, strict=True)], dim=1
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        peers, own = ctx.peers, ctx.widths[ctx.peers.rank]
+        parts = [part.reshape(-1) for part in grads[0].split(ctx.widths, dim=1)]
+        sizes = [count * own for count in ctx.counts]
+        found = grads[0].new_empty(sum(sizes))
+        _all_to_all(peers, found, torch.cat(parts), sizes, [len(part) for part in parts])
+        return found.view(-1, own), None, None, None
+
+
+def _all_to_all(peers: ProcessPeers, out: Tensor, given: Tensor, out_sizes: list[int], sizes: list[int]) -> None:
+    with peers._talking():
+        dist.all_to_all_single(out, given, out_sizes, sizes, group=peers.steps)
+    peers.sent += (sum(sizes) - sizes[peers.rank]) * given.element_size()
+
+
+def _padded(part: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(part, (0, width - part.shape[1])).contiguous()
+
+
+def _without_padding(parts: Sequence[Tensor], widths: Sequence[int]) -> Tensor:
+    return torch.cat([part[:, :width] for part, width in zip(parts, widths, strict=True)], dim=1)
+
+
+def is_launched() -> bool:
+    """Return whether ``torchrun`` started this process with others."""
+    return dist.is_available() and dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def process_group(device: torch.device | str = "cpu", *, timeout: float = STEP_TIMEOUT) -> Iterator[Peers]:
+    """Join the other processes that ``torchrun`` started, for the time of a block; `ALONE` where there are none.
+
+    Args:
+        device: where this process computes; on "cuda" batches go by NCCL, else all goes by Gloo.
+        timeout: seconds after which a process that does not answer in a training step is taken for lost. One that
+            dies is noticed at once.
+
+    Raises:
+        PeerLostError: later, in whatever speaks to a process that is gone.
+    """
+    if not is_launched():
+        yield ALONE
+        return
+    cuda = torch.device(device).type == "cuda"
+    short, long = timedelta(seconds=timeout), timedelta(seconds=LONG_TIMEOUT)
+    dist.init_process_group("gloo", timeout=long)
+    peers = None
+    try:
+        control = dist.new_group(backend="gloo", timeout=short)
+        steps = dist.new_group(backend="nccl", timeout=short) if cuda else control
+        peers = ProcessPeers(steps, control, dist.group.WORLD)
+        yield peers
+        peers.wait()  # no connection is closed that another may still use
+    finally:
+        # No group is kept by what is left of the model: one that is still there when Python ends aborts.
+        if peers is not None:
+            peers.steps = peers.control = peers.long = None
+        steps = control = None
+        dist.destroy_process_group()
