@@ -282,8 +282,10 @@ def load_tensors(path: str | Path, kind: str, columns: slice | None = None) -> t
             header = file.metadata() or {}
             names = list(file.keys())
             tables = {name for name in names if columns is not None and len(file.get_slice(name).get_shape()) == 2}
+            # A copy: what comes is a view of the whole table in the file.
             tensors = {
-                name: file.get_slice(name)[:, columns] if name in tables else file.get_tensor(name) for name in names
+                name: file.get_slice(name)[:, columns].contiguous() if name in tables else file.get_tensor(name)
+                for name in names
             }
         stamp = orjson.loads(header["lightgcn"])
         found, version, metadata = stamp["kind"], int(stamp["version"]), stamp.get("metadata")

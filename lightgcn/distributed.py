@@ -49,8 +49,9 @@ class ShardedLightGCN(LightGCN):
         if not width:
             raise ValueError("process 0 has to give the model that is shared out")
         peers.widths(width)
-        alpha = [0.0] * (layers + 1) if model is None else [float(weight) for weight in model.alpha]
-        alpha = peers.first_says(alpha)
+        given = (0.0,) * (layers + 1) if model is None else model.alpha
+        alpha = given.tolist() if isinstance(given, Tensor) else list(given)
+        alpha = peers.first_says(alpha)  # in float64, as they are given
         shard = cls.__new__(cls)
         nn.Module.__init__(shard)
         shard.num_users, shard.num_items, shard.embedding_dim, shard.num_layers = num_users, num_items, width, layers

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -215,9 +216,9 @@ class ProcessPeers(Peers):
         try:
             yield
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
+            reason = re.sub(r"^\[[^\]]*\] ", "", " ".join(str(error).split()))  # without a place in Gloo's sources
             raise PeerLostError(
-                f"process {self.rank} of {self.size}: another process is gone or does not answer ({reason:.200})"
+                f"process {self.rank} of {self.size}: another process is gone or does not answer ({reason:.120})"
             ) from error
 
 

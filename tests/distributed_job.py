@@ -1,0 +1,116 @@
+"""What the processes of `test_distributed` run under torchrun: trainings of every loss, into a folder of results.
+
+The same function, called in one process, gives what these have to equal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+from lightgcn import LightGCN, evaluate, fit, normalized_adjacency, preset, split_edges
+from lightgcn.checkpoint import save_model
+from lightgcn.datasets import synthetic_interactions
+from lightgcn.distributed import ShardedLightGCN
+from lightgcn.peers import ALONE, Peers, process_group
+
+USERS, ITEMS, WIDTH = 90, 70, 14
+EXACT = {"precision": "float32", "embedding_dim": WIDTH}
+CASES = {
+    # Blocks for every process, blocks that several share, and the rows of one block.
+    "softmax": preset("fast", epochs=3, batch_size=700, block_size=96, **EXACT),
+    "softmax of one block": preset("fast", epochs=2, batch_size=None, l2=0.01, **EXACT),
+    "softmax of two blocks": preset("fast", epochs=2, batch_size=250, block_size=130, **EXACT),
+    "mixed softmax": preset("fast", epochs=2, batch_size=700, block_size=96, embedding_dim=WIDTH),
+    "bpr": preset("paper", epochs=3, num_negatives=2, learnable_alpha=True, eval_every=1, **EXACT),
+    "bce": preset("tutorial", epochs=2, batch_size=512, l2=1e-3, learnable_alpha=True, **EXACT),
+    "full-batch bce": preset("tutorial", epochs=3, **EXACT),
+}
+# A run that is interrupted in its second epoch, and goes on from the checkpoint.
+STOPPED = preset("fast", epochs=3, batch_size=300, block_size=96, init="normal", eval_every=1, **EXACT)
+STEPS = 9
+
+
+def graph():
+    return synthetic_interactions(USERS, ITEMS, 2000, seed=1)
+
+
+def shared(model: LightGCN | None, peers: Peers) -> LightGCN:
+    if peers.size == 1:
+        assert model is not None
+        return model
+    return ShardedLightGCN.from_whole(model, peers)
+
+
+def train(name: str, folder: Path, peers: Peers = ALONE) -> dict:
+    """Train one case; write the model and return figures, in process 0."""
+    config = CASES[name]
+    split = split_edges(graph(), disjoint=config.disjoint)
+    model = shared(config.new_model(USERS, ITEMS, split.val.message) if peers.rank == 0 else None, peers)
+    before = peers.sent
+    result = fit(model, split, config)
+    adjacency = normalized_adjacency(split.test.message, config.normalization)
+    tested = evaluate(model, adjacency, split.test, ks=(5, 20), popularity_prior=config.popularity_prior)
+    with torch.no_grad():
+        scores = model(adjacency, split.test.positives.edge_index)
+    whole = model.whole() if isinstance(model, ShardedLightGCN) else model
+    if whole is not None:
+        save_model(folder / f"{name}.safetensors", whole)
+        torch.testing.assert_close(scores, whole(adjacency, split.test.positives.edge_index))
+    return {
+        "history": [{key: value for key, value in record.items() if "seconds" not in key} for record in result.history],
+        "best_epoch": result.best_epoch,
+        "tested": tested.metrics,
+        "users": tested.num_users,
+        "sent": peers.sent - before,
+        "columns": model.embedding.shape[1],
+    }
+
+
+def stop(folder: Path, peers: Peers = ALONE, *, at: int | None = STEPS, resume: bool = False) -> None:
+    """Train ``STOPPED`` up to a step, or to its end; write the model if it comes to that."""
+    split = split_edges(graph(), disjoint=0.0)
+    model = shared(STOPPED.new_model(USERS, ITEMS) if peers.rank == 0 else None, peers)
+    asked = iter(range(1_000_000))
+    # One process alone is asked to stop, and all have to.
+    ask = (lambda: next(asked) >= at and peers.rank == peers.size - 1) if at is not None else None
+    result = fit(model, split, STOPPED, run_dir=folder, resume=resume, should_stop=ask)
+    assert result.ended == ("finished" if at is None else "interrupted")
+    whole = model.whole() if isinstance(model, ShardedLightGCN) else model
+    if whole is not None:
+        save_model(folder / "model.safetensors", whole)
+
+
+def differ(peers: Peers) -> str:
+    """Return what is said where one process has other settings than the others."""
+    model = shared(LightGCN(USERS, ITEMS, WIDTH) if peers.rank == 0 else None, peers)
+    config = preset("paper", epochs=1, embedding_dim=WIDTH, learning_rate=0.1 if peers.rank == peers.size - 1 else 0.2)
+    try:
+        fit(model, split_edges(graph()), config)
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+def main() -> None:
+    warnings.simplefilter("ignore", UserWarning)
+    torch.set_num_threads(1)
+    what, folder = sys.argv[1], Path(sys.argv[2])
+    with process_group() as peers:
+        found = {}
+        if what == "cases":
+            found = {name: train(name, folder, peers) for name in CASES}
+            found["differ"] = differ(peers)
+            stop(folder / "run", peers)
+        elif what == "resume":
+            stop(folder, peers, at=None, resume=True)
+        if what == "cases" and peers.rank == 0:
+            (folder / "found.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

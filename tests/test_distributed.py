@@ -1,0 +1,246 @@
+"""Several processes, started by torchrun as a user would, against one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import distributed_job as job
+import pytest
+import torch
+
+from lightgcn import LightGCN, in_batch_softmax_loss
+from lightgcn.batches import _part
+from lightgcn.checkpoint import load_model, load_tensors
+from lightgcn.datasets import write_synthetic_mpd
+from lightgcn.distributed import ShardedLightGCN
+from lightgcn.losses import in_batch_softmax_part
+from lightgcn.peers import ALONE, Peers, process_group
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
+JOB = Path(job.__file__)
+
+
+def torchrun(count, *command, restarts=0, **options):
+    """Start as many processes; ``command`` is a script or a module with its arguments."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
+    launcher += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    launcher += ["--max-restarts", str(restarts), *map(str, command)]
+    return subprocess.Popen(
+        launcher, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, **options
+    )
+
+
+def ended(process, seconds=120):
+    said = process.communicate(timeout=seconds)[0]
+    return process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process makes of every case."""
+    folder = tmp_path_factory.mktemp("alone")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = {name: job.train(name, folder) for name in job.CASES}
+        job.stop(folder / "straight", at=None)
+        job.stop(folder / "run")
+    torch.set_num_threads(threads)
+    return folder, found
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def together(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(f"together{request.param}")
+    code, said = ended(torchrun(request.param, JOB, "cases", folder))
+    assert code == 0, said
+    return request.param, folder, json.loads((folder / "found.json").read_text())
+
+
+@pytest.mark.parametrize("name", job.CASES)
+def test_several_processes_train_as_one_does(alone, together, name):
+    count, folder, found = together
+    expected, got = alone[1][name], found[name]
+    assert got["best_epoch"] == expected["best_epoch"] and got["users"] == expected["users"] > 0
+    assert len(got["history"]) == len(expected["history"])
+    near = 5e-3 if "mixed" in name else 1e-5  # half-precision numbers differ where sums are added up otherwise
+    for one, other in zip(got["history"], expected["history"], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=near)
+        assert one.get("val", {}) == pytest.approx(other.get("val", {}), rel=10 * near)
+    assert got["tested"] == pytest.approx(expected["tested"], rel=10 * near)
+    ours, theirs = (load_model(place / f"{name}.safetensors") for place in (folder, alone[0]))
+    torch.testing.assert_close(ours.embedding, theirs.embedding, rtol=10 * near, atol=near)
+    weights = [[float(weight) for weight in torch.as_tensor(model.alpha).detach()] for model in (ours, theirs)]
+    assert weights[0] == pytest.approx(weights[1], rel=1e-5)
+    # It did train: what it began with is far away.
+    assert not torch.allclose(
+        ours.embedding, job.CASES[name].new_model(job.USERS, job.ITEMS, job.graph()).embedding, atol=1e-4
+    )
+    assert got["columns"] == ALONE.widths(job.WIDTH)[0] // count + (job.WIDTH % count > 0)
+
+
+@pytest.mark.parametrize("name", job.CASES)
+def test_no_more_is_sent_than_the_rows_of_the_batch(together, name):
+    count, _, found = together
+    config = job.CASES[name]
+    links = {"softmax": 1, "bpr": 1, "bce": 2}[config.loss]
+    samples = int(0.8 * 2000) if config.loss != "bce" else int(0.2 * 0.8 * 2000) * links
+    steps = -(-samples // (config.batch_size or samples)) * config.epochs
+    rows = samples * (2 + (config.num_negatives if config.loss == "bpr" else 0)) * config.epochs
+    share = (count - 1) / count
+    # The gradient of the layer weights, the loss, the penalty, whether to stop; and an evaluation at the end.
+    scalars = steps * (config.num_layers + 4) * 8 + 64 * config.epochs
+    assert 0 < found[name]["sent"] <= 2 * rows * job.WIDTH * 4 * share + scalars
+    if config.loss != "softmax":  # of a pair the score alone
+        assert found[name]["sent"] <= 2 * rows * 4 * share + scalars + job.graph().num_edges * 8
+
+
+def test_processes_with_other_settings_are_refused(together):
+    assert re.search(r"process 0 of \d: settings must be the same in all processes, and process \d has others",
+                     together[2]["differ"])  # fmt: skip
+
+
+def test_a_checkpoint_goes_on_in_any_number_of_processes(alone, together, tmp_path):
+    count, folder, _ = together
+    straight = load_model(alone[0] / "straight" / "model.safetensors")
+    ours, metadata = load_tensors(folder / "run" / "checkpoint.safetensors", "checkpoint")
+    theirs, same = load_tensors(alone[0] / "run" / "checkpoint.safetensors", "checkpoint")
+    assert ours.keys() == theirs.keys() and metadata["step"] == same["step"] and metadata["data"] == same["data"]
+    for key, tensor in ours.items():
+        assert tensor.dtype == theirs[key].dtype
+        torch.testing.assert_close(tensor, theirs[key], rtol=1e-4, atol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        job.stop(folder / "run", at=None, resume=True)  # several saved, one goes on
+    torch.testing.assert_close(
+        load_model(folder / "run" / "model.safetensors").embedding, straight.embedding, rtol=1e-4, atol=1e-5
+    )
+    kept = tmp_path / "run"
+    kept.mkdir()
+    for name in ("checkpoint.safetensors", "history.jsonl"):
+        (kept / name).write_bytes((alone[0] / "run" / name).read_bytes())
+    code, said = ended(torchrun(count, JOB, "resume", kept))  # one saved, several go on
+    assert code == 0, said
+    torch.testing.assert_close(
+        load_model(kept / "model.safetensors").embedding, straight.embedding, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("size", [1, 7, 250, 1000, 1001])
+@pytest.mark.parametrize("block", [1, 96, 130, 2048])
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_the_parts_of_a_softmax_batch_add_up_to_it(size, block, count):
+    generator = torch.Generator().manual_seed(size)
+    users, items = (torch.randn(size, 6, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
+    settings = {"temperature": 0.2, "negative_weight": 0.9, "block_size": block}
+    expected = in_batch_softmax_loss(users, items, **settings)
+    gradient = torch.autograd.grad(expected, (users, items))
+    total = torch.zeros((), dtype=torch.float64)
+    covered = []
+    for rank in range(count):
+        own, near = _part(size, block, rank, count)
+        covered += range(size)[own]
+        assert (near.start % block == 0 and near.start <= own.start <= own.stop <= near.stop) or own.start == own.stop
+        total = total + in_batch_softmax_part(users[own], items[near], own.start - near.start, size, **settings)
+    assert covered == list(range(size))
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(torch.autograd.grad(total, (users, items)), gradient)
+
+
+def test_columns_are_shared_out_evenly_and_each_process_has_one():
+    peers = Peers()
+    peers.size = 4
+    assert peers.widths(14) == [4, 4, 3, 3]
+    starts = []
+    for peers.rank in range(4):
+        starts.append((peers.columns(14).start, peers.columns(14).stop))
+    assert starts == [(0, 4), (4, 8), (8, 11), (11, 14)]
+    with pytest.raises(ValueError, match="embedding_dim=3 has fewer columns than there are processes"):
+        peers.widths(3)
+
+
+def test_a_process_without_others_is_alone():
+    with process_group() as peers:
+        assert peers is ALONE
+    whole = LightGCN(5, 4, 6, alpha="learnable")
+    shard = ShardedLightGCN.from_whole(whole, ALONE)
+    assert torch.equal(shard.embedding, whole.embedding) and isinstance(shard.alpha, torch.nn.Parameter)
+    again = shard.whole()
+    assert torch.equal(again.embedding, whole.embedding) and torch.equal(again.alpha, whole.alpha)
+    with pytest.raises(ValueError, match="process 0 has to give the model"):
+        ShardedLightGCN.from_whole(None, ALONE)
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slices")
+    write_synthetic_mpd(folder, num_playlists=400, num_tracks=300, mean_length=20)
+    return folder
+
+
+def lightgcn(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "lightgcn", *map(str, arguments)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_the_command_gives_the_same_run_on_two_processes(slices, tmp_path):
+    settings = ["--epochs", "4", "--batch-size", "500", "--embedding-dim", "16"]
+    one = lightgcn("train", slices, tmp_path / "one", *settings, "--json")
+    code, said = ended(torchrun(2, "-m", "lightgcn", "train", slices, tmp_path / "two", *settings))
+    assert code == 0, said
+    assert said.count("saved to") == 1 and said.count("epoch    4") == 1
+    files = {path.name for path in (tmp_path / "one").iterdir()}
+    assert {path.name for path in (tmp_path / "two").iterdir()} == files
+    names = ("one", "two")
+    scores = [lightgcn("evaluate", tmp_path / name, "--json")["lightgcn"]["metrics"] for name in names]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-2) and one["epochs"] == 4
+    # The folder is in use by the job as a whole, and a second one is refused where the first has a run.
+    code, said = ended(torchrun(2, "-m", "lightgcn", "train", slices, tmp_path / "two", *settings))
+    assert code != 0 and "process 0 of 2: " in said and "holds a run already" in said
+    code, said = ended(torchrun(2, "-m", "lightgcn", "evaluate", tmp_path / "two"))
+    assert code != 0 and "only train runs on several processes" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_is_lost_ends_the_job_which_goes_on_from_its_checkpoint(slices, tmp_path, how):
+    settings = ["--preset", "fast", "--epochs", "100000", "--patience", "100000", "--batch-size", "200"]
+    command = ["-m", "lightgcn", "train", slices, tmp_path / "run", *settings]
+    job_ = torchrun(3, *command, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        history = tmp_path / "run" / "history.jsonl"
+        while not (history.is_file() and history.read_bytes().count(b"\n") >= 5):
+            assert time.monotonic() < deadline and job_.poll() is None
+            time.sleep(0.1)
+        children = Path(f"/proc/{job_.pid}/task/{job_.pid}/children").read_text().split()
+        workers = [child for child in children if b"lightgcn" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        assert len(workers) == 3
+        began = time.monotonic()
+        os.kill(int(workers[-1]), how)
+        code, said = ended(job_, 120)
+        assert (
+            code != 0 and time.monotonic() - began < 100
+        )  # with the half minute that torchrun waits for one that hangs
+        for rank in (0, 1):
+            assert re.search(
+                rf"process {rank} of 3: (another process is gone or does not answer|torchrun ends it)", said
+            )
+        assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    finally:
+        if job_.poll() is None:
+            os.killpg(job_.pid, signal.SIGKILL)
