@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -122,6 +122,54 @@ class Interactions:
         if num_items is None:
             num_items = max(int(items.max()) + 1, 0) if items.numel() else 0
         return cls(users, items, num_users, num_items, weights, ids_array(user_ids), ids_array(item_ids))
+
+    @classmethod
+    def from_sorted(
+        cls,
+        users: Tensor,
+        items: Tensor,
+        num_users: int,
+        num_items: int,
+        weights: Tensor | None = None,
+        *,
+        order: Tensor | None = None,
+    ) -> Interactions:
+        """Build from distinct pairs that are sorted by user, then item, without a copy of them.
+
+        Tensors that are mapped from a file stay so, and their memory is that of all processes that map it. Nobody may
+        change them afterwards.
+
+        Args:
+            users: (E,) int64.
+            items: (E,) int64.
+            num_users: number of user nodes.
+            num_items: number of item nodes.
+            weights: as for the class.
+            order: as for the class.
+
+        Raises:
+            ValueError: as the class does, and if a pair does not come after the one before it.
+        """
+        none = torch.empty(0, dtype=torch.int64)
+        empty = cls(none, none, num_users, num_items)
+        for name, part, count in (("users", users, num_users), ("items", items, num_items)):
+            if checked_indices(name, part, count, f"num_{name}") is not part:
+                raise ValueError(f"{name} must be a (E,) int64 tensor, got {part.dtype}")
+        if len(users) != len(items):
+            raise ValueError(f"users and items must be as many, got {len(users)} and {len(items)}")
+        for first in range(0, len(users) - 1, _AT_A_TIME):
+            block = slice(first, first + _AT_A_TIME + 1)
+            keys = users[block] * num_items + items[block]
+            falls = keys[1:] <= keys[:-1]
+            if bool(falls.any()):
+                at = first + 1 + int(falls.nonzero()[0])
+                raise ValueError(f"edges must be sorted and distinct: edge {at} does not come after the one before it")
+        weights = checked_weights(weights, len(users))
+        if order is not None:
+            order = checked_integers("order", order)
+            if len(order) != len(users):
+                raise ValueError(f"order must be {len(users)} integers, one per edge, got {len(order)}")
+        return empty._with_edges(users, items, weights, order)
 
     @classmethod
     def from_scipy(cls, matrix: Any, *, weighted: bool = False, **ids: Any) -> Interactions:
@@ -418,8 +466,15 @@ class Interactions:
         return new
 
     def with_ids(self, user_ids: Ids | None, item_ids: Ids | None) -> Interactions:
-        """Return the same graph under other ids."""
-        return replace(self, user_ids=user_ids, item_ids=item_ids)
+        """Return the same graph under other ids.
+
+        Raises:
+            ValueError: if they repeat, or are not as many as the nodes.
+        """
+        new = self._with_edges(self.users, self.items, self.weights, self.order)
+        object.__setattr__(new, "user_ids", checked_ids("user_ids", user_ids, self.num_users))
+        object.__setattr__(new, "item_ids", checked_ids("item_ids", item_ids, self.num_items))
+        return new
 
     def __len__(self) -> int:
         return self.num_edges

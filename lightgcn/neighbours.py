@@ -12,16 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.interactions import Interactions
-from lightgcn.validation import checked_count
+from lightgcn.validation import INT32_END, checked_count
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32 | np.int64]
@@ -57,16 +57,17 @@ class NeighbourResidual:
 
     def of_users(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the scores of (B,) users gain: (n,) places in ``users``, sorted, (n,) items, (n,) float32."""
-        rows, items, values = self._rows_of(self._history[users.cpu().numpy()])
+        rows, items, values = self._rows_of(self._histories(users))
         return rows.to(users.device), items.to(users.device), values.to(users.device)
 
     def of_links(self, users: Tensor, items: Tensor) -> Tensor:
         """Return what the scores of (B,) pairs of a user and an item gain, (B,) float32."""
-        distinct, place = np.unique(users.cpu().numpy(), return_inverse=True)
+        distinct, place = users.cpu().unique(return_inverse=True)
+        place = place.numpy()
         order = np.argsort(place, kind="stable")
         place, wanted = place[order], items.cpu().numpy()[order]
         gains = np.zeros(len(order), np.float32)
-        for first, sums, scale in self._sums(self._history[distinct]):
+        for first, sums, scale in self._sums(self._histories(distinct)):
             begin, end = np.searchsorted(place, [first, first + sums.shape[0]])
             if begin < end:
                 rows = place[begin:end] - first
@@ -138,9 +139,21 @@ class NeighbourResidual:
                 scale[some] = self.weight / np.maximum.reduceat(sums.data, sums.indptr[:-1][some])
             yield first, sums, scale
 
-    @cached_property
-    def _history(self) -> Any:
-        return self.history.to_scipy().astype(np.float32, copy=False)
+    def _histories(self, users: Tensor) -> Any:
+        """Return the rows of (B,) users of ``history``, (B, num_items) CSR: of many, few are wanted at a time."""
+        from scipy.sparse import csr_array
+
+        graph = self.history
+        users = users.to(graph.device)
+        counts = graph.user_degrees[users]
+        ends = counts.cumsum(0)
+        places = torch.repeat_interleave(graph.indptr[users] - ends + counts, counts)
+        places += torch.arange(len(places), device=places.device)
+        items = graph.items[places]
+        values = torch.ones(len(items)) if graph.weights is None else graph.weights[places].float()
+        narrow = torch.int32 if max(len(items), graph.num_items) < INT32_END else torch.int64
+        columns, row_ends = (part.to("cpu", narrow).numpy() for part in (items, F.pad(ends, (1, 0))))
+        return csr_array((values.cpu().numpy(), columns, row_ends), (len(users), graph.num_items))
 
 
 def neighbour_residual(train: Interactions, neighbours: int = 20, weight: float = 0.2) -> NeighbourResidual:

@@ -15,6 +15,8 @@ from lightgcn.recency import Recency
 
 # Links whose rows are gathered at a time: 1 MiB a side at 32 columns, so that they are multiplied while in cache.
 _LINKS_AT_A_TIME = 8192
+# Rows that are normalised at a time.
+_ROWS = 1 << 16
 
 
 def link_scores(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -85,9 +87,17 @@ def with_popularity_prior(users: Tensor, items: Tensor, popularity: Tensor, weig
         raise ValueError(f"expected (num_users, d), (num_items, d) and (num_items,), got {shapes}")
     if not (math.isfinite(weight) and weight >= 0):
         raise ValueError(f"the weight of the popularity prior must be a number of at least 0, got {weight!r}")
-    prior = popularity.to(items.dtype).log1p().mul(weight).unsqueeze(1)
-    one = users.new_ones(len(users), 1)
-    return torch.cat([F.normalize(users), one], dim=1), torch.cat([F.normalize(items), prior], dim=1)
+    prior = popularity.to(items.dtype).log1p().mul(weight)
+    return _unit_rows_and(users, 1.0), _unit_rows_and(items, prior)
+
+
+def _unit_rows_and(rows: Tensor, last: Tensor | float) -> Tensor:
+    """Return (N, d + 1): rows of length 1, and a last column; some rows at a time, since a table may be large."""
+    result = rows.new_empty(len(rows), rows.shape[1] + 1)
+    for first in range(0, len(rows), _ROWS):
+        result[first : first + _ROWS, :-1] = F.normalize(rows[first : first + _ROWS])
+    result[:, -1] = last
+    return result
 
 
 def scored_embeddings(

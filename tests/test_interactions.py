@@ -552,3 +552,37 @@ def test_the_fingerprint_is_that_of_the_keys_at_once(monkeypatch):
     assert graph.fingerprint() == expected
     monkeypatch.setattr("lightgcn.interactions._AT_A_TIME", 64)
     assert graph.fingerprint() == expected
+
+
+def test_sorted_pairs_are_taken_without_a_copy(monkeypatch):
+    pairs = torch.randint(60, (2, 900), generator=torch.Generator().manual_seed(1))
+    graph = Interactions.from_edge_index(pairs, 60, 60)
+    order = torch.arange(graph.num_edges)
+    for size in (1 << 22, 64):
+        monkeypatch.setattr("lightgcn.interactions._AT_A_TIME", size)
+        taken = Interactions.from_sorted(graph.users, graph.items, 60, 60, torch.ones(graph.num_edges), order=order)
+        assert taken.users is graph.users and taken.items is graph.items
+        assert torch.equal(taken.order, order) and taken.fingerprint() != graph.fingerprint()
+        for at in (1, 63, 64, 65, graph.num_edges - 1):
+            users, items = graph.users.clone(), graph.items.clone()
+            users[at], items[at] = users[at - 1], items[at - 1]
+            with pytest.raises(ValueError, match=f"edge {at} does not come after the one before it"):
+                Interactions.from_sorted(users, items, 60, 60)
+    assert Interactions.from_sorted(graph.users[:0], graph.items[:0], 2, 2).num_edges == 0
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "options", "message"),
+    [
+        ([0, 1], [0], {}, "as many"),
+        ([0, 3], [0, 1], {}, r"users\[1\] is 3, outside"),
+        ([0, 1], [0, 9], {}, r"items\[1\] is 9, outside"),
+        ([0, 1], [0, 1], {"weights": torch.tensor([1.0, 0.0])}, r"weights\[1\]"),
+        ([0, 1], [0, 1], {"order": torch.tensor([1])}, "one per edge, got 1"),
+    ],
+)
+def test_sorted_pairs_are_checked_as_others_are(users, items, options, message):
+    with pytest.raises(ValueError, match=message):
+        Interactions.from_sorted(torch.tensor(users), torch.tensor(items), 3, 3, **options)
+    with pytest.raises(ValueError, match=r"must be a \(E,\) int64 tensor"):
+        Interactions.from_sorted(torch.tensor(users).int(), torch.tensor(users), 9, 9)

@@ -134,6 +134,8 @@ class Dataset:
     def load(cls, folder: str | Path) -> Dataset:
         """Read what `save` wrote; of the folder's files it needs ``dataset.safetensors`` alone.
 
+        The edges are mapped into memory: what several processes load is there once.
+
         Raises:
             FileNotFoundError: if the file is not there.
             ValueError: naming the file, if it is corrupt or its parts do not fit together.
@@ -205,10 +207,8 @@ def _take(columns: Mapping[str, list[str]], kept: Tensor) -> dict[str, list[str]
 
 
 def _pack_graph(prefix: str, graph: Interactions) -> dict[str, Tensor]:
-    """Return the edges as CSR: a quarter of the bytes of an int64 edge index at a million playlists."""
-    tensors = {f"{prefix}.indptr": graph.indptr, f"{prefix}.items": graph.items}
-    if graph.num_items < 2**31:
-        tensors[f"{prefix}.items"] = graph.items.to(torch.int32)
+    """Return the edges as the graph holds them, so that a file is mapped, and not converted."""
+    tensors = {f"{prefix}.{name}": getattr(graph, name) for name in ("users", "items")}
     if graph.weights is not None:
         tensors[f"{prefix}.weights"] = graph.weights
     if graph.order is not None:
@@ -218,18 +218,12 @@ def _pack_graph(prefix: str, graph: Interactions) -> dict[str, Tensor]:
 
 
 def _unpack_graph(prefix: str, tensors: Mapping[str, Tensor], num_users: int, num_items: int) -> Interactions:
-    indptr, items = tensors[f"{prefix}.indptr"], tensors[f"{prefix}.items"]
-    lengths = indptr.diff()
-    if indptr.dtype != torch.int64 or indptr.shape != (num_users + 1,) or items.ndim != 1:
-        raise ValueError(f"{prefix}.indptr of shape {tuple(indptr.shape)} does not fit {num_users} users")
-    if int(indptr[0]) != 0 or int(indptr[-1]) != len(items) or bool((lengths < 0).any()):
-        raise ValueError(f"{prefix}.indptr does not rise from 0 to the {len(items)} edges")
-    users = torch.repeat_interleave(torch.arange(num_users), lengths)
+    users, items = tensors[f"{prefix}.users"], tensors[f"{prefix}.items"]
     weights, order = (tensors.get(f"{prefix}.{name}") for name in ("weights", "order"))
-    graph = Interactions(users, items, num_users, num_items, weights, order=order)
-    if graph.num_edges != len(items):
-        raise ValueError(f"{prefix}.items holds {len(items) - graph.num_edges} repeated edges")
-    return graph
+    try:
+        return Interactions.from_sorted(users, items, num_users, num_items, weights, order=order)
+    except ValueError as error:
+        raise ValueError(f"{prefix}: {error}") from error
 
 
 def _unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Dataset:

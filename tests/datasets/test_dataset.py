@@ -1,12 +1,13 @@
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from lightgcn.checkpoint import load_tensors, save_tensors
-from lightgcn.datasets import Dataset
+from lightgcn.datasets import Dataset, synthetic_interactions
 from lightgcn.interactions import Interactions
 
 
@@ -156,12 +157,13 @@ def json_tensor(text):
 EDITS = {
     "no edges": lambda tensors, meta: tensors.pop("train.items"),
     "no column": lambda tensors, meta: tensors.pop("item_column.artist"),
-    "indptr too short": lambda tensors, meta: tensors.update({"train.indptr": torch.tensor([0, 3])}),
-    "indptr falls": lambda tensors, meta: tensors.update({"train.indptr": torch.tensor([0, 3, 2, 3])}),
-    "indptr stops early": lambda tensors, meta: tensors.update({"train.indptr": torch.tensor([0, 1, 2, 2])}),
-    "indptr empty": lambda tensors, meta: tensors.update({"train.indptr": torch.tensor([], dtype=torch.int64)}),
-    "indptr scalar": lambda tensors, meta: tensors.update({"train.indptr": torch.tensor(0)}),
-    "indptr of floats": lambda tensors, meta: tensors.update({"train.indptr": torch.tensor([0.0, 2, 2, 3])}),
+    "no users": lambda tensors, meta: tensors.pop("train.users"),
+    "users too few": lambda tensors, meta: tensors.update({"train.users": torch.tensor([0, 0])}),
+    "users not sorted": lambda tensors, meta: tensors.update({"train.users": torch.tensor([2, 0, 0])}),
+    "users of floats": lambda tensors, meta: tensors.update({"train.users": torch.tensor([0.0, 0, 2])}),
+    "users narrow": lambda tensors, meta: tensors.update({"train.users": torch.tensor([0, 0, 2]).int()}),
+    "users scalar": lambda tensors, meta: tensors.update({"train.users": torch.tensor(0)}),
+    "user out of range": lambda tensors, meta: tensors.update({"train.users": torch.tensor([0, 0, 3])}),
     "item out of range": lambda tensors, meta: tensors.update({"train.items": torch.tensor([1, 4, 0])}),
     "item repeated": lambda tensors, meta: tensors.update({"train.items": torch.tensor([1, 1, 0])}),
     "weight not finite": lambda tensors, meta: tensors.update({"train.weights": torch.tensor([1, float("nan"), 1])}),
@@ -232,3 +234,20 @@ def test_reindex_keeps_info_true_and_counts_what_it_drops():
     again = part.reindex(torch.tensor([1]), torch.tensor([0, 1]))
     assert (again.info["dropped_users"], again.info["dropped_edges"], again.info["dropped_test_edges"]) == (2, 3, 2)
     assert whole.info == info
+
+
+def test_the_edges_of_a_file_are_mapped_and_not_copied(tmp_path):
+    graph = synthetic_interactions(3000, 2000, 400_000, seed=3)
+    Dataset(graph, {}, {}).save(tmp_path)
+    path = tmp_path / "dataset.safetensors"
+    loaded = Dataset.load(tmp_path).interactions
+    assert torch.equal(loaded.edge_index, graph.edge_index) and loaded.fingerprint() == graph.fingerprint()
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("looks for mapped files in /proc")
+    ranges = [line.split()[0].split("-") for line in maps.read_text().splitlines() if line.endswith(str(path))]
+    for tensor in (loaded.users, loaded.items):
+        assert any(int(first, 16) <= tensor.data_ptr() < int(last, 16) for first, last in ranges)
+    # What is written anew is another file, and what is changed in memory is not changed in the file.
+    Dataset(synthetic_interactions(30, 20, 40), {}, {}).save(tmp_path)
+    assert torch.equal(loaded.edge_index, graph.edge_index)
