@@ -28,7 +28,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import orjson
-import torch
 
 from benchmarks.memory import peak_resident_bytes
 from benchmarks.mpd_marginals import streamed_slices
@@ -121,16 +120,6 @@ def bare_seconds(files: list[Path], processes: int) -> float:
     return time.monotonic() - began
 
 
-def some_users(links: LinkSet, count: int) -> LinkSet:
-    """Return the links of some users, drawn at random, without negatives."""
-    positives = links.positives
-    able = positives.user_degrees.nonzero().flatten()
-    chosen = able[torch.randperm(len(able), generator=torch.Generator().manual_seed(0))[:count]]
-    kept = torch.zeros(positives.num_users, dtype=torch.bool)
-    kept[chosen] = True
-    return LinkSet(links.message, positives.select(kept[positives.users]), torch.empty(2, 0, dtype=torch.int64))
-
-
 def settings(num_edges: int) -> Any:
     batch = max(16_384, round(0.8 * num_edges / STEPS))
     return preset("fast", epochs=1, batch_size=batch, eval_every=1)
@@ -141,7 +130,7 @@ def split_of(graph: Interactions) -> Any:
 
 
 def test_links(graph: Interactions) -> LinkSet:
-    return some_users(split_of(graph).test, EVALUATED)
+    return split_of(graph).test.of_some_users(EVALUATED)
 
 
 def recommend_each(recommender: Recommender, users: list[Any]) -> None:
@@ -165,8 +154,8 @@ def train(folder: Path, share: float, beside: Path | None) -> None:
     graph = dataset.interactions
     report.edges, config = graph.num_edges, settings(graph.num_edges)
     split = report.step("split", split_of, graph)
-    # Of the test set and the names nothing is needed here.
-    split = split._replace(val=some_users(split.val, EVALUATED), test=split.val)
+    # Of the test set nothing is needed here.
+    split = split._replace(val=split.val.of_some_users(EVALUATED), test=split.val)
     split = split._replace(test=split.val)
     num_users, num_items = graph.num_users, graph.num_items
     del dataset, graph

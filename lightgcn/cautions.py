@@ -7,11 +7,14 @@ import warnings
 from torch import Tensor
 
 from lightgcn.batches import num_samples, num_steps
-from lightgcn.config import TrainConfig
+from lightgcn.config import TrainConfig, parse_metric
 from lightgcn.splitting import LinkSet, Split
 
 # Fewer steps of Adam than this hardly move a model away from its start.
 _FEW_STEPS = 100
+# Steps of an epoch times edges from which on it takes hours on a CPU, the steps of one that the presets are made for,
+# and users times items from which on their ranking takes a quarter of an hour.
+_LONG_EPOCH, _USUAL_STEPS, _LONG_RANKING = 2e10, 50, 1e11
 # Share of validation users without messages from which on they are spoken of.
 _SOME_USERS = 0.01
 # No entry of an embedding is nearly as large where training converges.
@@ -19,12 +22,19 @@ _LARGE_ENTRY = 1e3
 
 
 def warn_of_settings(split: Split, config: TrainConfig) -> None:
-    """Warn of train edges that are not learned from, of too few steps, and of users whom nothing is known of.
+    """Warn of train edges that are not learned from, of too few or too many steps, and of users that say nothing.
 
     Warns:
         UserWarning: for each of these.
     """
-    for message in (_unlearned_edges(split.train, config), _few_steps(split, config), _unknown_users(split.val)):
+    found = (
+        _unlearned_edges(split.train, config),
+        _few_steps(split, config),
+        _many_steps(split, config),
+        _unknown_users(split.val),
+        _many_users(split.val, config),
+    )
+    for message in found:
         if message:
             warnings.warn(message, UserWarning, stacklevel=3)
 
@@ -77,6 +87,31 @@ def _few_steps(split: Split, config: TrainConfig) -> str | None:
     return (
         f"the whole training is {_count(steps, 'step')} ({_count(config.epochs, 'epoch')} of {per_epoch}), too few to "
         f"learn much from {samples} samples: try {advice}"
+    )
+
+
+def _many_steps(split: Split, config: TrainConfig) -> str | None:
+    """Speak of an epoch that passes over all edges so often that it takes hours: its time is their product."""
+    edges, steps = split.train.message.num_edges, num_steps(split.train, config)
+    if config.num_layers == 0 or split.train.message.device.type != "cpu" or steps * edges < _LONG_EPOCH:
+        return None
+    samples = num_samples(split.train, config)
+    return (
+        f"an epoch is {steps} steps, and each passes over all {edges} edges: with a batch size of "
+        f"{samples // _USUAL_STEPS} it would be {_USUAL_STEPS}"
+    )
+
+
+def _many_users(val: LinkSet, config: TrainConfig) -> str | None:
+    users = int((val.positives.user_degrees > 0).sum())
+    ranked = min(users, config.eval_users or users)
+    if parse_metric(config.metric)[1] is None or ranked * val.positives.num_items < _LONG_RANKING:
+        return None
+    if val.positives.device.type != "cpu":
+        return None
+    return (
+        f"each validation ranks {val.positives.num_items} items for {ranked} users: eval_users=10000 ranks them for "
+        "10000, drawn at random"
     )
 
 

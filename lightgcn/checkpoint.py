@@ -305,7 +305,13 @@ def load_tensors(path: str | Path, kind: str, columns: slice | None = None) -> t
 
 
 def save_model(path: str | Path, model: LightGCN) -> None:
-    """Write a model's weights and shape to one file, atomically."""
+    """Write a model's weights and shape to one file, atomically.
+
+    Raises:
+        ValueError: for a part of a model that several processes hold; write ``model.whole()`` in process 0.
+    """
+    if model.peers.size > 1:
+        raise ValueError("this process holds a part of the model: model.whole() gives it all, in process 0")
     alpha = model.alpha
     metadata = {
         "num_users": model.num_users,

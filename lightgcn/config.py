@@ -99,6 +99,8 @@ class TrainConfig:
         negative_pairs: "user_item" or "all"; likewise.
         metric: what chooses the best epoch on validation: "roc_auc", "loss", or a ranking metric such as "recall@20".
         eval_every: epochs between validations.
+        eval_users: how many users validation ranks at most, drawn by the seed, with their links; None for all. Of large
+            data some ten thousand tell as much as all, in a fraction of the time.
         patience: validations without a new best before training stops; None: never.
         precision: "float32", or "mixed": on a CPU propagation gathers from float16 tables (unweighted edges), and the
             softmax loss multiplies in bfloat16 where the CPU has instructions for it (`lightgcn.losses.fast_bfloat16`;
@@ -135,6 +137,7 @@ class TrainConfig:
     negative_pairs: NegativePairs = "user_item"
     metric: str = "recall@20"
     eval_every: int = 10
+    eval_users: int | None = None
     patience: int | None = 10
     precision: Literal["float32", "mixed"] = "mixed"
     seed: int = 0
@@ -149,7 +152,7 @@ class TrainConfig:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {getattr(self, name)!r}")
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is None and name in ("batch_size", "patience"):
+            if value is None and name in ("batch_size", "patience", "eval_users"):
                 continue
             checked_count(name, value, least)
         for name in ("learning_rate", "temperature", "negative_weight"):
@@ -234,6 +237,7 @@ _LEAST = {
     "block_size": 1,
     "neighbours": 0,
     "eval_every": 1,
+    "eval_users": 1,
     "patience": 1,
     "seed": 0,
 }

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from lightgcn.adjacency import Adjacency
 from lightgcn.model import LightGCN
-from lightgcn.peers import Peers
+from lightgcn.peers import PeerLostError, Peers, process_group
+
+__all__ = ["PeerLostError", "Peers", "ShardedLightGCN", "process_group"]
 
 
 class ShardedLightGCN(LightGCN):

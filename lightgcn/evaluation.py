@@ -117,7 +117,6 @@ def _shared_ranking(
     if share is None:
         return ranking
     sums = torch.tensor([value * ranking.num_users for value in ranking.metrics.values()], dtype=torch.float64)
-    peers.wait()
     total = peers.sum_of(sums)
     return Evaluation(dict(zip(ranking.metrics, (total / share).tolist(), strict=True)), num_users=share)
 

@@ -291,6 +291,8 @@ def process_group(device: torch.device | str = "cpu", *, timeout: float = STEP_T
         yield ALONE
         return
     cuda = torch.device(device).type == "cuda"
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # each process on a machine has its own
     short, long = timedelta(seconds=timeout), timedelta(seconds=LONG_TIMEOUT)
     dist.init_process_group("gloo", timeout=long)
     peers = None

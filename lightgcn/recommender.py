@@ -122,7 +122,12 @@ class Recommender:
                 ``side_nodes.extend(interactions)``.
             user_columns: columns beside the users.
             item_columns: columns beside the items.
+
+        Raises:
+            ValueError: if the model is a part that one of several processes holds, or embeddings are not finite.
         """
+        if model.peers.size > 1:
+            raise ValueError("this process holds a part of the model: model.whole() gives it all, in process 0")
         interactions = interactions.to(model.embedding.device)
         message = interactions if side_nodes is None else side_nodes.extend(interactions)
         adjacency = normalized_adjacency(message, normalization)

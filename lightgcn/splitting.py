@@ -23,6 +23,7 @@ from torch import Tensor
 from lightgcn.interactions import Interactions
 from lightgcn.sampling import sample_negative_node_pairs, sample_negatives
 from lightgcn.seeding import make_generator, seed_from
+from lightgcn.validation import checked_count
 
 NegativePairs = Literal["user_item", "all"]
 
@@ -80,6 +81,30 @@ class LinkSet:
     def messages_vary(self) -> bool:
         """Whether other edges carry messages each time that the set is drawn."""
         return self._recipe is not None and self._recipe.message is None
+
+    def of_some_users(self, count: int, *, seed: int | torch.Generator = 0) -> LinkSet:
+        """Return the links of some of the users that have positives, drawn at random; messages are as they are.
+
+        Negatives that are pairs of any nodes stay all. The result cannot be drawn anew.
+
+        Args:
+            count: how many users, or all where there are no more.
+            seed: an integer or a CPU generator.
+
+        Raises:
+            ValueError: if ``count`` is not positive.
+        """
+        able = self.positives.user_degrees.nonzero().flatten()
+        if checked_count("count", count, 1) >= len(able):
+            return LinkSet(self.message, self.positives, self.negatives, self.negative_pairs)
+        drawn = torch.randperm(len(able), generator=make_generator(seed))[:count].to(able.device)
+        kept = torch.zeros(self.positives.num_users, dtype=torch.bool, device=able.device)
+        kept[able[drawn]] = True
+        negatives = self.negatives
+        if self.negative_pairs != "all":
+            negatives = negatives[:, kept[negatives[0]]]
+        positives = self.positives.select(kept[self.positives.users])
+        return LinkSet(self.message, positives, negatives, self.negative_pairs)
 
     def with_messages(
         self,

@@ -67,8 +67,6 @@ def processes(device: torch.device) -> Iterator[Peers]:
         rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
         raise PeerLostError(f"process {rank} of {size}: torchrun ends it, as it does when another process has ended")
 
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     previous = signal.signal(signal.SIGTERM, handler)
     try:
         with process_group(device) as peers:

@@ -239,7 +239,7 @@ class _Run:
         result = evaluate(
             self.model,
             self.val_adjacency,
-            self.split.val,
+            self._val_links,
             ks=() if k is None else (k,),
             metrics=tuple(dict.fromkeys((name, "recall", "ndcg"))) if k else (),
             **self._val_scoring,
@@ -373,6 +373,11 @@ class _Run:
     def _model_layers(self) -> dict[str, Any]:
         alpha = self.model.alpha
         return {"num_layers": self.model.num_layers, "alpha": list(alpha) if isinstance(alpha, tuple) else "learnable"}
+
+    @cached_property
+    def _val_links(self) -> LinkSet:
+        users, val = self.config.eval_users, self.split.val
+        return val if users is None else val.of_some_users(users, seed=self.config.seed)
 
     @cached_property
     def _val_scoring(self) -> Scoring:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from lightgcn import LightGCN, evaluate, fit, normalized_adjacency, preset, split_edges
+from lightgcn import LightGCN, cli, evaluate, fit, normalized_adjacency, preset, split_edges, training
 from lightgcn.checkpoint import save_model
 from lightgcn.datasets import synthetic_interactions
 from lightgcn.distributed import ShardedLightGCN
@@ -96,7 +96,16 @@ def differ(peers: Peers) -> str:
     return "no error"
 
 
+def command(arguments: list[str]) -> int:
+    """Run the command line with a checkpoint after every epoch."""
+    training._CHECKPOINT_SECONDS = 0.0
+    training._Run.saving_seconds = property(lambda run: 0.0, lambda run, seconds: None)
+    return cli.main(arguments)
+
+
 def main() -> None:
+    if sys.argv[1] == "command":
+        sys.exit(command(sys.argv[2:]))
     warnings.simplefilter("ignore", UserWarning)
     torch.set_num_threads(1)
     what, folder = sys.argv[1], Path(sys.argv[2])

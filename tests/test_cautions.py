@@ -107,3 +107,28 @@ def test_embeddings_that_grow_without_end_are_spoken_of_once() -> None:
     config = preset("paper", **ENOUGH | {"learning_rate": 5e3, "eval_every": 5})
     (said,) = warnings_of(a_split(config), config)
     assert "embedding has grown to" in said and "lower the learning rate" in said
+
+
+def test_an_epoch_that_passes_over_all_edges_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = preset("fast", **ENOUGH, init="normal")
+    split = a_split(config)
+    samples, edges = split.train.positives.num_edges, split.train.message.num_edges
+    assert not warnings_of(split, config)
+    monkeypatch.setattr("lightgcn.cautions._LONG_EPOCH", 5 * edges)
+    (said,) = warnings_of(split, config)
+    expected = f"an epoch is 5 steps, and each passes over all {edges} edges: with a batch size of {samples // 50} it "
+    assert said == expected + "would be 50"
+    assert not warnings_of(split, replace(config, num_layers=0, init="normal"))
+
+
+def test_a_validation_that_ranks_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = preset("fast", **ENOUGH, init="normal")
+    split = a_split(config)
+    users = int((split.val.positives.user_degrees > 0).sum())
+    monkeypatch.setattr("lightgcn.cautions._LONG_RANKING", users * ITEMS)
+    (said,) = warnings_of(split, config)
+    assert said.startswith(
+        f"each validation ranks {ITEMS} items for {users} users: eval_users=10000 ranks them for 10000"
+    )
+    assert not warnings_of(split, replace(config, eval_users=users - 1))
+    assert not warnings_of(split, replace(config, metric="roc_auc"))

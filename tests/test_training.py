@@ -680,3 +680,17 @@ def test_negatives_drawn_in_parts_are_of_their_users(positives: str, monkeypatch
     drawn = torch.cat(seen)
     assert len(drawn) == links.positives.num_edges
     assert positives == "users" or torch.equal(drawn.sort().values, links.positives.users)
+
+
+def test_validation_of_some_users_is_that_of_their_links(tmp_path):
+    graph = synthetic_interactions(80, 60, 1500, seed=2)
+    config = preset("paper", epochs=1, embedding_dim=8, eval_every=1, eval_users=9, seed=5)
+    split = split_edges(graph, disjoint=0.0)
+    model = config.new_model(80, 60)
+    record = fit(model, split, config, run_dir=tmp_path).history[0]
+    some = split.val.of_some_users(9, seed=5)
+    adjacency = normalized_adjacency(some.message, config.normalization)
+    expected = evaluate(model, adjacency, some, metrics=("recall", "ndcg"))
+    assert record["val"] == pytest.approx(expected.metrics) and expected.num_users == 9
+    whole = evaluate(model, adjacency, split.val)
+    assert whole["recall@20"] != pytest.approx(expected["recall@20"])
