@@ -17,7 +17,7 @@ _EDGE_BYTES, _ENTRY_BYTES, _BASE_BYTES = 170, 32, 270_000_000
 # So much may always be asked for: what is known of memory can be too little.
 LEAST = 1 << 28
 # What reading holds, for each byte of what it reads: slices give up nearly all at once, tables and text are held whole.
-_READ_BYTES = {"mpd": 0.15, "table": 25.0, "text": 25.0, "prepared": 10.0}
+_READ_BYTES = {"mpd": 0.15, "table": 25.0, "text": 25.0, "prepared": 4.0}
 # What a saved recommender or model holds, for each byte of its file: the file's own, and what is made of it.
 _FILE_BYTES = 3.0
 

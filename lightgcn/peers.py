@@ -21,8 +21,9 @@ from torch import Tensor
 
 # Rows of a table that go from process to process at a time.
 BLOCK_ROWS = 1 << 16
-# Seconds after which a process that does not answer in a step is taken for lost, and those for a start or a file.
-STEP_TIMEOUT, LONG_TIMEOUT = 45.0, 3600.0
+# Seconds after which a process that does not answer is taken for lost: in a step, at the beginning, and where one
+# works and the others wait (a start, a file).
+STEP_TIMEOUT, JOIN_TIMEOUT, LONG_TIMEOUT = 45.0, 300.0, 3600.0
 
 
 class PeerLostError(ConnectionError):
@@ -85,9 +86,9 @@ class Peers:
         """Return the sum of a few numbers on the CPU over all processes."""
         return numbers
 
-    def any(self, flag: bool) -> bool:
-        """Return whether the flag is set in any process."""
-        return flag
+    def any(self, *flags: bool) -> list[bool]:
+        """Return of each flag whether it is set in any process."""
+        return list(flags)
 
     def wait(self) -> None:
         """Wait for all processes, however long they have work of their own."""
@@ -144,12 +145,12 @@ class ProcessPeers(Peers):
             dist.all_reduce(total, group=self.long)
         return total
 
-    def any(self, flag: bool) -> bool:
-        flags = torch.tensor([int(flag)], dtype=torch.int32)
+    def any(self, *flags: bool) -> list[bool]:
+        found = torch.tensor(flags, dtype=torch.int32)
         with self._talking():
-            dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.control)
-        self.sent += round(2 * 4 * (self.size - 1) / self.size)
-        return bool(flags.item())
+            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.control)
+        self.sent += round(2 * 4 * len(flags) * (self.size - 1) / self.size)
+        return [bool(flag) for flag in found.tolist()]
 
     def wait(self) -> None:
         with self._talking():
@@ -290,21 +291,30 @@ def process_group(device: torch.device | str = "cpu", *, timeout: float = STEP_T
     if not is_launched():
         yield ALONE
         return
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+    from torch.distributed.rendezvous import rendezvous
+
     cuda = torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # each process on a machine has its own
     short, long = timedelta(seconds=timeout), timedelta(seconds=LONG_TIMEOUT)
-    dist.init_process_group("gloo", timeout=long)
+    store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=JOIN_TIMEOUT))))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # torchrun keeps the store when it starts its processes again, with the addresses of those that are gone. (On
+        # several hosts the count is each host's own.)
+        store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=JOIN_TIMEOUT))
     peers = None
     try:
+        patient = dist.new_group(backend="gloo", timeout=long)
         control = dist.new_group(backend="gloo", timeout=short)
         steps = dist.new_group(backend="nccl", timeout=short) if cuda else control
-        peers = ProcessPeers(steps, control, dist.group.WORLD)
+        peers = ProcessPeers(steps, control, patient)
         yield peers
         peers.wait()  # no connection is closed that another may still use
     finally:
         # No group is kept by what is left of the model: one that is still there when Python ends aborts.
         if peers is not None:
             peers.steps = peers.control = peers.long = None
-        steps = control = None
+        steps = control = patient = None
         dist.destroy_process_group()

@@ -32,7 +32,8 @@ from lightgcn.validation import checked_count
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 HISTORY_FILE = "history.jsonl"
-_CHECKPOINT_SECONDS = 30.0
+# Seconds between checkpoints, and how many times as long as one takes to write.
+_CHECKPOINT_SECONDS, _TIMES_SAVING = 30.0, 10
 _EPOCH_STREAM = 17
 
 
@@ -77,8 +78,8 @@ def fit(
             each of which calls this with the same arguments. Process 0 writes the files, the same as one process.
         split: link sets over the model's users and items.
         config: settings; None for ``preset("paper")``. The model's own width and layers count, not the settings'.
-        run_dir: folder for ``checkpoint.safetensors`` (saved at least every 30 s between epochs, when interrupted and
-            at the end) and ``history.jsonl``.
+        run_dir: folder for ``checkpoint.safetensors`` (saved every 30 s, or more rarely where it takes
+            more than 3 s, when interrupted and at the end) and ``history.jsonl``.
         resume: go on from the checkpoint in ``run_dir`` (from the start, where there is none yet).
         on_epoch: called with each epoch's record.
         should_stop: asked before each step; once it returns True a checkpoint is saved and the run ends as
@@ -174,10 +175,6 @@ class _Run:
             if on_epoch is not None:
                 on_epoch(record)
             bar.set_postfix_str(_summary(record, self.config.metric))
-            # Where it takes long, less often, so that a tenth of the time goes into it at most.
-            wanted = max(_CHECKPOINT_SECONDS, 10 * self.saving_seconds)
-            if self.peers.any(time.monotonic() - self.saved_at > wanted):
-                self.save()
         self.save()
         if self.best:
             self.model.load_state_dict(self.best)
@@ -194,9 +191,13 @@ class _Run:
         for step, batch in enumerate(epoch_batches(links, self.config, generator)):
             if step < self.step:
                 continue
-            if self.peers.any(should_stop is not None and should_stop()):
+            stop, due = self.peers.any(should_stop is not None and should_stop(), self._save_is_due())
+            if stop or due:
                 self.seconds += time.monotonic() - began
-                return False
+                if stop:
+                    return False
+                self.save()
+                began = time.monotonic()
             self.optimizer.zero_grad(set_to_none=True)
             loss = batch_loss(self.model, adjacency, batch, self.config)
             loss.backward()
@@ -256,6 +257,11 @@ class _Run:
     def _writes(self) -> bool:
         """Whether this process writes the files of the run."""
         return self.folder is not None and self.peers.rank == 0
+
+    def _save_is_due(self) -> bool:
+        """Return whether the last checkpoint is old; where it takes long, a tenth of the time goes into it at most."""
+        wanted = max(_CHECKPOINT_SECONDS, _TIMES_SAVING * self.saving_seconds)
+        return self.folder is not None and time.monotonic() - self.saved_at > wanted
 
     def _patience_is_over(self) -> bool:
         return self.config.patience is not None and self.since_best >= self.config.patience

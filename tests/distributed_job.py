@@ -97,9 +97,8 @@ def differ(peers: Peers) -> str:
 
 
 def command(arguments: list[str]) -> int:
-    """Run the command line with a checkpoint after every epoch."""
-    training._CHECKPOINT_SECONDS = 0.0
-    training._Run.saving_seconds = property(lambda run: 0.0, lambda run, seconds: None)
+    """Run the command line with a checkpoint before every step."""
+    training._CHECKPOINT_SECONDS, training._TIMES_SAVING = 0.0, 0
     return cli.main(arguments)
 
 

@@ -64,7 +64,7 @@ def in_child(work: Callable[[], object]) -> int:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
-        training._CHECKPOINT_SECONDS = -1.0
+        training._CHECKPOINT_SECONDS, training._TIMES_SAVING = -1.0, 0
         code = work()
         os._exit(code if isinstance(code, int) else 0)
     except BaseException:
