@@ -33,7 +33,6 @@ from benchmarks.memory import peak_resident_bytes
 from benchmarks.mpd_marginals import streamed_slices
 from lightgcn import (
     Interactions,
-    LightGCN,
     Recommender,
     evaluate,
     fit,
@@ -47,7 +46,7 @@ from lightgcn.preparation import Cuts, prepare_dataset
 from lightgcn.splitting import LinkSet
 
 T = TypeVar("T")
-STAGES = ("prepare", "train", "evaluate", "recommend")
+STAGES = ("prepare", "train", "evaluate", "recommender", "recommend")
 STEPS = 50  # of an epoch: Gowalla's 810,128 edges in batches of 16,384
 EVALUATED, ASKED = 10_000, 1_000
 WINDOW = 50  # slices on the disk at a time, 1.7 GB
@@ -191,28 +190,30 @@ def evaluate_test(folder: Path, share: float, beside: Path | None) -> None:
     report.line("metrics", 0.0, 0, **result.metrics)
 
 
-def recommend(folder: Path, share: float, beside: Path | None) -> None:
-    report = Report("recommend")
+def make_recommender(folder: Path, share: float, beside: Path | None) -> None:
+    report = Report("recommender")
     dataset = report.step("open", Dataset.load, folder / "prepared")
     graph, config = dataset.interactions, settings(dataset.interactions.num_edges)
     report.edges = graph.num_edges
     model = load_model(folder / "model.safetensors")
     columns = {"user_columns": dataset.users, "item_columns": dataset.items}
-
-    def make(model: LightGCN) -> Recommender:
-        return Recommender.from_model(model, graph, config.normalization, **config.scoring(graph), **columns)
-
-    recommender = report.step("recommender", make, model)
+    scoring = report.step("nearest 20 items", config.scoring, graph)
+    recommender = report.step("make", Recommender.from_model, model, graph, config.normalization, **scoring, **columns)
     report.step("save", recommender.save, folder / "recommender.safetensors")
-    del recommender, model
-    loaded = report.step("open the recommender", Recommender.load, folder / "recommender.safetensors")
+
+
+def recommend(folder: Path, share: float, beside: Path | None) -> None:
+    report = Report("recommend")
+    recommender = report.step("open", Recommender.load, folder / "recommender.safetensors")
+    graph = recommender.interactions
+    report.edges = graph.num_edges
     users = np.random.default_rng(0).permutation(graph.num_users)[:ASKED]
     assert graph.user_ids is not None
     asked = [graph.user_ids[user] for user in users.tolist()]
-    report.step("recommendations for 1,000 users", recommend_each, loaded, asked)
+    report.step("1,000 users, one by one", recommend_each, recommender, asked)
 
 
-WORK = dict(zip(STAGES, (prepare, train, evaluate_test, recommend), strict=True))
+WORK = dict(zip(STAGES, (prepare, train, evaluate_test, make_recommender, recommend), strict=True))
 
 
 def main() -> None:

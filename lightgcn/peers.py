@@ -185,7 +185,7 @@ class ProcessPeers(Peers):
             own = _padded(part[first : first + BLOCK_ROWS].cpu(), max(widths))
             every = [torch.empty_like(own) for _ in widths] if self.rank == 0 else None
             with self._talking():
-                dist.gather(own, every, dst=0, group=self.long)
+                dist.gather(own, every, dst=0, group=self.control)
             if every is not None:
                 yield _without_padding(every, widths)
 
@@ -277,13 +277,13 @@ def is_launched() -> bool:
 
 
 @contextmanager
-def process_group(device: torch.device | str = "cpu", *, timeout: float = STEP_TIMEOUT) -> Iterator[Peers]:
+def process_group(device: torch.device | str = "cpu", *, timeout: float | None = None) -> Iterator[Peers]:
     """Join the other processes that ``torchrun`` started, for the time of a block; `ALONE` where there are none.
 
     Args:
         device: where this process computes; on "cuda" batches go by NCCL, else all goes by Gloo.
-        timeout: seconds after which a process that does not answer in a training step is taken for lost. One that
-            dies is noticed at once.
+        timeout: seconds after which a process that does not answer in a training step is taken for lost; None for 45.
+            One that dies is noticed at once.
 
     Raises:
         PeerLostError: later, in whatever speaks to a process that is gone.
@@ -297,7 +297,8 @@ def process_group(device: torch.device | str = "cpu", *, timeout: float = STEP_T
     cuda = torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # each process on a machine has its own
-    short, long = timedelta(seconds=timeout), timedelta(seconds=LONG_TIMEOUT)
+    short = timedelta(seconds=STEP_TIMEOUT if timeout is None else timeout)
+    long = timedelta(seconds=LONG_TIMEOUT)
     store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=JOIN_TIMEOUT))))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
         # torchrun keeps the store when it starts its processes again, with the addresses of those that are gone. (On

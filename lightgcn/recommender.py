@@ -132,6 +132,7 @@ class Recommender:
         message = interactions if side_nodes is None else side_nodes.extend(interactions)
         adjacency = normalized_adjacency(message, normalization)
         users, items = scored_embeddings(*model.embed(adjacency), message, popularity_prior, recency)
+        del adjacency  # the table makes its own
         fold_in = fold_in_table(model, message, normalization) if model.num_layers else None
         if side_nodes is not None:
             users = users[: interactions.num_users].clone()
@@ -424,10 +425,10 @@ def fold_in_table(
         raise ValueError("a model without layers passes no messages: there is nothing to fold a new user in with")
     adjacency = normalized_adjacency(interactions, normalization)
     adjacency = as_adjacency(adjacency, model.num_users, model.num_items)
-    table = propagate(adjacency, model.embedding, model.alpha[1:])
-    if adjacency.column_scale is not None:
-        table = table * adjacency.column_scale.to(table.dtype).unsqueeze(1)
-    return table[model.num_users :]
+    table = propagate(adjacency, model.embedding, model.alpha[1:])[model.num_users :]
+    if adjacency.column_scale is None:
+        return table.clone()  # without the users' rows
+    return table * adjacency.column_scale[model.num_users :].to(table.dtype).unsqueeze(1)
 
 
 def _check_columns(side: str, columns: Columns | None, count: int) -> dict[str, list[str]]:
