@@ -84,7 +84,7 @@ def profile(split: Split, config: TrainConfig) -> dict[str, float]:
         (torch.optim.Adam, "zero_grad", "optimiser"),
     ]
     places += [
-        (lightgcn.batches, name, "loss") for name in ("bce_loss", "bpr_loss", "l2_penalty", "in_batch_softmax_loss")
+        (lightgcn.batches, name, "loss") for name in ("bce_loss", "bpr_loss", "l2_penalty", "in_batch_softmax_part")
     ]
     for module, name in ((lightgcn.propagation, "propagation"), (lightgcn.losses, "loss")):
         for function in vars(module).values():

@@ -44,6 +44,7 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     "metric": ("recall", "recall@0", "auc", "roc_auc@20", "", None),
     "eval_every": (0, None),
     "patience": (0, -1, 2.5),
+    "eval_users": (0, -1, 2.5),
     "precision": ("float16", None),
     "seed": (-1, 1.5, None),
 }
