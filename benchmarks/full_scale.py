@@ -205,7 +205,7 @@ def make_recommender(folder: Path, share: float, beside: Path | None) -> None:
 def recommend(folder: Path, share: float, beside: Path | None) -> None:
     report = Report("recommend")
     recommender = report.step("open", Recommender.load, folder / "recommender.safetensors")
-    graph = recommender.interactions
+    graph = recommender.seen
     report.edges = graph.num_edges
     users = np.random.default_rng(0).permutation(graph.num_users)[:ASKED]
     assert graph.user_ids is not None
