@@ -18,6 +18,7 @@ from lightgcn.datasets import Dataset, open_dataset
 from lightgcn.datasets.dataset import SUMMARY_NAME
 from lightgcn.demo import run_demo, track_label
 from lightgcn.evaluation import Evaluation
+from lightgcn.locking import holds_files
 from lightgcn.options import build_parser, changed_settings, language_model_of
 from lightgcn.peers import PeerLostError, is_launched
 from lightgcn.preparation import Cuts, Step, prepare_dataset
@@ -171,7 +172,12 @@ def _train(arguments: argparse.Namespace) -> int:
     with processes(device) as peers:
         # torchrun starts the same command again after a failure: it goes on from what was saved.
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0 and peers.size > 1
-        resume = arguments.resume or (restarted and (Path(arguments.run) / CHECKPOINT_FILE).is_file())
+        folder = Path(arguments.run)
+        resume = arguments.resume or (restarted and (folder / CHECKPOINT_FILE).is_file())
+        if resume and folder.is_dir() and not holds_files(folder):
+            # Of a run that was killed before its first step.
+            remark(f"{folder}: there is nothing to go on from yet; training begins")
+            resume = False
         saved = RunConfig.load(arguments.run) if resume else None
         settings = _settings(arguments, saved)
         shown = not arguments.json and peers.rank == 0

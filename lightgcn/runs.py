@@ -472,7 +472,10 @@ def evaluate_run(
         else:
             results[name] = _evaluate_scorer(name, test.to("cpu"), ks, progress)
     if _trained_or_none(folder) == evaluated:  # else training has ended meanwhile, and there is another model
-        write_json(folder / TEST_FILE, {name: asdict(result) for name, result in results.items()})
+        try:
+            write_json(folder / TEST_FILE, {name: asdict(result) for name, result in results.items()})
+        except OSError as error:  # which is no reason to lose them
+            warnings.warn(f"the metrics could not be written: {error.filename}: {error.strerror}", stacklevel=2)
     return results
 
 

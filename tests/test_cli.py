@@ -762,3 +762,27 @@ def test_a_terminal_shows_a_progress_bar(prepared: Path, tmp_path: Path) -> None
     os.close(parent)
     assert process.wait(timeout=120) == 0
     assert b"train" in shown and b"step" in shown and b"recall@20" in shown
+
+
+def test_resume_of_a_run_that_was_killed_before_its_first_step_begins_it(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(prepared), str(tmp_path / "run"), "--epochs", "1", "--batch-size", "200", "--resume"]
+    assert cli.main(command) == 2 and "not a run folder" in capsys.readouterr().err  # perhaps a slip of the pen
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    assert cli.main(command) == 0
+    assert "nothing to go on from yet; training begins" in capsys.readouterr().err
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_metrics_that_cannot_be_written_are_told_all_the_same(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, value: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("lightgcn.runs.write_json", refused)
+    assert cli.main(["evaluate", str(run)]) == 0
+    said = capsys.readouterr()
+    assert "recall@20" in said.out and "the metrics could not be written" in said.err and "test.json" in said.err

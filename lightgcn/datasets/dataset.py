@@ -134,7 +134,8 @@ class Dataset:
     def load(cls, folder: str | Path) -> Dataset:
         """Read what `save` wrote; of the folder's files it needs ``dataset.safetensors`` alone.
 
-        The edges are mapped into memory: what several processes load is there once.
+        The edges are mapped into memory: what several processes load is there once. `save` puts another file in its
+        place and harms nobody; a program that writes into the file itself changes what is loaded.
 
         Raises:
             FileNotFoundError: if the file is not there.
@@ -147,7 +148,8 @@ class Dataset:
         except KeyError as error:
             raise ValueError(f"{path}: has no {error}; the file was edited or is corrupt") from error
         except (ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
-            raise ValueError(f"{path}: {error}; the file was edited or is corrupt") from error
+            reason = str(error) if "older version" in str(error) else f"{error}; the file was edited or is corrupt"
+            raise ValueError(f"{path}: {reason}") from error
 
     def _summary(self) -> dict[str, Any]:
         graph = self.interactions
@@ -218,6 +220,8 @@ def _pack_graph(prefix: str, graph: Interactions) -> dict[str, Tensor]:
 
 
 def _unpack_graph(prefix: str, tensors: Mapping[str, Tensor], num_users: int, num_items: int) -> Interactions:
+    if f"{prefix}.users" not in tensors and f"{prefix}.indptr" in tensors:
+        raise ValueError("was written by an older version, which held edges otherwise: prepare the data again")
     users, items = tensors[f"{prefix}.users"], tensors[f"{prefix}.items"]
     weights, order = (tensors.get(f"{prefix}.{name}") for name in ("weights", "order"))
     try:

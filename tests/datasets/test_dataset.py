@@ -251,3 +251,13 @@ def test_the_edges_of_a_file_are_mapped_and_not_copied(tmp_path):
     # What is written anew is another file, and what is changed in memory is not changed in the file.
     Dataset(synthetic_interactions(30, 20, 40), {}, {}).save(tmp_path)
     assert torch.equal(loaded.edge_index, graph.edge_index)
+
+
+def test_a_file_that_holds_edges_as_older_versions_did_says_so(tmp_path):
+    example().save(tmp_path)
+    path = tmp_path / "dataset.safetensors"
+    tensors, metadata = load_tensors(path, "dataset")
+    tensors.pop("train.users")
+    save_tensors(path, "dataset", tensors | {"train.indptr": torch.tensor([0, 2, 2, 3])}, metadata)
+    with pytest.raises(ValueError, match=r"older version, which held edges otherwise: prepare the data again$"):
+        Dataset.load(tmp_path)
