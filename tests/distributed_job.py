@@ -99,7 +99,7 @@ def differ(peers: Peers) -> str:
 
 def command(arguments: list[str]) -> int:
     """Run the command line with a checkpoint before every step, and little patience."""
-    peers_module.STEP_TIMEOUT = 8.0
+    peers_module.STEP_TIMEOUT = 4.0
     training._CHECKPOINT_SECONDS, training._TIMES_SAVING = 0.0, 0
     return cli.main(arguments)
 
