@@ -62,6 +62,8 @@ def _named(path: Path) -> Iterator[None]:
     """Have an OSError name a file, which else may name another one that is in the way of it, or none."""
     try:
         yield
+    except PeerLostError:
+        raise
     except OSError as error:
         raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
 
@@ -189,6 +191,7 @@ def save_shared(
     if peers.size == 1:
         save_tensors(path, kind, tensors, metadata)
         return
+    peers.wait()  # for one that had work of its own
     # Widest first, as safetensors does, so that every number lies where its width divides.
     tensors = dict(sorted(tensors.items(), key=lambda entry: (-entry[1].element_size(), entry[0])))
     if peers.rank != 0:

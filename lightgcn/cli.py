@@ -170,9 +170,10 @@ def _step_values(step: Step) -> dict[str, Any]:
 def _train(arguments: argparse.Namespace) -> int:
     device = chosen_device(arguments.device)
     with processes(device) as peers:
-        # torchrun starts the same command again after a failure: it goes on from what was saved.
-        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0 and peers.size > 1
+        # torchrun starts the same command again after a failure: it goes on from what was saved, if that is its own
+        # and not a run that was there before, which it was refused.
         folder = Path(arguments.run)
+        restarted = peers.remembers(f"began {folder}")
         resume = arguments.resume or (restarted and (folder / CHECKPOINT_FILE).is_file())
         if resume and folder.is_dir() and not holds_files(folder):
             # Of a run that was killed before its first step.

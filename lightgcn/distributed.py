@@ -81,6 +81,7 @@ class ShardedLightGCN(LightGCN):
     @torch.no_grad()
     def whole(self) -> LightGCN | None:
         """Return the model with all columns, on the CPU, in process 0; None in the others."""
+        self.peers.wait()  # for one that had work of its own
         blocks = self.peers.blocks(self.embedding.detach(), self.embedding_dim)
         if self.peers.rank != 0:
             for _ in blocks:

@@ -107,7 +107,14 @@ class Peers:
     def scatter(self, table: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
         """Return this process's columns of a (N, width) float32 table that process 0 has; the others give None."""
         assert table is not None
-        return table
+        return table.to(device, torch.float32, copy=True)
+
+    def remember(self, what: str) -> None:
+        """Note something for the processes that ``torchrun`` starts in place of these, should they end early."""
+
+    def remembers(self, what: str) -> bool:
+        """Return whether processes in whose place these are have noted it."""
+        return False
 
     def first_says(self, values: Sequence[float]) -> list[float]:
         """Return the numbers that process 0 gives, in every process; all give as many."""
@@ -120,8 +127,8 @@ ALONE = Peers()
 class ProcessPeers(Peers):
     """One of several processes, as `process_group` makes it."""
 
-    def __init__(self, steps: Any, control: Any, long: Any) -> None:
-        self.steps, self.control, self.long = steps, control, long
+    def __init__(self, steps: Any, control: Any, long: Any, store: Any) -> None:
+        self.steps, self.control, self.long, self.store = steps, control, long, store
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.sent = 0
 
@@ -169,6 +176,7 @@ class ProcessPeers(Peers):
             )
 
     def gather(self, part: Tensor, width: int) -> Tensor:
+        self.wait()  # what came before may have taken one longer than another
         table = part.new_empty(len(part), width)
         widths = self.widths(width)
         with self._talking():
@@ -204,6 +212,14 @@ class ProcessPeers(Peers):
                 dist.scatter(own, every, src=0, group=self.long)
             result[first : first + BLOCK_ROWS] = own[:, : widths[self.rank]]
         return result
+
+    def remember(self, what: str) -> None:
+        with self._talking():
+            self.store.set(f"lightgcn {what}", "yes")
+
+    def remembers(self, what: str) -> bool:
+        with self._talking():
+            return bool(self.store.check([f"lightgcn {what}"]))
 
     def first_says(self, values: Sequence[float]) -> list[float]:
         said = torch.tensor(list(values), dtype=torch.float64)
@@ -299,18 +315,19 @@ def process_group(device: torch.device | str = "cpu", *, timeout: float | None =
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # each process on a machine has its own
     short = timedelta(seconds=STEP_TIMEOUT if timeout is None else timeout)
     long = timedelta(seconds=LONG_TIMEOUT)
-    store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=JOIN_TIMEOUT))))
+    kept, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=JOIN_TIMEOUT))))
+    store = kept
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
         # torchrun keeps the store when it starts its processes again, with the addresses of those that are gone. (On
         # several hosts the count is each host's own.)
-        store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", kept)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=JOIN_TIMEOUT))
     peers = None
     try:
         patient = dist.new_group(backend="gloo", timeout=long)
         control = dist.new_group(backend="gloo", timeout=short)
         steps = dist.new_group(backend="nccl", timeout=short) if cuda else control
-        peers = ProcessPeers(steps, control, patient)
+        peers = ProcessPeers(steps, control, patient, kept)
         yield peers
         peers.wait()  # no connection is closed that another may still use
     finally:

@@ -300,6 +300,7 @@ def _train_run(
                     for name in (TEST_FILE, TRAINED_FILE):
                         (folder / name).unlink(missing_ok=True)
                 config.save(folder)
+                peers.remember(f"began {folder}")
             saved = True
             return stop_asked is not None and stop_asked()
 

@@ -178,6 +178,11 @@ def test_a_process_without_others_is_alone():
     whole = LightGCN(5, 4, 6, alpha="learnable")
     shard = ShardedLightGCN.from_whole(whole, ALONE)
     assert torch.equal(shard.embedding, whole.embedding) and isinstance(shard.alpha, torch.nn.Parameter)
+    with torch.no_grad():
+        shard.embedding.add_(1)  # which is not the whole model's
+    assert not torch.equal(shard.embedding, whole.embedding)
+    with torch.no_grad():
+        shard.embedding.copy_(whole.embedding)
     again = shard.whole()
     assert torch.equal(again.embedding, whole.embedding) and torch.equal(again.alpha, whole.alpha)
     with pytest.raises(ValueError, match="process 0 has to give the model"):
@@ -221,6 +226,12 @@ def test_the_command_gives_the_same_run_on_two_processes(slices, tmp_path):
     names = ("one", "two")
     scores = [lightgcn("evaluate", tmp_path / name, "--json")["lightgcn"]["metrics"] for name in names]
     assert scores[0] == pytest.approx(scores[1], rel=1e-2) and one["epochs"] == 4
+    # A run that is there already is refused, also by those that torchrun starts again.
+    before = {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
+    longer = ["--epochs", "6", *settings[2:]]
+    code, said = ended(torchrun(2, "-m", "lightgcn", "train", slices, tmp_path / "two", *longer, restarts=1))
+    assert code != 0 and said.count("holds a run already") >= 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()} == before
     code, said = ended(torchrun(2, "-m", "lightgcn", "evaluate", tmp_path / "two"))
     assert code != 0 and re.search("process [01] of 2: .*only train runs on several processes", said)
 
