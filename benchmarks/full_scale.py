@@ -153,9 +153,8 @@ def train(folder: Path, share: float, beside: Path | None) -> None:
     graph = dataset.interactions
     report.edges, config = graph.num_edges, settings(graph.num_edges)
     split = report.step("split", split_of, graph)
-    # Of the test set nothing is needed here.
-    split = split._replace(val=split.val.of_some_users(EVALUATED), test=split.val)
-    split = split._replace(test=split.val)
+    some = split.val.of_some_users(EVALUATED)
+    split = split._replace(val=some, test=some)  # of the test set nothing is needed here
     num_users, num_items = graph.num_users, graph.num_items
     del dataset, graph
     model = report.step("spectral start", config.new_model, num_users, num_items, split.val.message)
@@ -163,7 +162,7 @@ def train(folder: Path, share: float, beside: Path | None) -> None:
     seconds = None if beside is None else epoch_of(beside)
     result = report.step("fit", fit, model, split, config, run_dir=folder / "run")
     record = result.history[0]
-    share = None if seconds is None else record["seconds"] / split.train.positives.num_edges / seconds
+    ratio = None if seconds is None else record["seconds"] / split.train.positives.num_edges / seconds
     report.line(
         "of it the epoch",
         record["seconds"],
@@ -171,7 +170,7 @@ def train(folder: Path, share: float, beside: Path | None) -> None:
         batch=config.batch_size,
         loss=record["loss"],
         val=record["val"],
-        time_per_edge_over_the_other_data=share,
+        time_per_edge_over_the_other_data=ratio,
     )
     report.line("of it validation, 10,000 users", record["val_seconds"], 0)
     report.step("save", save_model, folder / "model.safetensors", model)

@@ -45,13 +45,17 @@ def peak_extra_bytes(run: Callable[[], object]) -> int | None:
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
         return None
+    _reset_peak(reset)
+    before = _kilobytes(status, "VmRSS")
+    run()
+    return (_kilobytes(status, "VmHWM") - before) * 1024
+
+
+def _reset_peak(reset: Path) -> None:
     gc.collect()
     # What is free already goes back, so that it is counted where the run takes it again.
     ctypes.CDLL(None).malloc_trim(0)
     reset.write_text("5")
-    before = _kilobytes(status, "VmRSS")
-    run()
-    return (_kilobytes(status, "VmHWM") - before) * 1024
 
 
 @dataclass
@@ -72,9 +76,7 @@ def peak_resident_bytes(*, children: bool = False) -> Iterator[Peak]:
     if not reset.exists():
         yield peak
         return
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    reset.write_text("5")
+    _reset_peak(reset)
 
     def watch() -> None:
         while not ended.wait(0.2):

@@ -14,6 +14,7 @@ reader's memory is the reader's alone.
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -157,24 +158,20 @@ class _Slices(Iterator[Path]):
         self.seconds, self.bytes = 0.0, 0
         self.given: list[Path] = []
         self.waiting: list[Path] = []
-        self.windows: list[tuple[float, float, list[Path]]] = []
         # Ready to write: what is drawn before the first slice is nobody's waiting.
         assert self.pipe.recv() == "ready"
 
     def __next__(self) -> Path:
-        import time
-
         if not self.waiting:
             began = time.monotonic()
-            for old in self.given[: -self.keep] if self.keep else self.given:
+            kept = max(len(self.given) - self.keep, 0)
+            for old in self.given[:kept]:
                 self.bytes += old.stat().st_size
                 old.unlink()
-            self.given = self.given[-self.keep :] if self.keep else []
+            self.given = self.given[kept:]
             self.pipe.send("more")
             self.waiting = self.pipe.recv()
-            ended = time.monotonic()
-            self.seconds += ended - began
-            self.windows.append((began, ended, list(self.waiting)))
+            self.seconds += time.monotonic() - began
             if not self.waiting:
                 self.bytes += sum(path.stat().st_size for path in self.given)
                 raise StopIteration

@@ -24,6 +24,7 @@ import torch
 from benchmarks.graphs import mpd_shaped
 from benchmarks.memory import peak_resident_bytes
 from lightgcn import LightGCN, fit, preset, split_edges
+from lightgcn.datasets.workers import available_cores
 from lightgcn.distributed import ShardedLightGCN
 from lightgcn.peers import process_group
 
@@ -94,13 +95,12 @@ def main() -> None:
         if figures is not None:
             print(json.dumps(figures))
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for processes in arguments.processes:
         alone = run(1, arguments.edges, WIDTH // processes)["step_seconds"]
         found = run(processes, arguments.edges, WIDTH)
         # A process has its columns' propagation, and its part of the loss, which does not shrink with its columns.
         found["step_seconds_of_its_columns_alone"] = alone
-        found["cores"] = cores
+        found["cores"] = available_cores()
         print(json.dumps(found), flush=True)
 
 

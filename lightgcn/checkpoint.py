@@ -62,8 +62,6 @@ def _named(path: Path) -> Iterator[None]:
     """Have an OSError name a file, which else may name another one that is in the way of it, or none."""
     try:
         yield
-    except PeerLostError:
-        raise
     except OSError as error:
         raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
 
@@ -194,15 +192,13 @@ def save_shared(
     peers.wait()  # for one that had work of its own
     # Widest first, as safetensors does, so that every number lies where its width divides.
     tensors = dict(sorted(tensors.items(), key=lambda entry: (-entry[1].element_size(), entry[0])))
+    blocks = _blocks(tensors, peers, width)
     if peers.rank != 0:
-        for tensor in tensors.values():
-            if tensor.ndim == 2:
-                for _ in peers.blocks(tensor.detach(), width):
-                    pass
+        for _ in blocks:
+            pass
         if not peers.first_says([0.0])[0]:
             raise PeerLostError(f"{path}: process 0 could not write it")
         return
-    blocks = _blocks(tensors, peers, width)
     written = 0.0
     try:
         write_atomic(path, lambda temporary: _write_blocks(temporary, _stamp(kind, metadata), tensors, width, blocks))

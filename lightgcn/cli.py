@@ -195,11 +195,9 @@ def _train(arguments: argparse.Namespace) -> int:
             progress=shown,
             peers=peers,
         )
-    return _say_trained(arguments, result) if peers.rank == 0 else _code(result)
-
-
-def _code(result: TrainResult) -> int:
-    return INTERRUPTED if result.ended == "interrupted" else 0
+    if peers.rank != 0:
+        return INTERRUPTED if result.ended == "interrupted" else 0
+    return _say_trained(arguments, result)
 
 
 def _say_trained(arguments: argparse.Namespace, result: TrainResult) -> int:

@@ -26,7 +26,8 @@ __all__ = ["PeerLostError", "Peers", "ShardedLightGCN", "process_group"]
 class ShardedLightGCN(LightGCN):
     """A `LightGCN` of which this process holds some columns; made by `from_whole`, the same in every process.
 
-    `embed`, `forward` and `whole` speak to the other processes: all have to call them.
+    `propagate` and `embed_nodes` give this process's columns of what they give in a `LightGCN`. `embed`, `forward` and
+    `whole` speak to the other processes: all have to call them.
 
     Attributes:
         embedding: (num_users + num_items, own columns) parameter.
@@ -64,10 +65,6 @@ class ShardedLightGCN(LightGCN):
         if said[4]:
             shard.alpha = nn.Parameter(torch.tensor(alpha, dtype=torch.float32, device=device))
         return shard
-
-    def propagate(self, graph: Adjacency | Tensor) -> Tensor:
-        """Return this process's columns of the final embeddings, (num_users + num_items, own columns)."""
-        return super().propagate(graph)
 
     def embed(self, graph: Adjacency | Tensor) -> tuple[Tensor, Tensor]:
         """Return the final embeddings with all columns, (num_users, d) and (num_items, d), without a gradient."""

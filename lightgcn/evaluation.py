@@ -106,19 +106,17 @@ def _shared_ranking(
     residual: NeighbourResidual | None,
 ) -> Evaluation:
     """Evaluate the ranking, each process that of its share of the users."""
-    positives, share = links.positives, None
-    if peers.size > 1:
-        able = positives.user_degrees.nonzero().flatten()
-        if len(able) >= peers.size:  # else each does all
-            mine = torch.zeros(positives.num_users, dtype=torch.bool, device=positives.device)
-            mine[able[peers.rank :: peers.size]] = True
-            positives, share = positives.select(mine[positives.users]), len(able)
-    ranking = evaluate_ranking(users, items, positives, seen=links.message, ks=ks, metrics=metrics, residual=residual)
-    if share is None:
-        return ranking
-    sums = torch.tensor([value * ranking.num_users for value in ranking.metrics.values()], dtype=torch.float64)
-    total = peers.sum_of(sums)
-    return Evaluation(dict(zip(ranking.metrics, (total / share).tolist(), strict=True)), num_users=share)
+
+    def rank(positives: Interactions) -> Evaluation:
+        return evaluate_ranking(users, items, positives, seen=links.message, ks=ks, metrics=metrics, residual=residual)
+
+    able = links.positives.user_degrees.nonzero().flatten()
+    if peers.size == 1 or len(able) < peers.size:
+        return rank(links.positives)
+    own = rank(links.positives.of_users(able[peers.rank :: peers.size]))
+    sums = torch.tensor([value * own.num_users for value in own.metrics.values()], dtype=torch.float64)
+    means = (peers.sum_of(sums) / len(able)).tolist()
+    return Evaluation(dict(zip(own.metrics, means, strict=True)), num_users=len(able))
 
 
 @torch.no_grad()

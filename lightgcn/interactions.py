@@ -70,12 +70,8 @@ class Interactions:
             raise ValueError(f"{num_users} users x {num_items} items: pair keys would overflow 64 bits")
         users = checked_indices("users", self.users, num_users, "num_users")
         items = checked_indices("items", self.items, num_items, "num_items")
-        if len(users) != len(items):
-            raise ValueError(f"users and items must be as many, got {len(users)} and {len(items)}")
-        weights = checked_weights(self.weights, len(users))
-        order = None if self.order is None else checked_integers("order", self.order)
-        if order is not None and len(order) != len(users):
-            raise ValueError(f"order must be {len(users)} integers, one per edge, got {len(order)}")
+        _check_as_many(users, items)
+        weights, order = checked_weights(self.weights, len(users)), _checked_order(self.order, len(users))
         users, items, weights, order = _canonical(users, items, num_items, weights, order)
         values = {
             "users": users,
@@ -155,8 +151,7 @@ class Interactions:
         for name, part, count in (("users", users, num_users), ("items", items, num_items)):
             if checked_indices(name, part, count, f"num_{name}") is not part:
                 raise ValueError(f"{name} must be a (E,) int64 tensor, got {part.dtype}")
-        if len(users) != len(items):
-            raise ValueError(f"users and items must be as many, got {len(users)} and {len(items)}")
+        _check_as_many(users, items)
         for first in range(0, len(users) - 1, _AT_A_TIME):
             block = slice(first, first + _AT_A_TIME + 1)
             keys = users[block] * num_items + items[block]
@@ -164,11 +159,7 @@ class Interactions:
             if bool(falls.any()):
                 at = first + 1 + int(falls.nonzero()[0])
                 raise ValueError(f"edges must be sorted and distinct: edge {at} does not come after the one before it")
-        weights = checked_weights(weights, len(users))
-        if order is not None:
-            order = checked_integers("order", order)
-            if len(order) != len(users):
-                raise ValueError(f"order must be {len(users)} integers, one per edge, got {len(order)}")
+        weights, order = checked_weights(weights, len(users)), _checked_order(order, len(users))
         return empty._with_edges(users, items, weights, order)
 
     @classmethod
@@ -298,6 +289,17 @@ class Interactions:
             raise ValueError(f"user must be in [0, {self.num_users}), got {user}")
         return self.items[self.indptr[user] : self.indptr[user + 1]]
 
+    def places_of(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all edges of a list of users: (n,) int64 positions in the list, and (n,) int64 positions of edges.
+
+        Args:
+            users: (B,) int64 in range, repeats allowed.
+        """
+        degrees = self.user_degrees[users]
+        rows = torch.repeat_interleave(degrees)
+        first = self.indptr[users] - (degrees.cumsum(0) - degrees)
+        return rows, first[rows] + torch.arange(len(rows), device=rows.device)
+
     def contains(self, users: Tensor, items: Tensor) -> Tensor:
         """Tell which pairs are edges: (B,) users and (B,) items, in range, give (B,) bool."""
         wanted = users.long() * self.num_items + items
@@ -385,6 +387,12 @@ class Interactions:
             raise ValueError(f"a mask of edges must have shape ({self.num_edges},), got {tuple(edges.shape)}")
         weights, order = (None if part is None else part[edges] for part in (self.weights, self.order))
         return self._with_edges(self.users[edges], self.items[edges], weights, order)
+
+    def of_users(self, users: Tensor) -> Interactions:
+        """Keep the edges of some users, (n,) int64 in range, and all nodes."""
+        kept = torch.zeros(self.num_users, dtype=torch.bool, device=self.device)
+        kept[users] = True
+        return self.select(kept[self.users])
 
     def reindex(self, users: Tensor, items: Tensor) -> Interactions:
         """Keep the given nodes and the edges between them, renumbered in the order given.
@@ -482,6 +490,20 @@ class Interactions:
     def __repr__(self) -> str:
         weighted = ", weighted" if self.weights is not None else ""
         return f"Interactions({self.num_users} users, {self.num_items} items, {self.num_edges} edges{weighted})"
+
+
+def _check_as_many(users: Tensor, items: Tensor) -> None:
+    if len(users) != len(items):
+        raise ValueError(f"users and items must be as many, got {len(users)} and {len(items)}")
+
+
+def _checked_order(given: Tensor | None, num_edges: int) -> Tensor | None:
+    if given is None:
+        return None
+    order = checked_integers("order", given)
+    if len(order) != num_edges:
+        raise ValueError(f"order must be {num_edges} integers, one per edge, got {len(order)}")
+    return order
 
 
 def _taken_ids(ids: Ids | None, nodes: Tensor) -> Ids:

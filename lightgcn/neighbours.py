@@ -145,11 +145,8 @@ class NeighbourResidual:
 
         graph = self.history
         users = users.to(graph.device)
-        counts = graph.user_degrees[users]
-        ends = counts.cumsum(0)
-        places = torch.repeat_interleave(graph.indptr[users] - ends + counts, counts)
-        places += torch.arange(len(places), device=places.device)
-        items = graph.items[places]
+        _, places = graph.places_of(users)
+        items, ends = graph.items[places], graph.user_degrees[users].cumsum(0)
         values = torch.ones(len(items)) if graph.weights is None else graph.weights[places].float()
         narrow = torch.int32 if max(len(items), graph.num_items) < INT32_END else torch.int64
         columns, row_ends = (part.to("cpu", narrow).numpy() for part in (items, F.pad(ends, (1, 0))))

@@ -26,8 +26,11 @@ BLOCK_ROWS = 1 << 16
 STEP_TIMEOUT, JOIN_TIMEOUT, LONG_TIMEOUT = 45.0, 300.0, 3600.0
 
 
-class PeerLostError(ConnectionError):
-    """Another process of the job is gone, or does not answer."""
+class PeerLostError(Exception):
+    """Another process of the job is gone, or does not answer.
+
+    No `OSError`: what handles a file that cannot be written is not to take it for one.
+    """
 
 
 class Peers:
@@ -171,7 +174,7 @@ class ProcessPeers(Peers):
         other = [rank for rank, found in enumerate(every) if not torch.equal(found, every[0])]
         if other:
             raise ValueError(
-                f"process {self.rank} of {self.size}: {what} must be the same in all processes, and "
+                f"{this_process()}: {what} must be the same in all processes, and "
                 f"process {other[0]} has others than process 0; this one has {value}"
             )
 
@@ -235,7 +238,7 @@ class ProcessPeers(Peers):
         except RuntimeError as error:
             reason = re.sub(r"^\[[^\]]*\] ", "", " ".join(str(error).split()))  # without a place in Gloo's sources
             raise PeerLostError(
-                f"process {self.rank} of {self.size}: another process is gone or does not answer ({reason:.120})"
+                f"{this_process()}: another process is gone or does not answer ({reason:.120})"
             ) from error
 
 
@@ -290,6 +293,11 @@ def _without_padding(parts: Sequence[Tensor], widths: Sequence[int]) -> Tensor:
 def is_launched() -> bool:
     """Return whether ``torchrun`` started this process with others."""
     return dist.is_available() and dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def this_process() -> str:
+    """Return what one of several processes calls itself."""
+    return f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
 
 
 @contextmanager

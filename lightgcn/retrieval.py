@@ -269,10 +269,8 @@ def _group_size(num_items: int, k: int) -> int:
 
 def edges_of(interactions: Interactions, users: Tensor) -> tuple[Tensor, Tensor]:
     """Return all edges of a list of users: (n,) int64 positions in the list, and (n,) int64 items."""
-    degrees = interactions.user_degrees[users]
-    rows = torch.repeat_interleave(degrees)
-    first = interactions.indptr[users] - (degrees.cumsum(0) - degrees)
-    return rows, interactions.items[first[rows] + torch.arange(len(rows), device=rows.device)]
+    rows, places = interactions.places_of(users)
+    return rows, interactions.items[places]
 
 
 def check_k(k: int, num_items: int) -> None:

@@ -97,14 +97,11 @@ class LinkSet:
         able = self.positives.user_degrees.nonzero().flatten()
         if checked_count("count", count, 1) >= len(able):
             return LinkSet(self.message, self.positives, self.negatives, self.negative_pairs)
-        drawn = torch.randperm(len(able), generator=make_generator(seed))[:count].to(able.device)
-        kept = torch.zeros(self.positives.num_users, dtype=torch.bool, device=able.device)
-        kept[able[drawn]] = True
+        users = able[torch.randperm(len(able), generator=make_generator(seed))[:count].to(able.device)]
         negatives = self.negatives
         if self.negative_pairs != "all":
-            negatives = negatives[:, kept[negatives[0]]]
-        positives = self.positives.select(kept[self.positives.users])
-        return LinkSet(self.message, positives, negatives, self.negative_pairs)
+            negatives = negatives[:, torch.isin(negatives[0], users)]
+        return LinkSet(self.message, self.positives.of_users(users), negatives, self.negative_pairs)
 
     def with_messages(
         self,

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import torch
 
-from lightgcn.peers import ALONE, PeerLostError, Peers, is_launched, process_group
+from lightgcn.peers import ALONE, PeerLostError, Peers, is_launched, process_group, this_process
 
 # Control characters but the line break, half surrogate pairs, and what changes the direction of writing.
 _COMMANDS = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u202a-\\u202e\\u2066-\\u2069]")
@@ -64,8 +64,7 @@ def processes(device: torch.device) -> Iterator[Peers]:
         return
 
     def handler(signal_number: int, frame: types.FrameType | None) -> None:
-        rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
-        raise PeerLostError(f"process {rank} of {size}: torchrun ends it, as it does when another process has ended")
+        raise PeerLostError(f"{this_process()}: torchrun ends it, as it does when another process has ended")
 
     previous = signal.signal(signal.SIGTERM, handler)
     try:
@@ -83,7 +82,7 @@ def say(line: str) -> None:
 def complain(line: str) -> None:
     """Print an error or a remark, on stderr; of several processes each says which it is."""
     if is_launched() and not line.startswith("process "):
-        line = f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: {line}"
+        line = f"{this_process()}: {line}"
     print(f"lightgcn: {_shown(line)}", file=sys.stderr, flush=True)
 
 

@@ -99,7 +99,8 @@ def differ(peers: Peers) -> str:
 
 def command(arguments: list[str]) -> int:
     """Run the command line with a checkpoint before every step, and little patience."""
-    peers_module.STEP_TIMEOUT = 4.0
+    # It may be stopped where the others wait for it, as for one that has work of its own.
+    peers_module.STEP_TIMEOUT, peers_module.LONG_TIMEOUT = 4.0, 12.0
     training._CHECKPOINT_SECONDS, training._TIMES_SAVING = 0.0, 0
     return cli.main(arguments)
 

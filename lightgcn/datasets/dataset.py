@@ -143,13 +143,16 @@ class Dataset:
         """
         path = Path(folder) / FILE_NAME
         tensors, metadata = load_tensors(path, "dataset")
+        if "train.indptr" in tensors:
+            raise ValueError(
+                f"{path}: was written by an older version, which held edges otherwise: prepare the data again"
+            )
         try:
             return _unpack(tensors, metadata)
         except KeyError as error:
             raise ValueError(f"{path}: has no {error}; the file was edited or is corrupt") from error
         except (ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
-            reason = str(error) if "older version" in str(error) else f"{error}; the file was edited or is corrupt"
-            raise ValueError(f"{path}: {reason}") from error
+            raise ValueError(f"{path}: {error}; the file was edited or is corrupt") from error
 
     def _summary(self) -> dict[str, Any]:
         graph = self.interactions
@@ -220,8 +223,6 @@ def _pack_graph(prefix: str, graph: Interactions) -> dict[str, Tensor]:
 
 
 def _unpack_graph(prefix: str, tensors: Mapping[str, Tensor], num_users: int, num_items: int) -> Interactions:
-    if f"{prefix}.users" not in tensors and f"{prefix}.indptr" in tensors:
-        raise ValueError("was written by an older version, which held edges otherwise: prepare the data again")
     users, items = tensors[f"{prefix}.users"], tensors[f"{prefix}.items"]
     weights, order = (tensors.get(f"{prefix}.{name}") for name in ("weights", "order"))
     try:

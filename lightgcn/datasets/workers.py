@@ -26,6 +26,11 @@ WORTH = 16_000_000  # bytes of JSON that are parsed in about the time in which a
 BOOT = "import sys; sys.path += sys.argv[2:]; import slice_reader; slice_reader.serve(sys.argv[1] == 'skip')"
 
 
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def process_count(files: Iterable[Path], processes: int | None) -> int:
     """Return how many processes are to read the files; 1 is this one alone.
 
@@ -40,7 +45,7 @@ def process_count(files: Iterable[Path], processes: int | None) -> int:
         return min(processes, len(files)) if isinstance(files, Sequence) else processes
     if not sys.executable or getattr(sys, "frozen", False):
         return 1  # there is no Python to start
-    cores: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     if not isinstance(files, Sequence):
         return min(cores, MOST)
     size: int = sum(path.stat().st_size for path in files)
