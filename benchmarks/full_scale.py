@@ -42,6 +42,7 @@ from lightgcn import (
 )
 from lightgcn.checkpoint import load_model, save_model
 from lightgcn.datasets import Dataset, open_dataset, read_mpd
+from lightgcn.memory import use_huge_pages
 from lightgcn.preparation import Cuts, prepare_dataset
 from lightgcn.splitting import LinkSet
 
@@ -224,6 +225,7 @@ def main() -> None:
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stage:
+        use_huge_pages()  # as the commands do
         WORK[arguments.stage](arguments.folder, arguments.share, arguments.beside)
         return
     with tempfile.TemporaryDirectory() as temporary:

@@ -50,45 +50,45 @@ def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: Trai
     if batch.negatives is not None:
         parts.append(batch.negatives.reshape(-1))
     final, start = model.embed_nodes(adjacency, torch.cat(parts))
-    left, right, *rest = final.split([len(part) for part in parts])
-    del final
     if not config.l2:
         del start  # as large as the batch, and not looked at
     if config.loss == "bce":
         assert batch.labels is not None
+        left, right = final.chunk(2)
         loss = bce_loss(peers.add((left * right).sum(1)), batch.labels)
     elif config.loss == "bpr":
-        negatives = rest[0].view(len(left), -1, left.shape[1])
+        left, right, negatives = final.split([len(part) for part in parts])
+        negatives = negatives.view(len(left), -1, left.shape[1])
         scores = torch.cat([(left * right).sum(1, keepdim=True), (left.unsqueeze(1) * negatives).sum(2)], dim=1)
         scores = peers.add(scores)
         loss = bpr_loss(scores[:, 0], scores[:, 1:])
     else:
-        loss = _softmax_loss(model, left, right, config)
+        loss = _softmax_loss(model, final, config)
     if config.l2:
         loss = loss + config.l2 * peers.add(l2_penalty(start, batch_size=len(batch.left)))
     return loss
 
 
-def _softmax_loss(model: LightGCN, left: Tensor, right: Tensor, config: TrainConfig) -> Tensor:
-    """Return the softmax loss of a batch's rows, of which each process scores its part."""
-    size, block, peers = len(left), config.block_size, model.peers
+def _softmax_loss(model: LightGCN, rows: Tensor, config: TrainConfig) -> Tensor:
+    """Return the softmax loss of a batch's rows, left ones and then right ones: each process scores its part."""
+    size, block, peers = len(rows) // 2, config.block_size, model.peers
     users, items = slice(0, size), slice(0, size)
     if peers.size > 1:
         parts = [_part(size, block, rank, peers.size) for rank in range(peers.size)]
-        rows = torch.cat([side[rows] for part in parts for side, rows in zip((left, right), part, strict=True)])
+        sides = rows.chunk(2)
+        given = torch.cat([side[some] for part in parts for side, some in zip(sides, part, strict=True)])
         users, items = parts[peers.rank]
-        counts = [sum(rows.stop - rows.start for rows in part) for part in parts]
-        whole = peers.exchange(rows, counts, model.embedding_dim)
-        left, right = whole.split([users.stop - users.start, items.stop - items.start])
+        counts = [sum(some.stop - some.start for some in part) for part in parts]
+        rows = peers.exchange(given, counts, model.embedding_dim)
     loss = in_batch_softmax_part(
-        left,
-        right,
+        rows,
+        users.stop - users.start,
         users.start - items.start,
         size,
         config.temperature,
         config.negative_weight,
         block,
-        _logits_dtype(left, config),
+        _logits_dtype(rows, config),
     )
     return peers.add(loss)
 

@@ -19,6 +19,7 @@ from lightgcn.datasets.dataset import SUMMARY_NAME
 from lightgcn.demo import run_demo, track_label
 from lightgcn.evaluation import Evaluation
 from lightgcn.locking import holds_files
+from lightgcn.memory import use_huge_pages
 from lightgcn.options import build_parser, changed_settings, language_model_of
 from lightgcn.peers import PeerLostError, is_launched
 from lightgcn.preparation import Cuts, Step, prepare_dataset
@@ -59,6 +60,7 @@ _SHOWN = 20
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for bad input, 130 when interrupted."""
+    use_huge_pages()
     arguments = build_parser(COMMANDS, _Parser).parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:

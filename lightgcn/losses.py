@@ -97,12 +97,13 @@ def in_batch_softmax_loss(
     """
     if users.shape != items.shape or users.ndim != 2:
         raise ValueError(f"expected two (B, d) tensors, got {tuple(users.shape)} and {tuple(items.shape)}")
-    return in_batch_softmax_part(users, items, 0, len(users), temperature, negative_weight, block_size, logits_dtype)
+    settings = temperature, negative_weight, block_size, logits_dtype
+    return in_batch_softmax_part(torch.cat([users, items]), len(users), 0, len(users), *settings)
 
 
 def in_batch_softmax_part(
-    users: Tensor,
-    items: Tensor,
+    rows: Tensor,
+    num_users: int,
     offset: int,
     batch_size: int,
     temperature: float,
@@ -112,10 +113,13 @@ def in_batch_softmax_part(
 ) -> Tensor:
     """Return what some users of a batch add to `in_batch_softmax_loss`, whose settings these are.
 
+    One tensor holds both, as a gather of the batch's nodes gives it, and so does its gradient: none of them is copied.
+
     Args:
-        users: (m, d) embeddings, of rows of the batch that follow each other.
-        items: (n, d) embeddings of the items of the blocks that these users are in, whole.
-        offset: the place in ``items`` of the first user's item.
+        rows: (m + n, d) embeddings of m users that follow each other in the batch, and then of the n items of the
+            blocks that these are in, whole.
+        num_users: m.
+        offset: the place among the items of the first user's.
         batch_size: users of the whole batch, of which the loss is the mean.
     """
     _check_temperature(temperature)
@@ -124,9 +128,9 @@ def in_batch_softmax_part(
     if logits_dtype is not None and not logits_dtype.is_floating_point:
         raise ValueError(f"logits_dtype must be floating, got {logits_dtype}")
     # Gradients are added up in place in the embeddings' own dtype, which a caller's autocast would mix with another.
-    with torch.autocast(users.device.type, enabled=False):
+    with torch.autocast(rows.device.type, enabled=False):
         loss: Tensor = _InBatchSoftmax.apply(  # type: ignore[no-untyped-call]
-            users, items, offset, batch_size, temperature, negative_weight, block_size, logits_dtype or users.dtype
+            rows, num_users, offset, batch_size, temperature, negative_weight, block_size, logits_dtype or rows.dtype
         )
     return loss
 
@@ -139,7 +143,7 @@ def fast_bfloat16() -> bool:
 
 
 class _InBatchSoftmax(torch.autograd.Function):
-    """The loss, with both gradients formed in the forward pass, a few rows of logits at a time.
+    """The loss, with its gradient formed in the forward pass, a few rows of logits at a time.
 
     A chunk's logits are used for the loss and both gradients while they are in cache, and never stored: three matrix
     products, one pass for the exponential and one for its sum.
@@ -148,8 +152,8 @@ class _InBatchSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        users: Tensor,
-        items: Tensor,
+        rows: Tensor,
+        num_users: int,
         offset: int,
         batch_size: int,
         temperature: float,
@@ -157,9 +161,11 @@ class _InBatchSoftmax(torch.autograd.Function):
         block_size: int,
         logits_dtype: torch.dtype,
     ) -> Tensor:
-        spread, positive = users.new_zeros(()), users.new_zeros(())
-        wanted = any(ctx.needs_input_grad[:2])
-        grads = [torch.empty_like(part) for part in (users, items) if wanted]
+        users, items = rows.detach().tensor_split([num_users])
+        spread, positive = rows.new_zeros(()), rows.new_zeros(())
+        wanted = ctx.needs_input_grad[0]
+        grads = torch.empty_like(rows if wanted else rows[:0])
+        grad_users, grad_items = grads.tensor_split([num_users])
         # Cosines are at most 1, so logits less 1/τ are at most 0, and no pass for the maximum is needed; they are
         # rounded least where they weigh most. Only where the smallest exponential, e^(-2/τ), could leave the dtype is
         # the row's own maximum taken.
@@ -180,9 +186,9 @@ class _InBatchSoftmax(torch.autograd.Function):
             # Its transpose adds up faster: rows of it are as long as those of the logits.
             pull_right = right.new_zeros(right.T.shape)
             for first in range(0, len(left), chunk_rows):
-                rows = slice(first, min(first + chunk_rows, len(left)))
-                logits = buffer[: (rows.stop - first) * len(targets)].view(-1, len(targets))
-                torch.addmm(shift[: len(targets)], scaled[rows], targets.T, out=logits)
+                chunk = slice(first, min(first + chunk_rows, len(left)))
+                logits = buffer[: (chunk.stop - first) * len(targets)].view(-1, len(targets))
+                torch.addmm(shift[: len(targets)], scaled[chunk], targets.T, out=logits)
                 if not bounded:
                     highest = logits.amax(1, keepdim=True)
                     spread += highest.sum(dtype=spread.dtype)
@@ -190,17 +196,17 @@ class _InBatchSoftmax(torch.autograd.Function):
                 sums = logits.exp_().sum(1, keepdim=True, dtype=spread.dtype)
                 spread += sums.log().sum()
                 share = weight / sums
-                pull_left[rows] = torch.mm(logits, targets)
-                pull_left[rows] *= share
-                pull_right += torch.mm((left[rows] * share).to(logits_dtype).T, logits)
+                pull_left[chunk] = torch.mm(logits, targets)
+                pull_left[chunk] *= share
+                pull_right += torch.mm((left[chunk] * share).to(logits_dtype).T, logits)
             positive += torch.dot(left.reshape(-1), right[at].reshape(-1))
             if wanted:
                 pull_right = pull_right.T.contiguous()
                 pull_right[at] -= left
-                grads[0][own] = _through_norm(pull_left.sub_(right[at]), left, left_norm, factor)
-                grads[1][block] = _through_norm(pull_right, right, right_norm, factor)
+                grad_users[own] = _through_norm(pull_left.sub_(right[at]), left, left_norm, factor)
+                grad_items[block] = _through_norm(pull_right, right, right_norm, factor)
         spread -= len(users) * shift[:1].sum(dtype=spread.dtype)
-        ctx.save_for_backward(*grads)
+        ctx.save_for_backward(grads)
         return (weight * spread - positive / temperature) / max(batch_size, 1)
 
     @staticmethod
@@ -209,16 +215,16 @@ class _InBatchSoftmax(torch.autograd.Function):
             raise RuntimeError(
                 "in_batch_softmax_loss has no second derivative: it forms its gradient in the forward pass"
             )
-        grad_users, grad_items = ctx.saved_tensors
-        if grads[0].device.type != "cpu" or grads[0] != 1:  # else no copies: they are as large as the batch
-            grad_users, grad_items = grad_users * grads[0], grad_items * grads[0]
-        return grad_users, grad_items, None, None, None, None, None, None
+        (grad,) = ctx.saved_tensors
+        if grads[0].device.type != "cpu" or grads[0] != 1:  # else no copy: it is as large as the batch
+            grad = grad * grads[0]
+        return grad, None, None, None, None, None, None, None
 
 
 def _unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return (B, d) x / ‖x‖ and (B, 1) norms, of at least 1e-12 as `torch.nn.functional.normalize` has it."""
-    norm = torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True).clamp_min_(1e-12)
-    return x.detach() / norm, norm
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min_(1e-12)
+    return x / norm, norm
 
 
 def _through_norm(grad: Tensor, unit: Tensor, norm: Tensor, factor: float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -134,6 +135,30 @@ print(training_memory(40_000, 500_000, 64) / (peak - before))
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert 0.7 < float(done.stdout) < 2
+
+
+def test_commands_ask_for_huge_pages_unless_the_environment_says_not_to() -> None:
+    code = """
+import os, sys
+import torch
+from lightgcn import cli
+try:
+    cli.main(["--version"])
+except SystemExit:
+    pass
+table = torch.ones(16, 1 << 20)
+print(next(line.split()[1] for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages")))
+"""
+    state = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not state.exists() or "[madvise]" not in state.read_text():
+        pytest.skip("needs a Linux that gives huge pages to those who ask")
+    found = {}
+    for asked in (None, "0"):
+        environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+        environment |= {} if asked is None else {"THP_MEM_ALLOC_ENABLE": asked}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        found[asked] = int(done.stdout.split()[-1])
+    assert found[None] > found["0"] + 16 * 1024  # kB; of 64 MB, in case memory is in pieces
 
 
 @pytest.mark.parametrize("limit", [60, 599, 600, 601, 100_000])
