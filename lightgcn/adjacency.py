@@ -29,8 +29,9 @@ from lightgcn.validation import INT32_END
 
 Normalization = Literal["mean", "symmetric"]
 Degrees = npt.NDArray[np.float64]
-# Rows of a product that are made at a time on a CPU, so that it never is a large share of memory.
-BLOCK_ROWS = 1 << 18
+# Rows of a product that are made at a time on a CPU: 8 MB at 128 bytes a row, which the allocator hands out again and
+# again, where larger pieces are mapped anew each time.
+BLOCK_ROWS = 1 << 16
 _EXPONENTS = {"mean": (1.0, 0.0), "symmetric": (0.5, 0.5)}
 
 
@@ -68,7 +69,7 @@ class Pattern:
         product. That kernel is slow in float64, which serves for references only; there and on other devices there is
         one block.
         """
-        if x.device.type != "cpu" or x.dtype == torch.float64 or not x.numel():
+        if not self._sums_rows(x):
             if x.dtype not in self._matrices:
                 self._matrices[x.dtype] = self.to_sparse_csr(x.dtype)
             yield slice(0, len(x)), self._matrices[x.dtype] @ x
@@ -88,16 +89,37 @@ class Pattern:
         """The pattern as CSR tensors by dtype, where that is what products are made with."""
         return {}
 
-    def product(self, x: Tensor) -> Tensor:
-        """Return the whole product, (N, d) of the dtype of ``x``; not differentiable."""
-        whole = None
+    @staticmethod
+    def _sums_rows(x: Tensor) -> bool:
+        return x.device.type == "cpu" and x.dtype != torch.float64 and x.numel() > 0
+
+    def makes_blocks(self, x: Tensor) -> bool:
+        """Return whether a product with (N, d) ``x`` comes in several blocks: where it is large."""
+        return self._sums_rows(x) and len(self.row_ends) - 1 > BLOCK_ROWS
+
+    def product(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the whole product, (N, d) of the dtype of ``x``, in ``out`` if it is given; not differentiable."""
         for rows, part in self.products(x):
-            if len(part) == len(x):
-                return part
-            whole = torch.empty_like(x) if whole is None else whole
-            whole[rows] = part
-        assert whole is not None
-        return whole
+            if out is None:
+                if len(part) == len(x):
+                    return part
+                out = torch.empty_like(x)
+            out[rows] = part
+        assert out is not None
+        return out
+
+    @cached_property
+    def spare_tables(self) -> dict[tuple[torch.Size, torch.dtype], list[Tensor]]:
+        """Tables of earlier steps that nobody works in, by shape and dtype: who needs one takes it off its list."""
+        return {}
+
+    def spare(self, table: Tensor) -> None:
+        """Keep a (N, d) table that its owner is done with for the next products, where these are large.
+
+        A table of a gigabyte that is made anew is mapped and zeroed by the system, which takes longer than its product.
+        """
+        if self.makes_blocks(table) and not table.is_inference():
+            self.spare_tables.setdefault((table.shape, table.dtype), []).append(table)
 
     @cached_property
     def _blocks(self) -> list[tuple[slice, slice, Tensor]]:

@@ -49,9 +49,7 @@ def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: Trai
     parts = [batch.left, batch.right]
     if batch.negatives is not None:
         parts.append(batch.negatives.reshape(-1))
-    final, start = model.embed_nodes(adjacency, torch.cat(parts))
-    if not config.l2:
-        del start  # as large as the batch, and not looked at
+    final, start = model.embed_nodes(adjacency, torch.cat(parts), with_start=config.l2 > 0)
     if config.loss == "bce":
         assert batch.labels is not None
         left, right = final.chunk(2)

@@ -39,15 +39,14 @@ def warn_of_settings(split: Split, config: TrainConfig) -> None:
             warnings.warn(message, UserWarning, stacklevel=3)
 
 
-def warn_of_size(embeddings: Tensor, at_start: float, epoch: int) -> bool:
+def warn_of_size(largest: float, at_start: float, epoch: int) -> bool:
     """Warn, and return True, where embeddings have grown so large that training is about to diverge.
 
     Args:
-        embeddings: (N, d).
-        at_start: their largest entry when training began (`largest_entry`).
+        largest: their largest entry (`largest_entry`).
+        at_start: the same when training began.
         epoch: to be named.
     """
-    largest = largest_entry(embeddings)
     if largest < _LARGE_ENTRY * max(1.0, at_start):
         return False
     warnings.warn(
@@ -60,7 +59,10 @@ def warn_of_size(embeddings: Tensor, at_start: float, epoch: int) -> bool:
 
 def largest_entry(embeddings: Tensor) -> float:
     """Return the largest absolute value."""
-    return float(embeddings.detach().abs().max()) if embeddings.numel() else 0.0
+    if not embeddings.numel():
+        return 0.0
+    low, high = embeddings.detach().aminmax()  # no copy of the absolute values
+    return max(-float(low), float(high))
 
 
 def _unlearned_edges(train: LinkSet, config: TrainConfig) -> str | None:

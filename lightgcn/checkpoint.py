@@ -253,18 +253,40 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return flat
 
 
-def load_tensors(path: str | Path, kind: str, columns: slice | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_shared(path: str | Path, kind: str, peers: Peers, width: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_shared` or `save_tensors` wrote, of tables this process's columns alone.
+
+    Args:
+        path: the file.
+        kind: as for `load_tensors`.
+        peers: the processes.
+        width: columns of all processes together.
+
+    Raises:
+        FileNotFoundError: as `load_tensors` does.
+        ValueError: as `load_tensors` does; of several processes, in each, if a table has another width.
+    """
+    return _load(path, kind, None if peers.size == 1 else peers.columns(width), width)
+
+
+def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote: (tensors on the CPU, metadata).
 
     Args:
         path: the file.
         kind: what it has to hold.
-        columns: which columns to read of tensors of two dimensions; None for all.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is a folder or corrupt, is not one of this library's, or holds another kind or version.
     """
+    return _load(path, kind)
+
+
+def _load(
+    path: str | Path, kind: str, columns: slice | None = None, width: int = 0
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file; with ``columns``, of its tables these alone, of ``width``."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -279,12 +301,13 @@ def load_tensors(path: str | Path, kind: str, columns: slice | None = None) -> t
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            names = list(file.keys())
-            tables = {name for name in names if columns is not None and len(file.get_slice(name).get_shape()) == 2}
-            # A copy: what comes is a view of the whole table in the file.
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
+            tables = {name for name, shape in shapes.items() if columns is not None and len(shape) == 2}
+            other = next((name for name in sorted(tables) if shapes[name][1] != width), None)
+            # A copy of columns: what comes is a view of the whole table in the file.
             tensors = {
                 name: file.get_slice(name)[:, columns].contiguous() if name in tables else file.get_tensor(name)
-                for name in names
+                for name in (shapes if other is None else ())
             }
         stamp = orjson.loads(header["lightgcn"])
         found, version, metadata = stamp["kind"], int(stamp["version"]), stamp.get("metadata")
@@ -300,6 +323,8 @@ def load_tensors(path: str | Path, kind: str, columns: slice | None = None) -> t
         raise ValueError(f"{path}: format version {version} is {age} than this program's ({VERSION})")
     if not isinstance(metadata, dict):
         raise ValueError(f"{path}: not a readable lightgcn file (its metadata is no object); it is corrupt")
+    if other is not None:
+        raise ValueError(f"{path}: holds {other} of shape {shapes[other]}, the model is of width {width}")
     return tensors, metadata
 
 

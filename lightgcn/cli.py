@@ -40,6 +40,7 @@ from lightgcn.terminal import (
     INTERRUPTED,
     LOST,
     chosen_device,
+    command_line,
     complain,
     interrupted,
     one_line,
@@ -204,7 +205,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _say_trained(arguments: argparse.Namespace, result: TrainResult) -> int:
     if result.ended == "interrupted":
-        again = shlex.join(["lightgcn", "train", arguments.data, arguments.run, "--resume"])
+        again = command_line(["train", arguments.data, arguments.run, "--resume"])
         complain(f"interrupted; saved to {arguments.run}; go on with: {again}")
         return INTERRUPTED
     best = next((record for record in result.history if record["epoch"] == result.best_epoch), {})

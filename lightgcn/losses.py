@@ -113,11 +113,12 @@ def in_batch_softmax_part(
 ) -> Tensor:
     """Return what some users of a batch add to `in_batch_softmax_loss`, whose settings these are.
 
-    One tensor holds both, as a gather of the batch's nodes gives it, and so does its gradient: none of them is copied.
+    One tensor holds both, as a gather of the batch's nodes gives it, and the gradient takes its place: neither is
+    copied.
 
     Args:
         rows: (m + n, d) embeddings of m users that follow each other in the batch, and then of the n items of the
-            blocks that these are in, whole.
+            blocks that these are in, whole. Their values are lost where a gradient is wanted.
         num_users: m.
         offset: the place among the items of the first user's.
         batch_size: users of the whole batch, of which the loss is the mean.
@@ -161,11 +162,10 @@ class _InBatchSoftmax(torch.autograd.Function):
         block_size: int,
         logits_dtype: torch.dtype,
     ) -> Tensor:
-        users, items = rows.detach().tensor_split([num_users])
+        values = rows.detach()
+        users, items = values.tensor_split([num_users])
         spread, positive = rows.new_zeros(()), rows.new_zeros(())
         wanted = ctx.needs_input_grad[0]
-        grads = torch.empty_like(rows if wanted else rows[:0])
-        grad_users, grad_items = grads.tensor_split([num_users])
         # Cosines are at most 1, so logits less 1/τ are at most 0, and no pass for the maximum is needed; they are
         # rounded least where they weigh most. Only where the smallest exponential, e^(-2/τ), could leave the dtype is
         # the row's own maximum taken.
@@ -203,10 +203,12 @@ class _InBatchSoftmax(torch.autograd.Function):
             if wanted:
                 pull_right = pull_right.T.contiguous()
                 pull_right[at] -= left
-                grad_users[own] = _through_norm(pull_left.sub_(right[at]), left, left_norm, factor)
-                grad_items[block] = _through_norm(pull_right, right, right_norm, factor)
+                # No row is in two blocks.
+                users[own] = _through_norm(pull_left.sub_(right[at]), left, left_norm, factor)
+                items[block] = _through_norm(pull_right, right, right_norm, factor)
         spread -= len(users) * shift[:1].sum(dtype=spread.dtype)
-        ctx.save_for_backward(grads)
+        if wanted:
+            ctx.save_for_backward(values)
         return (weight * spread - positive / temperature) / max(batch_size, 1)
 
     @staticmethod

@@ -116,7 +116,9 @@ class LightGCN(nn.Module):
         z = self.propagate(graph)
         return z[: self.num_users], z[self.num_users :]
 
-    def embed_nodes(self, graph: Adjacency | Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    def embed_nodes(
+        self, graph: Adjacency | Tensor, nodes: Tensor, *, with_start: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Return the final and the layer-0 embeddings of some nodes, (B, d) each: what a training step looks at.
 
         Cheaper than to index `propagate` and ``embedding`` (see `lightgcn.propagation.propagate_rows`).
@@ -124,9 +126,10 @@ class LightGCN(nn.Module):
         Args:
             graph: as for `propagate`.
             nodes: (B,) int64 node numbers, repeats allowed; item ``i`` is node ``num_users + i``.
+            with_start: whether the layer-0 embeddings are wanted; else there are (0, d).
         """
         adjacency = as_adjacency(graph, self.num_users, self.num_items)
-        return propagate_rows(adjacency, self.embedding, self.alpha, nodes)
+        return propagate_rows(adjacency, self.embedding, self.alpha, nodes, with_start=with_start)
 
     def forward(self, graph: Adjacency | Tensor, edges: Tensor, *, node_pairs: bool = False) -> Tensor:
         """Score pairs by the dot product of their final embeddings.

@@ -39,11 +39,13 @@ class Peers:
     Attributes:
         rank: the number of this process, from 0; process 0 writes the files.
         size: how many there are.
+        local_size: how many of them are on this machine.
         sent: bytes that this process has sent in sums and exchanges.
     """
 
     rank = 0
     size = 1
+    local_size = 1
     sent = 0
 
     def widths(self, width: int) -> list[int]:
@@ -93,6 +95,10 @@ class Peers:
         """Return of each flag whether it is set in any process."""
         return list(flags)
 
+    def largest(self, number: float) -> float:
+        """Return the largest of the numbers that the processes give, however long one has work of its own."""
+        return number
+
     def wait(self) -> None:
         """Wait for all processes, however long they have work of their own."""
 
@@ -133,6 +139,7 @@ class ProcessPeers(Peers):
     def __init__(self, steps: Any, control: Any, long: Any, store: Any) -> None:
         self.steps, self.control, self.long, self.store = steps, control, long, store
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.local_size = int(os.environ["LOCAL_WORLD_SIZE"])
         self.sent = 0
 
     def add(self, part: Tensor) -> Tensor:
@@ -161,6 +168,12 @@ class ProcessPeers(Peers):
             dist.all_reduce(found, dist.ReduceOp.MAX, group=self.control)
         self.sent += round(2 * 4 * len(flags) * (self.size - 1) / self.size)
         return [bool(flag) for flag in found.tolist()]
+
+    def largest(self, number: float) -> float:
+        found = torch.tensor(number, dtype=torch.float64)
+        with self._talking():
+            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.long)
+        return float(found)
 
     def wait(self) -> None:
         with self._talking():
@@ -300,6 +313,21 @@ def this_process() -> str:
     return f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
 
 
+def own_gpu() -> torch.device:
+    """Return the GPU of one of several processes: each on a machine has its own.
+
+    Raises:
+        ValueError: in each of them, if they are more than the machine has GPUs.
+    """
+    there, wanted = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
+    if wanted > there:
+        raise ValueError(
+            f"{this_process()}: {wanted} processes on a machine of {there} CUDA device{'' if there == 1 else 's'}: "
+            f"start --nproc-per-node {there}, or compute on the CPU (--device cpu)"
+        )
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+
+
 @contextmanager
 def process_group(device: torch.device | str = "cpu", *, timeout: float | None = None) -> Iterator[Peers]:
     """Join the other processes that ``torchrun`` started, for the time of a block; `ALONE` where there are none.
@@ -310,6 +338,7 @@ def process_group(device: torch.device | str = "cpu", *, timeout: float | None =
             One that dies is noticed at once.
 
     Raises:
+        ValueError: if there are more processes on this machine than it has GPUs.
         PeerLostError: later, in whatever speaks to a process that is gone.
     """
     if not is_launched():
@@ -320,7 +349,7 @@ def process_group(device: torch.device | str = "cpu", *, timeout: float | None =
 
     cuda = torch.device(device).type == "cuda"
     if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # each process on a machine has its own
+        torch.cuda.set_device(own_gpu())
     short = timedelta(seconds=STEP_TIMEOUT if timeout is None else timeout)
     long = timedelta(seconds=LONG_TIMEOUT)
     kept, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=JOIN_TIMEOUT))))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lightgcn.adjacency import Adjacency
+from lightgcn.adjacency import Adjacency, Pattern
 
 # Bytes of a row of the table that a product gathers from: two cache lines.
 _SLAB_BYTES = 128
@@ -53,21 +54,23 @@ def propagate(adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float]) 
 
 
 def propagate_rows(
-    adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float], nodes: Tensor
+    adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float], nodes: Tensor, *, with_start: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Return some rows of ``propagate(adjacency, x, alpha)``, and the same rows of ``x``: what a step looks at.
 
-    On a CPU, with fixed weights, cheaper than to index both: neither the other rows nor two dense gradients are formed.
-    The gradient is added up in a fixed order. Differentiable once, in ``x`` and ``alpha``.
+    On a CPU, with fixed weights, cheaper than to index both: neither the other rows nor two dense gradients are formed,
+    and the adjacency keeps the tables that it is computed in for the next call (from 65,536 nodes on). The gradient is
+    added up in a fixed order. Differentiable once, in ``x`` and ``alpha``.
 
     Args:
         adjacency: over N nodes.
         x: (N, d) floating.
         alpha: (K + 1,) weights of the layers.
         nodes: (B,) int64 node numbers, repeats allowed.
+        with_start: whether the layer-0 embeddings are wanted.
 
     Returns:
-        (B, d) final and (B, d) layer-0 embeddings.
+        (B, d) final and (B, d) layer-0 embeddings; (0, d) where these are not wanted.
 
     Raises:
         ValueError: as `propagate`, and if ``nodes`` is not (B,) int64.
@@ -78,8 +81,8 @@ def propagate_rows(
     if alpha.requires_grad or x.device.type != "cpu":
         # The gradient of the layer weights needs every row of every power; and to add up rows by node, a device would
         # have to tell how many nodes there are, for which it is waited in every step.
-        return F.embedding(nodes, propagate(adjacency, x, alpha)), F.embedding(nodes, x)
-    final, start = _PropagateRows.apply(x, alpha, adjacency, nodes)  # type: ignore[no-untyped-call]
+        return F.embedding(nodes, propagate(adjacency, x, alpha)), F.embedding(nodes if with_start else nodes[:0], x)
+    final, start = _PropagateRows.apply(x, alpha, adjacency, nodes, with_start)  # type: ignore[no-untyped-call]
     return final, start
 
 
@@ -124,24 +127,33 @@ class _Propagate(torch.autograd.Function):
 
 class _PropagateRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, alpha: Tensor, adjacency: Adjacency, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, alpha: Tensor, adjacency: Adjacency, nodes: Tensor, with_start: bool
+    ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(nodes)
         ctx.set_materialize_grads(False)
         ctx.adjacency, ctx.alpha = adjacency, alpha.tolist()
-        final = F.embedding(nodes, x) * ctx.alpha[0]
-        for columns, layers in _column_slabs(adjacency, x, ctx.alpha):
-            part = F.embedding(nodes, adjacency.pattern.product(layers.table)).to(x.dtype)
-            final[:, columns] += part if layers.row is None else part.mul_(layers.row[nodes])
-            del layers, part
-        return final, F.embedding(nodes, x)
+        start = F.embedding(nodes, x)
+        final = start * ctx.alpha[0] if with_start else start.mul_(ctx.alpha[0])
+        tables = _Tables.of(adjacency, x)
+        for columns, layers in _column_slabs(adjacency, x, ctx.alpha, tables):
+            out = None if tables.pattern is None else tables.take_like(layers.table)
+            product = adjacency.pattern.product(layers.table, out)
+            for first in range(0, len(nodes), _CAST_ROWS):
+                rows = slice(first, first + _CAST_ROWS)
+                part = F.embedding(nodes[rows], product).to(x.dtype)
+                final[rows, columns] += part if layers.row is None else part.mul_(layers.row[nodes[rows]])
+            tables.give(product)
+            del layers, product, out
+        return final, start if with_start else x.new_empty(0, x.shape[1])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None, None]:
         (nodes,) = ctx.saved_tensors
         given = [grad for grad in grads if grad is not None]
         if not given:
-            return None, None, None, None
+            return None, None, None, None, None
         distinct, sums = _sum_by_node(nodes, given[0] if len(given) == 1 else torch.cat(given, dim=1))
         parts = iter(sums.chunk(len(given), dim=1))
         final, start = (None if grad is None else next(parts) for grad in grads)
@@ -150,11 +162,53 @@ class _PropagateRows(torch.autograd.Function):
             assert start is not None
             grad = start.new_zeros(ctx.adjacency.num_nodes, start.shape[1])
             grad[distinct] = start
-            return grad, None, None, None
-        grad = _polynomial(ctx.adjacency.T, final, [0.0, *ctx.alpha[1:]], at=distinct)
-        near = final * ctx.alpha[0]
-        grad[distinct] += near if start is None else near.add_(start)
-        return grad, None, None, None
+            return grad, None, None, None, None
+        backwards = ctx.adjacency.T
+        grad = _polynomial(backwards, final, [0.0, *ctx.alpha[1:]], distinct, _Tables.of(backwards, final))
+        for first in range(0, len(distinct), _CAST_ROWS):
+            rows = slice(first, first + _CAST_ROWS)
+            near = final[rows] * ctx.alpha[0]
+            grad[distinct[rows]] += near if start is None else near.add_(start[rows])
+        return grad, None, None, None, None
+
+
+class _Tables:
+    """The tables that layers are computed in: new ones, or those of the step before (`Pattern.spare`).
+
+    Each is taken by one at a time, so that threads do not meet in it.
+    """
+
+    def __init__(self, pattern: Pattern | None = None) -> None:
+        self.pattern = pattern
+
+    @classmethod
+    def of(cls, adjacency: Adjacency, x: Tensor) -> _Tables:
+        """Return those of an adjacency, if its products with ``x`` are large."""
+        return cls(adjacency.pattern if adjacency.pattern.makes_blocks(x) else None)
+
+    def take(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return a table with anything in it."""
+        if self.pattern is not None:
+            spare = self.pattern.spare_tables.get((torch.Size(shape), dtype))
+            with suppress(IndexError):  # of a list that another thread has just emptied
+                return spare.pop() if spare else torch.empty(shape, dtype=dtype, device=device)
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    def take_like(self, table: Tensor) -> Tensor:
+        return self.take((len(table), table.shape[1]), table.dtype, table.device)
+
+    def give(self, table: Tensor) -> None:
+        """Give back what was taken."""
+        if self.pattern is not None:
+            self.pattern.spare(table)
+
+    def drop(self) -> None:
+        """Free the memory of those that nobody works in."""
+        if self.pattern is not None:
+            self.pattern.spare_tables.clear()
+
+
+_NEW_TABLES = _Tables()
 
 
 def _sum_by_node(nodes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,20 +221,28 @@ def _sum_by_node(nodes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return distinct, F.embedding_bag(order, rows, ends, mode="sum", include_last_offset=True)
 
 
-def _polynomial(adjacency: Adjacency, x: Tensor, alpha: Sequence[float], at: Tensor | None = None) -> Tensor:
+def _polynomial(
+    adjacency: Adjacency,
+    x: Tensor,
+    alpha: Sequence[float],
+    at: Tensor | None = None,
+    tables: _Tables = _NEW_TABLES,
+) -> Tensor:
     """Return Σₖ αₖ Aᵏ x in a new tensor; with ``at``, x has the rows of these nodes alone, others and α₀ are 0."""
     shape = (adjacency.num_nodes, x.shape[1])
     if not any(alpha[1:]) or not x.numel():
         return x * alpha[0] if at is None else x.new_zeros(shape)
     result = None
-    for columns, layers in _column_slabs(adjacency, x, alpha, at):
+    for columns, layers in _column_slabs(adjacency, x, alpha, tables, at):
         for rows, product in adjacency.pattern.products(layers.table):
             part = product.to(x.dtype)
             if layers.row is not None:
                 part.mul_(layers.row[rows])
             if part.shape == shape:
                 return part.add_(x, alpha=alpha[0]) if alpha[0] else part
-            result = x.new_empty(shape) if result is None else result
+            if result is None:
+                result = tables.take(shape, x.dtype, x.device)
+                tables.drop()  # where a step holds most, none waits
             if alpha[0]:
                 torch.add(part, x[rows, columns], alpha=alpha[0], out=result[rows, columns])
             else:
@@ -199,7 +261,7 @@ class _Layers(NamedTuple):
 
 
 def _column_slabs(
-    adjacency: Adjacency, x: Tensor, alpha: Sequence[float], at: Tensor | None = None
+    adjacency: Adjacency, x: Tensor, alpha: Sequence[float], tables: _Tables, at: Tensor | None = None
 ) -> Iterator[tuple[slice, _Layers]]:
     """Run Horner's rule down to the last product, some columns of ``x`` at a time; none where only layer 0 has weight.
 
@@ -226,14 +288,17 @@ def _column_slabs(
     for first in range(0, x.shape[1], width):
         columns = slice(first, first + width)
         # Not kept under a name: the start of the layers is done with once the last table is there.
-        table = _last_table(adjacency, _scaled(adjacency, x[:, columns], largest * scale, dtype, at), ratios)
+        table = _last_table(
+            adjacency, _scaled(adjacency, x[:, columns], largest * scale, dtype, at, tables), ratios, tables
+        )
         yield columns, _Layers(table, factor)
+        tables.give(table)
         del table
 
 
-def _last_table(adjacency: Adjacency, start: Tensor, weights: Sequence[float]) -> Tensor:
+def _last_table(adjacency: Adjacency, start: Tensor, weights: Sequence[float], tables: _Tables) -> Tensor:
     """Return t of the last product; ``start`` is D⁻ᵇ x times the largest weight, by which ``weights`` are divided."""
-    table = start if weights[-1] == 1 else start * weights[-1]
+    table = start if weights[-1] == 1 else torch.mul(start, weights[-1], out=tables.take_like(start))
     factor, unit = adjacency.descale(start.dtype)
     for weight in reversed(weights[:-1]):
         other = None
@@ -243,11 +308,15 @@ def _last_table(adjacency: Adjacency, start: Tensor, weights: Sequence[float]) -
                 other = _add_layer(product, scale, unit, start, weight, product)
             else:
                 # Blocks are added to while they are in cache, on their way to where they belong.
-                other = torch.empty_like(start) if other is None else other
+                other = tables.take_like(start) if other is None else other
                 _add_layer(product, scale, unit, start[rows], weight, other[rows])
         assert other is not None
+        if table is not start:
+            tables.give(table)
         table = other
         del other, product
+    if table is not start:
+        tables.give(start)
     return table
 
 
@@ -268,15 +337,19 @@ def _add_layer(
     return out
 
 
-def _scaled(adjacency: Adjacency, x: Tensor, factor: float, dtype: torch.dtype, at: Tensor | None) -> Tensor:
+def _scaled(
+    adjacency: Adjacency, x: Tensor, factor: float, dtype: torch.dtype, at: Tensor | None, tables: _Tables
+) -> Tensor:
     """Return (N, w) D⁻ᵇ x times a number, contiguous and in another dtype; ``at`` as in `_polynomial`."""
     scale = adjacency.column_scale
     column = None if scale is None else scale.mul(factor).to(x.dtype).unsqueeze(1)
     if at is not None:
-        result = torch.zeros((adjacency.num_nodes, x.shape[1]), dtype=dtype, device=x.device)
-        result[at] = (x * (factor if column is None else column[at])).to(dtype)
+        result = tables.take((adjacency.num_nodes, x.shape[1]), dtype, x.device).zero_()
+        for first in range(0, len(at), _CAST_ROWS):
+            rows = slice(first, first + _CAST_ROWS)
+            result[at[rows]] = (x[rows] * (factor if column is None else column[at[rows]])).to(dtype)
         return result
-    result = torch.empty(x.shape, dtype=dtype, device=x.device)
+    result = tables.take((len(x), x.shape[1]), dtype, x.device)
     if dtype == x.dtype:
         return torch.mul(x, factor if column is None else column, out=result)
     buffer = x.new_empty(min(len(x), _CAST_ROWS), x.shape[1])

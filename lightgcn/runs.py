@@ -281,7 +281,7 @@ def _train_run(
     if device.type == "cpu":
         graph = split.val.message
         own = peers.columns(config.train.embedding_dim)
-        needed = training_memory(graph.num_nodes, graph.num_edges, own.stop - own.start)
+        needed = peers.local_size * training_memory(graph.num_nodes, graph.num_edges, own.stop - own.start)
         warn_of_shortage("training", needed, "take a smaller embedding_dim, or less data (prepare --slices, --sample)")
     began = time.monotonic()
     model: LightGCN | None = None

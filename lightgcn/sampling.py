@@ -16,7 +16,7 @@ from torch import Tensor
 from lightgcn.interactions import Interactions
 from lightgcn.seeding import generator_of
 from lightgcn.sorting import distinct_integers, sort_values
-from lightgcn.validation import checked_indices
+from lightgcn.validation import INT32_END, checked_indices
 
 
 def sample_negatives(exclude: Interactions, num_samples: int, generator: torch.Generator | int) -> Tensor:
@@ -136,8 +136,11 @@ def shuffled_batches(num_samples: int, batch_size: int | None, generator: torch.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, or None for one batch, got {batch_size}")
-    order = torch.randperm(num_samples, generator=generator, device=generator.device)
-    return iter(order.split(batch_size or num_samples) if num_samples else ())
+    # The same numbers in half the memory, which is held all epoch.
+    short = generator.device.type == "cpu" and num_samples < INT32_END
+    dtype = torch.int32 if short else torch.int64
+    order = torch.randperm(num_samples, generator=generator, device=generator.device, dtype=dtype)
+    return (piece.long() for piece in (order.split(batch_size or num_samples) if num_samples else ()))
 
 
 def _distinct_non_keys(sorted_keys: Tensor, total: int, num_samples: int, generator: torch.Generator) -> Tensor:

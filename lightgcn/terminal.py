@@ -8,14 +8,14 @@ import shlex
 import signal
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import orjson
 import torch
 
-from lightgcn.peers import ALONE, PeerLostError, Peers, is_launched, process_group, this_process
+from lightgcn.peers import ALONE, PeerLostError, Peers, is_launched, own_gpu, process_group, this_process
 
 # Control characters but the line break, half surrogate pairs, and what changes the direction of writing.
 _COMMANDS = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u202a-\\u202e\\u2066-\\u2069]")
@@ -25,10 +25,10 @@ INTERRUPTED = 130
 
 
 def chosen_device(name: str) -> torch.device:
-    """Return the device of an option's value; a ValueError says that there is none."""
+    """Return the device of an option's value; a ValueError says that there is none, or too few."""
     available = torch.cuda.is_available()
-    if available and name != "cpu" and is_launched():  # each of the processes on a machine its own
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if available and name != "cpu" and is_launched():
+        return own_gpu()
     if name == "cuda" and not available:
         raise ValueError("--device cuda: this machine or this build of torch has no CUDA device; use --device cpu")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
@@ -44,7 +44,8 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         if pressed:
             raise KeyboardInterrupt
         pressed = True
-        remark("interrupting after this step; once more to quit without saving")
+        # torchrun stands between, and ends its processes half a minute later.
+        remark(f"interrupting after this step{'' if is_launched() else '; once more to quit without saving'}")
 
     previous = signal.signal(signal.SIGINT, handler)
     try:
@@ -97,10 +98,15 @@ def _shown(text: str) -> str:
     return _COMMANDS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def command_line(arguments: Sequence[str]) -> str:
+    """Return what is to be typed for a command with these arguments, by as many processes as this one is of."""
+    launcher = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m"] if is_launched() else []
+    return shlex.join([*launcher, "lightgcn", *arguments])
+
+
 def interrupted(folder: str) -> int:
     """Say that the same command goes on from a folder, and return the exit code."""
-    again = shlex.join(["lightgcn", *sys.argv[1:]])
-    complain(f"interrupted; saved to {folder}; go on with the same command: {again}")
+    complain(f"interrupted; saved to {folder}; go on with the same command: {command_line(sys.argv[1:])}")
     return INTERRUPTED
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from lightgcn.adjacency import Adjacency, normalized_adjacency
 from lightgcn.batches import batch_loss, check_split, epoch_batches, num_samples, num_steps
 from lightgcn.cautions import largest_entry, warn_of_settings, warn_of_size
-from lightgcn.checkpoint import append, load_tensors, save_shared, write_atomic
+from lightgcn.checkpoint import append, load_shared, save_shared, write_atomic
 from lightgcn.config import MAY_CHANGE, PRESETS, Scoring, TrainConfig, is_better, parse_metric
 from lightgcn.evaluation import evaluate
 from lightgcn.model import LightGCN
@@ -149,11 +149,11 @@ class _Run:
         self.optimizer = torch.optim.Adam(
             parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
         )
+        self.peers = self.model.peers
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.model.embedding.device)
         self.val_adjacency = normalized_adjacency(self.split.val.message, self.config.normalization)
-        self.peers = self.model.peers
         self.saved_at, self.saving_seconds, self.saved_last = time.monotonic(), 0.0, "nothing was saved"
-        self.largest_at_start = largest_entry(self.model.embedding)
+        self.largest_at_start = self.peers.largest(largest_entry(self.model.embedding))
 
     # -- the loop ------------------------------------------------------------------------------------------
 
@@ -198,7 +198,7 @@ class _Run:
                     return False
                 self.save()
                 began = time.monotonic()
-            self.optimizer.zero_grad(set_to_none=True)
+            self._drop_gradient(adjacency)
             loss = batch_loss(self.model, adjacency, batch, self.config)
             loss.backward()
             if isinstance(self.model.alpha, Tensor) and self.model.alpha.grad is not None:
@@ -211,6 +211,13 @@ class _Run:
         self.num_samples = num_samples(links, self.config)
         self.seconds += time.monotonic() - began
         return True
+
+    def _drop_gradient(self, adjacency: Adjacency) -> None:
+        """Drop the gradients of the last step; the next one of the embeddings, which is as large, takes its place."""
+        grad = self.model.embedding.grad
+        self.optimizer.zero_grad(set_to_none=True)
+        if grad is not None:
+            adjacency.T.pattern.spare(grad)
 
     def _finish_epoch(self) -> dict[str, Any]:
         loss = float(self.loss_sum) / self.num_samples
@@ -235,7 +242,8 @@ class _Run:
     def _validate(self) -> dict[str, Any]:
         began = time.monotonic()
         self.model.eval()
-        self.warned = self.warned or warn_of_size(self.model.embedding, self.largest_at_start, self.epoch)
+        largest = self.peers.largest(largest_entry(self.model.embedding))
+        self.warned = self.warned or warn_of_size(largest, self.largest_at_start, self.epoch)
         name, k = parse_metric(self.config.metric)
         result = evaluate(
             self.model,
@@ -309,8 +317,7 @@ class _Run:
         if not path.exists():
             self.write_history()
             return
-        columns = None if self.peers.size == 1 else self.peers.columns(self.model.embedding_dim)
-        tensors, metadata = load_tensors(path, "checkpoint", columns)
+        tensors, metadata = load_shared(path, "checkpoint", self.peers, self.model.embedding_dim)
         try:
             self._check_same_run(path, metadata)
             groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}}

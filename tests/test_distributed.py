@@ -16,9 +16,9 @@ import distributed_job as job
 import pytest
 import torch
 
-from lightgcn import LightGCN, Recommender, in_batch_softmax_loss
+from lightgcn import LightGCN, Recommender, in_batch_softmax_loss, terminal
 from lightgcn.batches import _part
-from lightgcn.checkpoint import load_model, load_tensors, save_model
+from lightgcn.checkpoint import load_model, load_shared, load_tensors, save_model
 from lightgcn.datasets import write_synthetic_mpd
 from lightgcn.distributed import ShardedLightGCN
 from lightgcn.losses import in_batch_softmax_part
@@ -198,6 +198,50 @@ def test_a_part_of_a_model_is_not_taken_for_the_whole(tmp_path):
         with pytest.raises(ValueError, match=r"holds a part of the model: model\.whole"):
             refused()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_part_is_not_taken_from_a_table_of_another_width(alone):
+    """As process 1 of 2, of a model that is half as wide: its columns are all there."""
+    path = alone[0] / "run" / "checkpoint.safetensors"
+    peers = Peers()
+    peers.rank, peers.size = 1, 2
+    tensors, _ = load_shared(path, "checkpoint", peers, job.WIDTH)
+    whole = load_tensors(path, "checkpoint")[0]
+    assert tensors.keys() == whole.keys()
+    torch.testing.assert_close(tensors["model.embedding"], whole["model.embedding"][:, job.WIDTH // 2 :])
+    shape = rf"\({job.USERS + job.ITEMS}, {job.WIDTH}\)"
+    found = rf"checkpoint\.safetensors: holds .*embedding of shape {shape}, the model is of"
+    for width in (job.WIDTH // 2, 2 * job.WIDTH):
+        with pytest.raises(ValueError, match=f"{found} width {width}"):
+            load_shared(path, "checkpoint", peers, width)
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """As process 1 of 3 on a machine."""
+    for name, value in {"RANK": 1, "WORLD_SIZE": 3, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 3}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    return monkeypatch
+
+
+def test_every_process_has_a_gpu_or_all_say_that_there_are_too_few(launched):
+    launched.setattr(torch.cuda, "is_available", lambda: True)
+    launched.setattr(torch.cuda, "device_count", lambda: 3)
+    assert terminal.chosen_device("auto") == terminal.chosen_device("cuda") == torch.device("cuda", 1)
+    launched.setattr(torch.cuda, "device_count", lambda: 2)
+    wanted = r"process 1 of 3: 3 processes on a machine of 2 CUDA devices: start --nproc-per-node 2, or .*--device cpu"
+    with pytest.raises(ValueError, match=wanted):
+        terminal.chosen_device("auto")
+    with pytest.raises(ValueError, match=wanted), process_group("cuda"):
+        pass
+    assert terminal.chosen_device("cpu") == torch.device("cpu")
+
+
+def test_what_is_to_be_typed_again_names_torchrun(launched):
+    assert terminal.command_line(["train", "a b", "run"]) == "torchrun --nproc-per-node 3 -m lightgcn train 'a b' run"
+    launched.delenv("TORCHELASTIC_RUN_ID")
+    assert terminal.command_line(["train", "run"]) == "lightgcn train run"
 
 
 @pytest.fixture(scope="module")
