@@ -159,7 +159,7 @@ def train(folder: Path, share: float, beside: Path | None) -> None:
     num_users, num_items = graph.num_users, graph.num_items
     del dataset, graph
     model = report.step("spectral start", config.new_model, num_users, num_items, split.val.message)
-    (folder / "run").mkdir(exist_ok=True)
+    shutil.rmtree(folder / "run", ignore_errors=True)  # of an earlier time in the same folder
     seconds = None if beside is None else epoch_of(beside)
     result = report.step("fit", fit, model, split, config, run_dir=folder / "run")
     record = result.history[0]

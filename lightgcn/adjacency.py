@@ -32,6 +32,8 @@ Degrees = npt.NDArray[np.float64]
 # Rows of a product that are made at a time on a CPU: 8 MB at 128 bytes a row, which the allocator hands out again and
 # again, where larger pieces are mapped anew each time.
 BLOCK_ROWS = 1 << 16
+# As many tables of a kind as the layers of one step are computed in.
+_SPARE_TABLES = 3
 _EXPONENTS = {"mean": (1.0, 0.0), "symmetric": (0.5, 0.5)}
 
 
@@ -118,8 +120,9 @@ class Pattern:
 
         A table of a gigabyte that is made anew is mapped and zeroed by the system, which takes longer than its product.
         """
-        if self.makes_blocks(table) and not table.is_inference():
-            self.spare_tables.setdefault((table.shape, table.dtype), []).append(table)
+        kept = self.spare_tables.setdefault((table.shape, table.dtype), [])
+        if self.makes_blocks(table) and not table.is_inference() and len(kept) < _SPARE_TABLES:
+            kept.append(table)
 
     @cached_property
     def _blocks(self) -> list[tuple[slice, slice, Tensor]]:

@@ -132,7 +132,7 @@ class _PropagateRows(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(nodes)
         ctx.set_materialize_grads(False)
-        ctx.adjacency, ctx.alpha = adjacency, alpha.tolist()
+        ctx.adjacency, ctx.alpha, ctx.with_start = adjacency, alpha.tolist(), with_start
         start = F.embedding(nodes, x)
         final = start * ctx.alpha[0] if with_start else start.mul_(ctx.alpha[0])
         tables = _Tables.of(adjacency, x)
@@ -151,6 +151,7 @@ class _PropagateRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None, None]:
         (nodes,) = ctx.saved_tensors
+        grads = grads if ctx.with_start else (grads[0], None)
         given = [grad for grad in grads if grad is not None]
         if not given:
             return None, None, None, None, None

@@ -207,7 +207,9 @@ class _Run:
             self.loss_sum += loss.detach().double() * len(batch.left)
             self.step += 1
             bar.update()
-        self.optimizer.zero_grad(set_to_none=True)  # as large as the table, and not needed for what comes now
+        # As large as the table, and not needed for what comes now.
+        self.optimizer.zero_grad(set_to_none=True)
+        adjacency.pattern.spare_tables.clear()
         self.num_samples = num_samples(links, self.config)
         self.seconds += time.monotonic() - began
         return True
@@ -216,8 +218,8 @@ class _Run:
         """Drop the gradients of the last step; the next one of the embeddings, which is as large, takes its place."""
         grad = self.model.embedding.grad
         self.optimizer.zero_grad(set_to_none=True)
-        if grad is not None:
-            adjacency.T.pattern.spare(grad)
+        if grad is not None and any(adjacency.pattern.spare_tables.values()):  # else steps do not work in such tables
+            adjacency.pattern.spare(grad)
 
     def _finish_epoch(self) -> dict[str, Any]:
         loss = float(self.loss_sum) / self.num_samples

@@ -392,6 +392,32 @@ def test_blocks_of_rows_give_the_same(half, alpha, monkeypatch):
     torch.testing.assert_close(propagate_rows(blocks, x, alpha, nodes), (rows, start))
 
 
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("kind", ["ordinary", "weighted"])
+@pytest.mark.parametrize("alpha", [[0.5, 0.5], [0.3, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1, 0.0]])
+def test_steps_that_work_in_the_tables_of_others_give_what_they_would_alone(half, kind, alpha, monkeypatch):
+    monkeypatch.setattr(adjacency_module, "BLOCK_ROWS", 4)
+    adjacency = normalized_adjacency(graph(kind), half_tables=half)
+    used = set()
+    for step in range(4):
+        nodes = torch.tensor([1, 9, step, 9])
+        results = []
+        for one in (adjacency, normalized_adjacency(graph(kind), half_tables=half)):
+            x = features(11, 40, torch.float32, seed=step).requires_grad_()
+            with torch.inference_mode():  # what is made here cannot be used outside
+                propagate_rows(one, x, alpha, nodes)
+            final, start = propagate_rows(one, x, alpha, nodes, with_start=step % 2 == 0)
+            (final.square().sum() + start.sum()).backward()
+            results += [final.detach(), x.grad.clone()]
+            one.T.pattern.spare(x.grad)
+        assert torch.equal(results[0], results[2]) and torch.equal(results[1], results[3])
+        assert start.shape == ((4, 40) if step % 2 == 0 else (0, 40))
+        kept = [table.data_ptr() for tables in adjacency.pattern.spare_tables.values() for table in tables]
+        assert len(set(kept)) == len(kept) <= 6 and (not step or used & set(kept))
+        used |= set(kept)
+    assert not normalized_adjacency(graph(kind)).pattern.makes_blocks(features(11, 4))  # float64
+
+
 def test_copies_leave_what_was_made_behind():
     for kind in ("ordinary", "weighted"):
         adjacency = normalized_adjacency(graph(kind), dtype=torch.float64, half_tables=True)

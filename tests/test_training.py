@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ from lightgcn import (
     preset,
     split_edges,
 )
-from lightgcn.batches import Batch, batch_loss, epoch_batches
+from lightgcn import adjacency as adjacency_module
+from lightgcn.batches import Batch, batch_loss, epoch_batches, num_steps
 from lightgcn.datasets.synthetic import synthetic_interactions
+from lightgcn.propagation import _Tables
 from lightgcn.seeding import make_generator
 from lightgcn.training import _EPOCH_STREAM, CHECKPOINT_FILE, HISTORY_FILE
 
@@ -128,6 +131,37 @@ def test_learnable_layer_weights_are_learned() -> None:
     start = state(model)
     fit(model, small_split(config), config)
     assert all(not torch.equal(a, b) for a, b in zip(start, state(model), strict=True))
+
+
+@pytest.mark.parametrize("name", ["fast", "paper", "tutorial"])
+@pytest.mark.parametrize("learnable_alpha", [False, True])
+def test_a_large_graph_is_trained_in_tables_that_are_used_again(
+    name: str, learnable_alpha: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if it were large; the tables are those of an epoch, and gone with it."""
+    config = preset(name, epochs=3, embedding_dim=40, learnable_alpha=learnable_alpha, precision="float32")
+    if name != "tutorial":
+        config = replace(config, batch_size=100, eval_every=2)
+    config = replace(config, init="normal")
+    straight, blocks = new_model(config), new_model(config)
+    history = fit(straight, small_split(config), config).history
+    monkeypatch.setattr(adjacency_module, "BLOCK_ROWS", 16)
+    take, used_again = _Tables.take, []
+
+    def watch(tables: _Tables, shape: tuple[int, int], *which: Any) -> Tensor:
+        if tables.pattern is not None and shape == tuple(blocks.embedding.shape):
+            used_again.append(bool(tables.pattern.spare_tables.get((blocks.embedding.shape, torch.float32))))
+        return take(tables, shape, *which)
+
+    monkeypatch.setattr(_Tables, "take", watch)
+    result = fit(blocks, small_split(config), config)
+    assert [record["loss"] for record in result.history] == pytest.approx([record["loss"] for record in history])
+    torch.testing.assert_close(state(blocks), state(straight), rtol=1e-4, atol=1e-5)
+    steps = num_steps(small_split(config).train, config) * config.epochs
+    if name == "tutorial" or learnable_alpha:  # where a step looks at all rows, it is in nobody's tables
+        assert not used_again
+    else:  # but for the first of each epoch, a gradient is made in the place of the last one
+        assert len(used_again) == steps and sum(used_again) == steps - config.epochs
 
 
 # -- the loss of a batch ---------------------------------------------------------------------------------------
