@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import accumulate
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -251,7 +253,7 @@ class ProcessPeers(Peers):
         except RuntimeError as error:
             reason = re.sub(r"^\[[^\]]*\] ", "", " ".join(str(error).split()))  # without a place in Gloo's sources
             raise PeerLostError(
-                f"{this_process()}: another process is gone or does not answer ({reason:.120})"
+                f"{this_process()}: another process is gone or does not answer ({reason.partition('. ')[0]:.120})"
             ) from error
 
 
@@ -328,6 +330,43 @@ def own_gpu() -> torch.device:
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
 
+def _common_name(store: Any, rank: int, size: int) -> str:
+    """Return a name that these processes have in common, and no others that ``torchrun`` has started before.
+
+    Process 0 says one; each other answers with it and a word of its own, which process 0 says back. So nobody takes up
+    what processes that are gone have left in the store. (The count of restarts is each host's own.)
+
+    Raises:
+        PeerLostError: if the others do not come.
+    """
+    own, deadline = uuid4().hex, time.monotonic() + JOIN_TIMEOUT
+
+    def wait_for(others: Callable[[], str]) -> str:
+        while not (found := others()):
+            if time.monotonic() > deadline:
+                raise PeerLostError(f"{this_process()}: the others have not come in {JOIN_TIMEOUT:.0f} s")
+            time.sleep(0.02)
+        return found
+
+    def said(what: str) -> str:
+        return store.get(what).decode() if store.check([what]) else ""
+
+    def answer() -> str:
+        name = said("lightgcn name")
+        store.set(f"lightgcn answer {rank}", f"{name} {own}")
+        return name if name and own in said(f"lightgcn words {name}") else ""
+
+    if rank:
+        return wait_for(answer)
+    store.set("lightgcn name", own)
+    words = []
+    for other in range(1, size):
+        answered = wait_for(lambda key=f"lightgcn answer {other}": found if own in (found := said(key)) else "")
+        words.append(answered.split()[1])
+    store.set(f"lightgcn words {own}", " ".join(words))
+    return own
+
+
 @contextmanager
 def process_group(device: torch.device | str = "cpu", *, timeout: float | None = None) -> Iterator[Peers]:
     """Join the other processes that ``torchrun`` started, for the time of a block; `ALONE` where there are none.
@@ -353,11 +392,8 @@ def process_group(device: torch.device | str = "cpu", *, timeout: float | None =
     short = timedelta(seconds=STEP_TIMEOUT if timeout is None else timeout)
     long = timedelta(seconds=LONG_TIMEOUT)
     kept, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=JOIN_TIMEOUT))))
-    store = kept
-    if os.environ.get("GROUP_WORLD_SIZE") == "1":
-        # torchrun keeps the store when it starts its processes again, with the addresses of those that are gone. (On
-        # several hosts the count is each host's own.)
-        store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", kept)
+    # torchrun keeps the store when it starts its processes again, with the addresses of those that are gone.
+    store = PrefixStore(_common_name(kept, rank, size), kept)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=JOIN_TIMEOUT))
     peers = None
     try:

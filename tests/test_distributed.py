@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import distributed_job as job
@@ -17,12 +18,13 @@ import pytest
 import torch
 
 from lightgcn import LightGCN, Recommender, in_batch_softmax_loss, terminal
+from lightgcn import peers as peers_module
 from lightgcn.batches import _part
 from lightgcn.checkpoint import load_model, load_shared, load_tensors, save_model
 from lightgcn.datasets import write_synthetic_mpd
 from lightgcn.distributed import ShardedLightGCN
 from lightgcn.losses import in_batch_softmax_part
-from lightgcn.peers import ALONE, Peers, process_group
+from lightgcn.peers import ALONE, PeerLostError, Peers, _common_name, process_group
 from lightgcn.training import read_history
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
@@ -236,6 +238,34 @@ def test_every_process_has_a_gpu_or_all_say_that_there_are_too_few(launched):
     with pytest.raises(ValueError, match=wanted), process_group("cuda"):
         pass
     assert terminal.chosen_device("cpu") == torch.device("cpu")
+
+
+class Store(dict):
+    """What several threads say to each other, as processes do in torchrun's store; it forgets nothing."""
+
+    def set(self, key, value):
+        self[key] = value.encode()
+
+    def check(self, keys):
+        return all(key in self for key in keys)
+
+
+def test_processes_agree_on_a_name_that_those_before_them_did_not_have(launched):
+    store, names = Store(), []
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            # The first process is the last one to come: the others find what is left of the attempt before.
+            later = [pool.submit(_common_name, store, rank, 3) for rank in (2, 1)]
+            time.sleep(0.1)
+            assert not any(future.done() for future in later)
+            name = _common_name(store, 0, 3)
+            assert [future.result(timeout=10) for future in later] == [name, name]
+        names.append(name)
+    assert len(set(names)) == 3
+    launched.setattr(peers_module, "JOIN_TIMEOUT", 0.1)
+    for rank in (0, 1):
+        with pytest.raises(PeerLostError, match="process 1 of 3: the others have not come"):
+            _common_name(Store(), rank, 3)
 
 
 def test_what_is_to_be_typed_again_names_torchrun(launched):
