@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from itertools import accumulate
 from typing import Any
 from uuid import uuid4
@@ -349,20 +350,21 @@ def _common_name(store: Any, rank: int, size: int) -> str:
         return found
 
     def said(what: str) -> str:
-        return store.get(what).decode() if store.check([what]) else ""
+        return str(store.get(what).decode()) if store.check([what]) else ""
 
     def answer() -> str:
         name = said("lightgcn name")
         store.set(f"lightgcn answer {rank}", f"{name} {own}")
         return name if name and own in said(f"lightgcn words {name}") else ""
 
+    def answer_of(other: int) -> str:
+        found = said(f"lightgcn answer {other}")
+        return found if own in found else ""
+
     if rank:
         return wait_for(answer)
     store.set("lightgcn name", own)
-    words = []
-    for other in range(1, size):
-        answered = wait_for(lambda key=f"lightgcn answer {other}": found if own in (found := said(key)) else "")
-        words.append(answered.split()[1])
+    words = [wait_for(partial(answer_of, other)).split()[1] for other in range(1, size)]
     store.set(f"lightgcn words {own}", " ".join(words))
     return own
 
