@@ -98,7 +98,7 @@ def in_batch_softmax_loss(
     if users.shape != items.shape or users.ndim != 2:
         raise ValueError(f"expected two (B, d) tensors, got {tuple(users.shape)} and {tuple(items.shape)}")
     settings = temperature, negative_weight, block_size, logits_dtype
-    return in_batch_softmax_part(torch.cat([users, items]), len(users), 0, len(users), *settings)
+    return in_batch_softmax_part(torch.cat([users, items]), len(users), 0, len(users), *settings, copies=True)
 
 
 def in_batch_softmax_part(
@@ -110,6 +110,8 @@ def in_batch_softmax_part(
     negative_weight: float,
     block_size: int,
     logits_dtype: torch.dtype | None = None,
+    *,
+    copies: bool = False,
 ) -> Tensor:
     """Return what some users of a batch add to `in_batch_softmax_loss`, whose settings these are.
 
@@ -122,6 +124,8 @@ def in_batch_softmax_part(
         num_users: m.
         offset: the place among the items of the first user's.
         batch_size: users of the whole batch, of which the loss is the mean.
+        copies: whether the gradient is a tensor of its own each time: where it may become a caller's ``.grad``, in
+            which others are added up.
     """
     _check_temperature(temperature)
     if block_size < 1 or not negative_weight > 0:
@@ -131,7 +135,15 @@ def in_batch_softmax_part(
     # Gradients are added up in place in the embeddings' own dtype, which a caller's autocast would mix with another.
     with torch.autocast(rows.device.type, enabled=False):
         loss: Tensor = _InBatchSoftmax.apply(  # type: ignore[no-untyped-call]
-            rows, num_users, offset, batch_size, temperature, negative_weight, block_size, logits_dtype or rows.dtype
+            rows,
+            num_users,
+            offset,
+            batch_size,
+            temperature,
+            negative_weight,
+            block_size,
+            logits_dtype or rows.dtype,
+            copies,
         )
     return loss
 
@@ -161,7 +173,9 @@ class _InBatchSoftmax(torch.autograd.Function):
         weight: float,
         block_size: int,
         logits_dtype: torch.dtype,
+        copies: bool,
     ) -> Tensor:
+        ctx.copies = copies
         values = rows.detach()
         users, items = values.tensor_split([num_users])
         spread, positive = rows.new_zeros(()), rows.new_zeros(())
@@ -218,9 +232,9 @@ class _InBatchSoftmax(torch.autograd.Function):
                 "in_batch_softmax_loss has no second derivative: it forms its gradient in the forward pass"
             )
         (grad,) = ctx.saved_tensors
-        if grads[0].device.type != "cpu" or grads[0] != 1:  # else no copy: it is as large as the batch
+        if ctx.copies or grads[0].device.type != "cpu" or grads[0] != 1:  # else none: it is as large as the batch
             grad = grad * grads[0]
-        return grad, None, None, None, None, None, None, None
+        return grad, None, None, None, None, None, None, None, None
 
 
 def _unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -241,6 +241,18 @@ def test_in_batch_softmax_leaves_its_arguments_alone() -> None:
     assert torch.equal(users, before[0]) and torch.equal(items, before[1])
 
 
+def test_in_batch_softmax_gives_the_same_gradient_twice() -> None:
+    users, items = (torch.randn(50, 8, requires_grad=True) for _ in range(2))
+    loss = in_batch_softmax_loss(users, items)
+    loss.backward(retain_graph=True)
+    once = users.grad.clone(), items.grad.clone()
+    users.grad.zero_(), items.grad.zero_()  # as `zero_grad(set_to_none=False)` does, in place
+    loss.backward(retain_graph=True)
+    assert torch.equal(users.grad, once[0]) and torch.equal(items.grad, once[1])
+    loss.backward()
+    torch.testing.assert_close((users.grad, items.grad), (2 * once[0], 2 * once[1]))
+
+
 def test_in_batch_softmax_refuses_logits_of_integers() -> None:
     with pytest.raises(ValueError, match=r"logits_dtype must be floating, got torch\.int32"):
         in_batch_softmax_loss(torch.ones(2, 3), torch.ones(2, 3), logits_dtype=torch.int32)
