@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.interactions import Interactions
+from lightgcn.tables import NEW_TABLES, Tables
 from lightgcn.validation import INT32_END
 
 Normalization = Literal["mean", "symmetric"]
@@ -32,8 +33,6 @@ Degrees = npt.NDArray[np.float64]
 # Rows of a product that are made at a time on a CPU: 8 MB at 128 bytes a row, which the allocator hands out again and
 # again, where larger pieces are mapped anew each time.
 BLOCK_ROWS = 1 << 16
-# As many tables of a kind as the layers of one step are computed in.
-_SPARE_TABLES = 3
 _EXPONENTS = {"mean": (1.0, 0.0), "symmetric": (0.5, 0.5)}
 
 
@@ -95,10 +94,6 @@ class Pattern:
     def _sums_rows(x: Tensor) -> bool:
         return x.device.type == "cpu" and x.dtype != torch.float64 and x.numel() > 0
 
-    def makes_blocks(self, x: Tensor) -> bool:
-        """Return whether a product with (N, d) ``x`` comes in several blocks: where it is large."""
-        return self._sums_rows(x) and len(self.row_ends) - 1 > BLOCK_ROWS
-
     def product(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the whole product, (N, d) of the dtype of ``x``, in ``out`` if it is given; not differentiable."""
         for rows, part in self.products(x):
@@ -110,19 +105,13 @@ class Pattern:
         assert out is not None
         return out
 
+    def tables_for(self, x: Tensor) -> Tables:
+        """Return the tables to compute products with (N, d) ``x`` in: kept ones where they are large, else new ones."""
+        return self._tables if self._sums_rows(x) and len(self.row_ends) - 1 > BLOCK_ROWS else NEW_TABLES
+
     @cached_property
-    def spare_tables(self) -> dict[tuple[torch.Size, torch.dtype], list[Tensor]]:
-        """Tables of earlier steps that nobody works in, by shape and dtype: who needs one takes it off its list."""
-        return {}
-
-    def spare(self, table: Tensor) -> None:
-        """Keep a (N, d) table that its owner is done with for the next products, where these are large.
-
-        A table of a gigabyte that is made anew is mapped and zeroed by the system, which takes longer than its product.
-        """
-        kept = self.spare_tables.setdefault((table.shape, table.dtype), [])
-        if self.makes_blocks(table) and not table.is_inference() and len(kept) < _SPARE_TABLES:
-            kept.append(table)
+    def _tables(self) -> Tables:
+        return Tables()
 
     @cached_property
     def _blocks(self) -> list[tuple[slice, slice, Tensor]]:

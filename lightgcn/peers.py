@@ -380,7 +380,7 @@ def process_group(device: torch.device | str = "cpu", *, timeout: float | None =
 
     Raises:
         ValueError: if there are more processes on this machine than it has GPUs.
-        PeerLostError: later, in whatever speaks to a process that is gone.
+        PeerLostError: if the others do not come; and later, in whatever speaks to a process that is gone.
     """
     if not is_launched():
         yield ALONE

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lightgcn.adjacency import Adjacency, Pattern
+from lightgcn.adjacency import Adjacency
+from lightgcn.tables import NEW_TABLES, Tables
 
 # Bytes of a row of the table that a product gathers from: two cache lines.
 _SLAB_BYTES = 128
@@ -59,7 +59,7 @@ def propagate_rows(
     """Return some rows of ``propagate(adjacency, x, alpha)``, and the same rows of ``x``: what a step looks at.
 
     On a CPU, with fixed weights, cheaper than to index both: neither the other rows nor two dense gradients are formed,
-    and the adjacency keeps the tables that it is computed in for the next call (from 65,536 nodes on). The gradient is
+    and the adjacency keeps the tables that it is computed in for the next call (above 65,536 nodes). The gradient is
     added up in a fixed order. Differentiable once, in ``x`` and ``alpha``.
 
     Args:
@@ -135,9 +135,9 @@ class _PropagateRows(torch.autograd.Function):
         ctx.adjacency, ctx.alpha, ctx.with_start = adjacency, alpha.tolist(), with_start
         start = F.embedding(nodes, x)
         final = start * ctx.alpha[0] if with_start else start.mul_(ctx.alpha[0])
-        tables = _Tables.of(adjacency, x)
+        tables = adjacency.pattern.tables_for(x)
         for columns, layers in _column_slabs(adjacency, x, ctx.alpha, tables):
-            out = None if tables.pattern is None else tables.take_like(layers.table)
+            out = tables.take_like(layers.table) if tables.keep else None
             product = adjacency.pattern.product(layers.table, out)
             for first in range(0, len(nodes), _CAST_ROWS):
                 rows = slice(first, first + _CAST_ROWS)
@@ -165,51 +165,12 @@ class _PropagateRows(torch.autograd.Function):
             grad[distinct] = start
             return grad, None, None, None, None
         backwards = ctx.adjacency.T
-        grad = _polynomial(backwards, final, [0.0, *ctx.alpha[1:]], distinct, _Tables.of(backwards, final))
+        grad = _polynomial(backwards, final, [0.0, *ctx.alpha[1:]], distinct, backwards.pattern.tables_for(final))
         for first in range(0, len(distinct), _CAST_ROWS):
             rows = slice(first, first + _CAST_ROWS)
             near = final[rows] * ctx.alpha[0]
             grad[distinct[rows]] += near if start is None else near.add_(start[rows])
         return grad, None, None, None, None
-
-
-class _Tables:
-    """The tables that layers are computed in: new ones, or those of the step before (`Pattern.spare`).
-
-    Each is taken by one at a time, so that threads do not meet in it.
-    """
-
-    def __init__(self, pattern: Pattern | None = None) -> None:
-        self.pattern = pattern
-
-    @classmethod
-    def of(cls, adjacency: Adjacency, x: Tensor) -> _Tables:
-        """Return those of an adjacency, if its products with ``x`` are large."""
-        return cls(adjacency.pattern if adjacency.pattern.makes_blocks(x) else None)
-
-    def take(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return a table with anything in it."""
-        if self.pattern is not None:
-            spare = self.pattern.spare_tables.get((torch.Size(shape), dtype))
-            with suppress(IndexError):  # of a list that another thread has just emptied
-                return spare.pop() if spare else torch.empty(shape, dtype=dtype, device=device)
-        return torch.empty(shape, dtype=dtype, device=device)
-
-    def take_like(self, table: Tensor) -> Tensor:
-        return self.take((len(table), table.shape[1]), table.dtype, table.device)
-
-    def give(self, table: Tensor) -> None:
-        """Give back what was taken."""
-        if self.pattern is not None:
-            self.pattern.spare(table)
-
-    def drop(self) -> None:
-        """Free the memory of those that nobody works in."""
-        if self.pattern is not None:
-            self.pattern.spare_tables.clear()
-
-
-_NEW_TABLES = _Tables()
 
 
 def _sum_by_node(nodes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,9 +188,9 @@ def _polynomial(
     x: Tensor,
     alpha: Sequence[float],
     at: Tensor | None = None,
-    tables: _Tables = _NEW_TABLES,
+    tables: Tables = NEW_TABLES,
 ) -> Tensor:
-    """Return Σₖ αₖ Aᵏ x in a new tensor; with ``at``, x has the rows of these nodes alone, others and α₀ are 0."""
+    """Return Σₖ αₖ Aᵏ x in its own tensor; with ``at``, x has the rows of these nodes alone, others and α₀ are 0."""
     shape = (adjacency.num_nodes, x.shape[1])
     if not any(alpha[1:]) or not x.numel():
         return x * alpha[0] if at is None else x.new_zeros(shape)
@@ -262,7 +223,7 @@ class _Layers(NamedTuple):
 
 
 def _column_slabs(
-    adjacency: Adjacency, x: Tensor, alpha: Sequence[float], tables: _Tables, at: Tensor | None = None
+    adjacency: Adjacency, x: Tensor, alpha: Sequence[float], tables: Tables, at: Tensor | None = None
 ) -> Iterator[tuple[slice, _Layers]]:
     """Run Horner's rule down to the last product, some columns of ``x`` at a time; none where only layer 0 has weight.
 
@@ -297,7 +258,7 @@ def _column_slabs(
         del table
 
 
-def _last_table(adjacency: Adjacency, start: Tensor, weights: Sequence[float], tables: _Tables) -> Tensor:
+def _last_table(adjacency: Adjacency, start: Tensor, weights: Sequence[float], tables: Tables) -> Tensor:
     """Return t of the last product; ``start`` is D⁻ᵇ x times the largest weight, by which ``weights`` are divided."""
     table = start if weights[-1] == 1 else torch.mul(start, weights[-1], out=tables.take_like(start))
     factor, unit = adjacency.descale(start.dtype)
@@ -339,7 +300,7 @@ def _add_layer(
 
 
 def _scaled(
-    adjacency: Adjacency, x: Tensor, factor: float, dtype: torch.dtype, at: Tensor | None, tables: _Tables
+    adjacency: Adjacency, x: Tensor, factor: float, dtype: torch.dtype, at: Tensor | None, tables: Tables
 ) -> Tensor:
     """Return (N, w) D⁻ᵇ x times a number, contiguous and in another dtype; ``at`` as in `_polynomial`."""
     scale = adjacency.column_scale

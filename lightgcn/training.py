@@ -83,7 +83,7 @@ def fit(
         resume: go on from the checkpoint in ``run_dir`` (from the start, where there is none yet).
         on_epoch: called with each epoch's record.
         should_stop: asked before each step; once it returns True a checkpoint is saved and the run ends as
-            "interrupted".
+            "interrupted". The next step may write over the embeddings' ``grad``: copy what is to stay.
         progress: show a progress bar on a terminal.
 
     Raises:
@@ -153,7 +153,7 @@ class _Run:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.model.embedding.device)
         self.val_adjacency = normalized_adjacency(self.split.val.message, self.config.normalization)
         self.saved_at, self.saving_seconds, self.saved_last = time.monotonic(), 0.0, "nothing was saved"
-        self.largest_at_start = self.peers.largest(largest_entry(self.model.embedding))
+        self.largest_at_start = self._largest_entry()
 
     # -- the loop ------------------------------------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class _Run:
             bar.update()
         # As large as the table, and not needed for what comes now.
         self.optimizer.zero_grad(set_to_none=True)
-        adjacency.pattern.spare_tables.clear()
+        adjacency.pattern.tables_for(self.model.embedding).drop()
         self.num_samples = num_samples(links, self.config)
         self.seconds += time.monotonic() - began
         return True
@@ -218,8 +218,9 @@ class _Run:
         """Drop the gradients of the last step; the next one of the embeddings, which is as large, takes its place."""
         grad = self.model.embedding.grad
         self.optimizer.zero_grad(set_to_none=True)
-        if grad is not None and any(adjacency.pattern.spare_tables.values()):  # else steps do not work in such tables
-            adjacency.pattern.spare(grad)
+        tables = adjacency.pattern.tables_for(self.model.embedding)
+        if grad is not None and tables.spare:  # else steps do not work in such tables
+            tables.give(grad)
 
     def _finish_epoch(self) -> dict[str, Any]:
         loss = float(self.loss_sum) / self.num_samples
@@ -244,8 +245,7 @@ class _Run:
     def _validate(self) -> dict[str, Any]:
         began = time.monotonic()
         self.model.eval()
-        largest = self.peers.largest(largest_entry(self.model.embedding))
-        self.warned = self.warned or warn_of_size(largest, self.largest_at_start, self.epoch)
+        self.warned = self.warned or warn_of_size(self._largest_entry(), self.largest_at_start, self.epoch)
         name, k = parse_metric(self.config.metric)
         result = evaluate(
             self.model,
@@ -262,6 +262,9 @@ class _Run:
         else:
             self.since_best += 1
         return {"val": result.metrics, "val_seconds": round(time.monotonic() - began, 4)}
+
+    def _largest_entry(self) -> float:
+        return self.peers.largest(largest_entry(self.model.embedding))
 
     @property
     def _writes(self) -> bool:

@@ -409,13 +409,13 @@ def test_steps_that_work_in_the_tables_of_others_give_what_they_would_alone(half
             final, start = propagate_rows(one, x, alpha, nodes, with_start=step % 2 == 0)
             (final.square().sum() + start.sum()).backward()
             results += [final.detach(), x.grad.clone()]
-            one.T.pattern.spare(x.grad)
+            one.T.pattern.tables_for(x).give(x.grad)
         assert torch.equal(results[0], results[2]) and torch.equal(results[1], results[3])
         assert start.shape == ((4, 40) if step % 2 == 0 else (0, 40))
-        kept = [table.data_ptr() for tables in adjacency.pattern.spare_tables.values() for table in tables]
+        kept = [table.data_ptr() for table in adjacency.pattern.tables_for(x).spare]
         assert len(set(kept)) == len(kept) <= 6 and (not step or used & set(kept))
         used |= set(kept)
-    assert not normalized_adjacency(graph(kind)).pattern.makes_blocks(features(11, 4))  # float64
+    assert not normalized_adjacency(graph(kind)).pattern.tables_for(features(11, 4)).keep  # float64
 
 
 def test_copies_leave_what_was_made_behind():

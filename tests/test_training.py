@@ -34,8 +34,8 @@ from lightgcn import (
 from lightgcn import adjacency as adjacency_module
 from lightgcn.batches import Batch, batch_loss, epoch_batches, num_steps
 from lightgcn.datasets.synthetic import synthetic_interactions
-from lightgcn.propagation import _Tables
 from lightgcn.seeding import make_generator
+from lightgcn.tables import Tables
 from lightgcn.training import _EPOCH_STREAM, CHECKPOINT_FILE, HISTORY_FILE
 
 USERS, ITEMS = 60, 45
@@ -146,14 +146,14 @@ def test_a_large_graph_is_trained_in_tables_that_are_used_again(
     straight, blocks = new_model(config), new_model(config)
     history = fit(straight, small_split(config), config).history
     monkeypatch.setattr(adjacency_module, "BLOCK_ROWS", 16)
-    take, used_again = _Tables.take, []
+    take, used_again = Tables.take, []
 
-    def watch(tables: _Tables, shape: tuple[int, int], *which: Any) -> Tensor:
-        if tables.pattern is not None and shape == tuple(blocks.embedding.shape):
-            used_again.append(bool(tables.pattern.spare_tables.get((blocks.embedding.shape, torch.float32))))
+    def watch(tables: Tables, shape: tuple[int, int], *which: Any) -> Tensor:
+        if tables.keep and shape == tuple(blocks.embedding.shape):
+            used_again.append(any(table.shape == blocks.embedding.shape for table in tables.spare))
         return take(tables, shape, *which)
 
-    monkeypatch.setattr(_Tables, "take", watch)
+    monkeypatch.setattr(Tables, "take", watch)
     result = fit(blocks, small_split(config), config)
     assert [record["loss"] for record in result.history] == pytest.approx([record["loss"] for record in history])
     torch.testing.assert_close(state(blocks), state(straight), rtol=1e-4, atol=1e-5)
