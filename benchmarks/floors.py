@@ -12,7 +12,8 @@ from lightgcn import Adjacency
 
 
 def gather_sums(adjacency: Adjacency, dtype: torch.dtype, widths: Sequence[int], count: int) -> Way:
-    """Return bare gather-sums over the pattern, each on the result of the one before, by slabs of columns."""
+    """Return bare gather-sums over the pattern, each on the result of the one before, by slabs of
+    columns."""
     ends, columns = adjacency.pattern.row_ends, adjacency.pattern.columns
     # Zeros that were written: sums that neither overflow nor fade, in memory that is there.
     tables = [torch.ones(adjacency.num_nodes, width).to(dtype).zero_() for width in widths]

@@ -1,16 +1,19 @@
-"""The whole Million Playlist Dataset on one small machine, stage by stage: seconds, peak memory, bytes an edge.
+"""The whole Million Playlist Dataset on one small machine, stage by stage: seconds, peak memory,
+bytes an edge.
 
-    python -m benchmarks.full_scale [--share 1.0] [--folder FOLDER] [--stages prepare train …] [--beside gowalla]
+    python -m benchmarks.full_scale [--share 1.0] [--folder FOLDER] [--stages prepare train …]
+    [--beside gowalla]
 
-Slices with the dataset's marginals (`benchmarks.mpd_marginals`) are written some at a time, read and removed; then come
-the largest component, the split, an epoch of "fast", the evaluation of 10,000 users, and recommendations. Each stage is
-a process of its own, as it is for those who type the commands. The batch grows with the graph, so that an epoch has as
-many steps as one of Gowalla has (50): a step passes over the whole graph, so that of equal batches the time of an epoch
-would grow with the square of the number of edges.
+Slices with the dataset's marginals (`benchmarks.mpd_marginals`) are written some at a time, read
+and removed; then come the largest component, the split, an epoch of "fast", the evaluation of
+10,000 users, and recommendations. Each stage is a process of its own, as it is for those who type
+the commands. The batch grows with the graph, so that an epoch has as many steps as one of Gowalla
+has (50): a step passes over the whole graph, so that of equal batches the time of an epoch would
+grow with the square of the number of edges.
 
-Peak memory is the resident memory of the process (and, while slices are read, of those that read for it). Reading is
-timed without the writing, and the bare parser beside it on slices of the same run.
-"""
+Peak memory is the resident memory of the process (and, while slices are read, of those that read
+for it). Reading is timed without the writing, and the bare parser beside it on slices of the same
+run."""
 
 from __future__ import annotations
 
@@ -40,11 +43,11 @@ from lightgcn import (
     preset,
     split_edges,
 )
-from lightgcn.checkpoint import load_model, save_model
+from lightgcn.core.memory import use_huge_pages
 from lightgcn.datasets import Dataset, open_dataset, read_mpd
-from lightgcn.memory import use_huge_pages
-from lightgcn.preparation import Cuts, prepare_dataset
-from lightgcn.splitting import LinkSet
+from lightgcn.datasets.preprocess import Cuts, prepare_dataset
+from lightgcn.graph.split import LinkSet
+from lightgcn.nn.model_io import load_model, save_model
 
 T = TypeVar("T")
 STAGES = ("prepare", "train", "evaluate", "recommender", "recommend")
@@ -67,7 +70,12 @@ class Report:
         return result
 
     def line(self, name: str, seconds: float, peak: int, **figures: Any) -> None:
-        line = {"stage": self.stage, "step": name, "seconds": round(seconds, 2), "peak_gb": round(peak / 1e9, 3)}
+        line = {
+            "stage": self.stage,
+            "step": name,
+            "seconds": round(seconds, 2),
+            "peak_gb": round(peak / 1e9, 3),
+        }
         print(json.dumps(line | {"edges": self.edges} | figures), flush=True)
 
 
@@ -81,8 +89,11 @@ def prepare(folder: Path, share: float, beside: Path | None) -> None:
         with peak_resident_bytes(children=True) as peak:
             dataset = read_mpd(slices, processes=processes)
         seconds = time.monotonic() - began - slices.seconds
-        bare = bare_seconds(slices.given, processes) * slices.bytes / sum(map(size_of, slices.given))
-    # While others were written, what the readers had not yet come to was read, and is charged to them.
+        bare = (
+            bare_seconds(slices.given, processes) * slices.bytes / sum(map(size_of, slices.given))
+        )
+    # While others were written, what the readers had not yet come to was read, and is charged to
+    # them.
     seconds *= 1 + 2 * processes / WINDOW
     report.edges = dataset.interactions.num_edges
     report.line(
@@ -95,7 +106,9 @@ def prepare(folder: Path, share: float, beside: Path | None) -> None:
         tracks=dataset.interactions.num_items,
     )
     shutil.rmtree(slices_folder)
-    prepared, _ = report.step("largest component", prepare_dataset, dataset, Cuts(largest_component=True))
+    prepared, _ = report.step(
+        "largest component", prepare_dataset, dataset, Cuts(largest_component=True)
+    )
     del dataset
     report.edges = prepared.interactions.num_edges
     report.step("save", prepared.save, folder / "prepared")
@@ -163,7 +176,9 @@ def train(folder: Path, share: float, beside: Path | None) -> None:
     seconds = None if beside is None else epoch_of(beside)
     result = report.step("fit", fit, model, split, config, run_dir=folder / "run")
     record = result.history[0]
-    ratio = None if seconds is None else record["seconds"] / split.train.positives.num_edges / seconds
+    ratio = (
+        None if seconds is None else record["seconds"] / split.train.positives.num_edges / seconds
+    )
     report.line(
         "of it the epoch",
         record["seconds"],
@@ -198,7 +213,9 @@ def make_recommender(folder: Path, share: float, beside: Path | None) -> None:
     model = load_model(folder / "model.safetensors")
     columns = {"user_columns": dataset.users, "item_columns": dataset.items}
     scoring = report.step("nearest 20 items", config.scoring, graph)
-    recommender = report.step("make", Recommender.from_model, model, graph, config.normalization, **scoring, **columns)
+    recommender = report.step(
+        "make", Recommender.from_model, model, graph, config.normalization, **scoring, **columns
+    )
     report.step("save", recommender.save, folder / "recommender.safetensors")
 
 
@@ -217,9 +234,15 @@ WORK = dict(zip(STAGES, (prepare, train, evaluate_test, make_recommender, recomm
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--share", type=float, default=1.0, help="of the dataset's playlists, tracks and entries")
-    parser.add_argument("--beside", type=Path, help="other data, whose epoch is timed just before, for each edge")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of the dataset's playlists, tracks and entries"
+    )
+    parser.add_argument(
+        "--beside", type=Path, help="other data, whose epoch is timed just before, for each edge"
+    )
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
@@ -232,7 +255,15 @@ def main() -> None:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for stage in arguments.stages:
-            command = [sys.executable, "-m", "benchmarks.full_scale", "--stage", stage, "--folder", str(folder)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.full_scale",
+                "--stage",
+                stage,
+                "--folder",
+                str(folder),
+            ]
             beside = ["--beside", str(arguments.beside)] if arguments.beside else []
             subprocess.run([*command, "--share", str(arguments.share), *beside], check=True)
 

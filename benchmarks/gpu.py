@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu --out gpu.json
 
-Propagation against the card's copy bandwidth and against COO, CSR and PyG; epochs of the presets, from some steps of
-each; evaluation, split and sampling. ``--device cpu --quick`` runs the same code on a small graph.
-"""
+Propagation against the card's copy bandwidth and against COO, CSR and PyG; epochs of the presets,
+from some steps of each; evaluation, split and sampling. ``--device cpu --quick`` runs the same code
+on a small graph."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.competitors import Propagation, coo_propagation, pyg_propagation
 from benchmarks.graphs import Data, gowalla_folder, load
 from benchmarks.machine import machine
-from benchmarks.peers import Propagation, coo_propagation, pyg_propagation
 from lightgcn import (
     PRESETS,
     Adjacency,
@@ -34,8 +34,8 @@ from lightgcn import (
     sample_negative_items,
     split_edges,
 )
-from lightgcn.batches import batch_loss, epoch_batches
-from lightgcn.seeding import make_generator
+from lightgcn.core.seeding import make_generator
+from lightgcn.training.batches import batch_loss, epoch_batches
 
 LAYERS, WIDTH = 3, 64
 ALPHA = [1 / (LAYERS + 1)] * (LAYERS + 1)
@@ -53,7 +53,8 @@ class Stopwatch:
             torch.cuda.synchronize(self.device)
 
     def median(self, run: Callable[[], object], calls: int = 1) -> float:
-        """Return the median seconds of a call over some rounds of ``calls`` calls each, after two calls."""
+        """Return the median seconds of a call over some rounds of ``calls`` calls each, after two
+        calls."""
         for _ in range(2):
             run()
         times = []
@@ -75,7 +76,8 @@ def copy_bandwidth(watch: Stopwatch, size: int) -> float:
 
 
 def propagation(watch: Stopwatch, data: Data, bandwidth: float) -> dict[str, Any]:
-    """Time three layers, forward and backward, by every way there is, and the bytes that the gather-sums must move."""
+    """Time three layers, forward and backward, by every way there is, and the bytes that the
+    gather-sums must move."""
     graph = data.train.to(watch.device)
     adjacency = normalized_adjacency(graph)
     x = torch.nn.Parameter(torch.randn(graph.num_nodes, WIDTH, device=watch.device))
@@ -127,12 +129,14 @@ def propagation(watch: Stopwatch, data: Data, bandwidth: float) -> dict[str, Any
 
 
 def half_tables(adjacency: Adjacency) -> Propagation:
-    """Propagation whose operand and layers are float16: a way to try, with gradients cast back at the end."""
+    """Propagation whose operand and layers are float16: a way to try, with gradients cast back at
+    the end."""
     return lambda table: propagate(adjacency, table.half(), ALPHA)
 
 
 def layer_bytes(adjacency: Adjacency, itemsize: int) -> int:
-    """Return the bytes of one gather-sum with no row found in a cache: a row and an index an entry, and the result."""
+    """Return the bytes of one gather-sum with no row found in a cache: a row and an index an entry,
+    and the result."""
     entries, nodes = len(adjacency.pattern.columns), adjacency.num_nodes
     row = WIDTH * itemsize
     index = adjacency.pattern.columns.element_size()
@@ -144,7 +148,9 @@ def epoch(watch: Stopwatch, data: Data, name: str, steps: int) -> dict[str, Any]
     config, graph = PRESETS[name], data.train.to(watch.device)
     links = link_set(graph, graph, negatives=0)
     model = config.new_model(graph.num_users, graph.num_items, graph).to(watch.device)
-    adjacency = normalized_adjacency(graph, config.normalization, half_tables=config.precision == "mixed")
+    adjacency = normalized_adjacency(
+        graph, config.normalization, half_tables=config.precision == "mixed"
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     assert config.batch_size is not None
     total = -(-graph.num_edges // config.batch_size)
@@ -167,10 +173,14 @@ def epoch(watch: Stopwatch, data: Data, name: str, steps: int) -> dict[str, Any]
 def evaluation(watch: Stopwatch, data: Data) -> dict[str, float]:
     """Time the ranking of all items for all users with test items, and its metrics."""
     train, test = data.train.to(watch.device), data.test.to(watch.device)
-    z = propagate(normalized_adjacency(train), torch.randn(train.num_nodes, WIDTH, device=watch.device), ALPHA)
+    z = propagate(
+        normalized_adjacency(train), torch.randn(train.num_nodes, WIDTH, device=watch.device), ALPHA
+    )
     users, items = z[: train.num_users], z[train.num_users :]
     k = min(20, train.num_items)
-    return {"seconds": watch.median(lambda: evaluate_ranking(users, items, test, seen=train, ks=(k,)))}
+    return {
+        "seconds": watch.median(lambda: evaluate_ranking(users, items, test, seen=train, ks=(k,)))
+    }
 
 
 def drawing(watch: Stopwatch, data: Data) -> dict[str, float]:
@@ -190,18 +200,27 @@ def drawing(watch: Stopwatch, data: Data) -> dict[str, float]:
 
 
 def measure(device: str, quick: bool) -> dict[str, Any]:
-    """Return all results; a part that is begun after `SECONDS` is left out, and named under "skipped"."""
+    """Return all results; a part that is begun after `SECONDS` is left out, and named under
+    "skipped"."""
     began = time.monotonic()
     watch = Stopwatch(torch.device(device), rounds=2 if quick else 9)
-    data = load("gowalla") if gowalla_folder() and not quick else load("synthetic", 0.02 if quick else 1.0)
+    data = (
+        load("gowalla")
+        if gowalla_folder() and not quick
+        else load("synthetic", 0.02 if quick else 1.0)
+    )
     results: dict[str, Any] = {
         "machine": machine(device),
         "device": device,
-        "graph": {"name": data.name, "users": data.train.num_users, "items": data.train.num_items,
-                  "edges": data.train.num_edges},
+        "graph": {
+            "name": data.name,
+            "users": data.train.num_users,
+            "items": data.train.num_items,
+            "edges": data.train.num_edges,
+        },
         "copy_bytes_per_s": copy_bandwidth(watch, 1 << (20 if quick else 30)),
         "skipped": [],
-    }  # fmt: skip
+    }
     steps = 2 if quick else 20
     parts: dict[str, Callable[[], Any]] = {
         "propagation": lambda: propagation(watch, data, results["copy_bytes_per_s"]),
@@ -222,13 +241,20 @@ def measure(device: str, quick: bool) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", required=True, type=Path, help="JSON file to write")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="a small graph and few rounds, to try the code")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small graph and few rounds, to try the code"
+    )
     arguments = parser.parse_args()
     if torch.device(arguments.device).type == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device here: run this on a machine that has one, or try it with --device cpu --quick")
+        print(
+            "no CUDA device here: run this on a machine that has one, or try it with --device cpu "
+            "--quick"
+        )
         return 2
     results = measure(arguments.device, arguments.quick)
     arguments.out.write_text(json.dumps(results, indent=2) + "\n")

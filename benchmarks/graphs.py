@@ -33,7 +33,8 @@ def gowalla_folder() -> Path | None:
 
 
 def load(name: str, scale: float = 1.0) -> Data:
-    """Return "gowalla", or "synthetic": the same numbers of users, items and edges, times ``scale``.
+    """Return "gowalla", or "synthetic": the same numbers of users, items and edges, times
+    ``scale``.
 
     Raises:
         FileNotFoundError: if the files of Gowalla are not there.
@@ -48,15 +49,18 @@ def load(name: str, scale: float = 1.0) -> Data:
     users, items, train, test = (max(1, round(count * scale)) for count in GOWALLA)
     graph = synthetic_interactions(users, items, train + test)
     held_out = torch.ones(train + test, dtype=torch.bool)
-    held_out[torch.randperm(train + test, generator=torch.Generator().manual_seed(0))[:train]] = False
+    held_out[torch.randperm(train + test, generator=torch.Generator().manual_seed(0))[:train]] = (
+        False
+    )
     return Data(name, graph.select(~held_out), graph.select(held_out))
 
 
 def mpd_shaped(num_edges: int) -> Interactions:
-    """Return a graph with the Million Playlist Dataset's edges per node and skewed popularity, of another size.
+    """Return a graph with the Million Playlist Dataset's edges per node and skewed popularity, of
+    another size.
 
-    Popularity is a power law without tastes: `synthetic_interactions` takes several seconds per million edges.
-    """
+    Popularity is a power law without tastes: `synthetic_interactions` takes several seconds per
+    million edges."""
     share = num_edges / MPD[2]
     num_users, num_items = round(MPD[0] * share), round(MPD[1] * share)
     rng = np.random.default_rng(0)
@@ -65,6 +69,13 @@ def mpd_shaped(num_edges: int) -> Interactions:
     while len(keys) < num_edges:
         count = (num_edges - len(keys)) * 5 // 4 + 16
         items = names[(num_items * rng.random(count) ** 2.5).astype(np.int64)]
-        keys = np.unique(np.concatenate([keys, rng.integers(num_users, size=count) * num_items + items]))
+        keys = np.unique(
+            np.concatenate([keys, rng.integers(num_users, size=count) * num_items + items])
+        )
     keys = np.sort(rng.permutation(keys)[:num_edges])
-    return Interactions(torch.from_numpy(keys // num_items), torch.from_numpy(keys % num_items), num_users, num_items)
+    return Interactions(
+        torch.from_numpy(keys // num_items),
+        torch.from_numpy(keys % num_items),
+        num_users,
+        num_items,
+    )

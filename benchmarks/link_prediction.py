@@ -1,12 +1,13 @@
-"""What a ROC-AUC says, by the negatives that it is of, and what a ranking among sampled negatives says.
+"""What a ROC-AUC says, by the negatives that it is of, and what a ranking among sampled negatives
+says.
 
     python -m benchmarks.link_prediction DATA [--epochs 300] [--out link_prediction.json]
 
-DATA is anything that `lightgcn train` takes; of data with a test split of its own only train is used, and divided
-.8 : .1 : .1. The `tutorial` preset is trained once with negatives that are pairs of a user and an item, once with pairs
-of any two nodes as the tutorial draws them, and the best epoch of each, by validation AUC, is tested on both kinds.
-Beside it stand `fast` and popularity; all are also ranked as is often done: each test item among 100 drawn at random.
-"""
+DATA is anything that `lightgcn train` takes; of data with a test split of its own only train is
+used, and divided .8 : .1 : .1. The `tutorial` preset is trained once with negatives that are pairs
+of a user and an item, once with pairs of any two nodes as the tutorial draws them, and the best
+epoch of each, by validation AUC, is tested on both kinds. Beside it stand `fast` and popularity;
+all are also ranked as is often done: each test item among 100 drawn at random."""
 
 from __future__ import annotations
 
@@ -29,10 +30,11 @@ from lightgcn import (
     preset,
     split_edges,
 )
-from lightgcn.config import TrainConfig
 from lightgcn.datasets import open_dataset
-from lightgcn.sampling import sample_negative_items
-from lightgcn.scoring import products, scored_embeddings
+from lightgcn.graph.negatives import sample_negative_items
+from lightgcn.nn.link_scores import products
+from lightgcn.ranking.ranker import scored_embeddings
+from lightgcn.training.config import TrainConfig
 
 SAMPLED = 100
 _EDGES_AT_A_TIME = 1 << 16
@@ -46,23 +48,31 @@ def trained(split: Split, config: TrainConfig) -> tuple[Tensor, Tensor, int]:
     with torch.no_grad():
         z = model.propagate(normalized_adjacency(message, config.normalization))
     users, items = z[: message.num_users], z[message.num_users :]
-    return *scored_embeddings(users, items, message, config.popularity_prior, None), result.best_epoch
+    return *scored_embeddings(
+        users, items, message, config.popularity_prior, None
+    ), result.best_epoch
 
 
 def sampled_hit_rate(users: Tensor, items: Tensor, split: Split, k: int = 10) -> float:
-    """Return the share of test edges whose item is among the k best of it and 100 sampled non-edges of the user."""
+    """Return the share of test edges whose item is among the k best of it and 100 sampled non-edges
+    of the user."""
     positives, hits = split.test.positives, 0
     for chosen in torch.arange(positives.num_edges).split(_EDGES_AT_A_TIME):
         who, what = positives.users[chosen], positives.items[chosen]
         drawn = sample_negative_items(split.test.exclude, who, 0, SAMPLED)
         own = products(users, items, who, what)
-        others = products(users, items, who.repeat_interleave(SAMPLED), drawn.flatten()).view(-1, SAMPLED)
+        others = products(users, items, who.repeat_interleave(SAMPLED), drawn.flatten()).view(
+            -1, SAMPLED
+        )
         hits += int(((others > own.unsqueeze(1)).sum(1) < k).sum())
     return hits / positives.num_edges
 
 
-def figures(users: Tensor, items: Tensor, split: Split, *, any_nodes: bool = True) -> dict[str, float]:
-    """Return AUC on both kinds of negatives, recall and NDCG over all items, and the hit rate among sampled ones."""
+def figures(
+    users: Tensor, items: Tensor, split: Split, *, any_nodes: bool = True
+) -> dict[str, float]:
+    """Return AUC on both kinds of negatives, recall and NDCG over all items, and the hit rate among
+    sampled ones."""
     message, positives = split.test.message, split.test.positives
     found = {}
     for kind in ("user_item", "all") if any_nodes else ("user_item",):
@@ -75,7 +85,9 @@ def figures(users: Tensor, items: Tensor, split: Split, *, any_nodes: bool = Tru
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data")
     parser.add_argument("--epochs", type=int, default=preset("tutorial").epochs)
     parser.add_argument("--out", default="link_prediction.json")

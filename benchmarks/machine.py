@@ -10,7 +10,16 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "numpy", "scipy", "orjson", "torch_geometric", "implicit", "scikit-learn", "deepsnap")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "orjson",
+    "torch_geometric",
+    "implicit",
+    "scikit-learn",
+    "deepsnap",
+)
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
@@ -37,7 +46,9 @@ def _cpu_model() -> str:
         return platform.processor() or platform.machine()
     fields = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
     place = ", ".join(
-        f"{word} {fields[key].strip()}" for word, key in (("family", "cpu family"), ("model", "model")) if key in fields
+        f"{word} {fields[key].strip()}"
+        for word, key in (("family", "cpu family"), ("model", "model"))
+        if key in fields
     )
     return f"{fields.get('model name', platform.machine()).strip()} ({place})"
 

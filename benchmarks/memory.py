@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the most bytes of tensors alive at a time that operators made, besides those ``given`` and small ones."""
+    """Counts the most bytes of tensors alive at a time that operators made, besides those ``given``
+    and small ones."""
 
     def __init__(self, given: Sequence[Tensor] = (), least: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -28,20 +29,34 @@ class LiveBytes(TorchDispatchMode):
         self.alive: list[weakref.ref[Tensor]] = []
         self.most = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         outputs = function(*args, **(kwargs or {}))
-        leaves = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.layout == torch.strided]
+        leaves = [
+            leaf
+            for leaf in tree_leaves(outputs)
+            if isinstance(leaf, Tensor) and leaf.layout == torch.strided
+        ]
         self.alive = [reference for reference in self.alive if reference() is not None]
         self.alive += [weakref.ref(leaf) for leaf in leaves]
         tensors = [tensor for reference in self.alive if (tensor := reference()) is not None]
-        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-        counted = (size for place, size in storages.items() if place not in self.given and size >= self.least)
+        storages = {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+            for tensor in tensors
+        }
+        counted = (
+            size
+            for place, size in storages.items()
+            if place not in self.given and size >= self.least
+        )
         self.most = max(self.most, sum(counted))
         return outputs
 
 
 def peak_extra_bytes(run: Callable[[], object]) -> int | None:
-    """Return by how much the resident memory of this process rose at most during a run; None where not on Linux."""
+    """Return by how much the resident memory of this process rose at most during a run; None where
+    not on Linux."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
         return None
@@ -95,7 +110,8 @@ def peak_resident_bytes(*, children: bool = False) -> Iterator[Peak]:
 
 
 def _resident_with_children() -> int:
-    """Return the resident bytes of this process and of its children but those of `multiprocessing`."""
+    """Return the resident bytes of this process and of its children but those of
+    `multiprocessing`."""
     total = 0
     for status in [Path("/proc/self/status"), *_children()]:
         try:
@@ -108,10 +124,15 @@ def _resident_with_children() -> int:
 def _children() -> Iterator[Path]:
     for task in Path("/proc/self/task").iterdir():
         for child in (task / "children").read_text().split():
-            # The writer of the data is no part of what is measured: it is the one that multiprocessing started.
+            # The writer of the data is no part of what is measured: it is the one that
+            # multiprocessing started.
             if b"multiprocessing" not in Path(f"/proc/{child}/cmdline").read_bytes():
                 yield Path(f"/proc/{child}/status")
 
 
 def _kilobytes(status: Path, name: str) -> int:
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
+    return next(
+        int(line.split()[1])
+        for line in status.read_text().splitlines()
+        if line.startswith(f"{name}:")
+    )

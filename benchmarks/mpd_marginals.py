@@ -1,15 +1,15 @@
-"""Slices with the marginals of the Million Playlist Dataset, written a few at a time, and read and removed in turn.
+"""Slices with the marginals of the Million Playlist Dataset, written a few at a time, and read and
+removed in turn.
 
     from benchmarks.mpd_marginals import streamed_slices
 
     with streamed_slices(folder, share=1.0) as slices:  # a million playlists, 33 GB of JSON in all
         dataset = read_mpd(slices)
 
-Playlists' lengths and tracks' frequencies have the dataset's means, median and share of tracks in one playlist
-(Chen et al., RecSys 2018), and every entry is dealt once, so that both are exact. Tracks that are near in number go
-together: an entry's place among the playlists is its track's, with noise. A process of its own writes, so that the
-reader's memory is the reader's alone.
-"""
+Playlists' lengths and tracks' frequencies have the dataset's means, median and share of tracks in
+one playlist (Chen et al., RecSys 2018), and every entry is dealt once, so that both are exact.
+Tracks that are near in number go together: an entry's place among the playlists is its track's,
+with noise. A process of its own writes, so that the reader's memory is the reader's alone."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightgcn.checkpoint import write_atomic
-from lightgcn.datasets.synthetic import _Catalogue, _Json, _slice_json
-from lightgcn.datasets.tastes import LONGEST, Ints, World
+from lightgcn.core.storage import write_atomic
+from lightgcn.datasets.synthetic.generate import _Catalogue, _Json, _slice_json
+from lightgcn.datasets.synthetic.tastes import LONGEST, Ints, World
 
 PLAYLISTS, TRACKS, ENTRIES, ARTISTS = 1_000_000, 2_262_292, 66_346_428, 295_860
 MEDIAN_LENGTH, SINGLE_SHARE, SHORTEST = 49, 0.47, 5
@@ -42,14 +42,18 @@ class Dealt(World):
     """A world whose playlists are dealt: entry for entry, until none is left."""
 
     entries: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
-    starts: Ints = field(default_factory=lambda: np.empty(0, np.int64))  # (playlists,) where each begins, as dealt
+    starts: Ints = field(
+        default_factory=lambda: np.empty(0, np.int64)
+    )  # (playlists,) where each begins, as dealt
     lengths: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     dealt: list[int] = field(default_factory=lambda: [0])
 
     @classmethod
     def deal(cls, share: float, rng: np.random.Generator) -> Dealt:
         """Draw a world of a share of the dataset's playlists, tracks and entries."""
-        playlists, tracks, entries = (round(count * share) for count in (PLAYLISTS, TRACKS, ENTRIES))
+        playlists, tracks, entries = (
+            round(count * share) for count in (PLAYLISTS, TRACKS, ENTRIES)
+        )
         frequencies = track_frequencies(tracks, entries, round(MOST_FREQUENT * playlists), rng)
         lengths = playlist_lengths(playlists, entries, rng)
         items = np.repeat(np.arange(tracks, dtype=np.int32), frequencies)
@@ -71,14 +75,19 @@ class Dealt(World):
         tastes = np.linspace(1 / 48, 1, 48)
         return cls(artist, artist_start, none, none, tastes, items, starts, lengths[order])
 
-    def playlists(self, count: int, mean: float, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
-        """Return the next ``count`` playlists, as `World.playlists` does; ``mean`` is not looked at."""
+    def playlists(
+        self, count: int, mean: float, rng: np.random.Generator
+    ) -> tuple[Ints, Ints, Ints]:
+        """Return the next ``count`` playlists, as `World.playlists` does; ``mean`` is not looked
+        at."""
         first = self.dealt[0]
         self.dealt[0] = last = first + count
         lengths = self.lengths[first:last]
         parts = [
             rng.permutation(self.entries[start : start + length])
-            for start, length in zip(self.starts[first:last].tolist(), lengths.tolist(), strict=True)
+            for start, length in zip(
+                self.starts[first:last].tolist(), lengths.tolist(), strict=True
+            )
         ]
         places = self.starts[first:last] / len(self.entries)
         tastes = np.repeat((places * len(self.tastes)).astype(np.int64)[:, None], 4, axis=1)
@@ -86,7 +95,8 @@ class Dealt(World):
 
 
 def playlist_lengths(count: int, total: int, rng: np.random.Generator) -> Ints:
-    """Return (count,) log-normal lengths of the dataset's median, between its least and its most, that sum to total."""
+    """Return (count,) log-normal lengths of the dataset's median, between its least and its most,
+    that sum to total."""
     noise = rng.standard_normal(count)
 
     def lengths(spread: float) -> Ints:
@@ -98,7 +108,8 @@ def playlist_lengths(count: int, total: int, rng: np.random.Generator) -> Ints:
 
 
 def track_frequencies(count: int, total: int, most: int, rng: np.random.Generator) -> Ints:
-    """Return (count,) numbers of entries that sum to ``total``: a share of ones, then a power law up to ``most``."""
+    """Return (count,) numbers of entries that sum to ``total``: a share of ones, then a power law
+    up to ``most``."""
     values = np.arange(2, most + 1)
 
     def weights(exponent: float) -> npt.NDArray[np.float64]:
@@ -125,18 +136,26 @@ def _solve(rising: Any, low: float, high: float) -> float:
     return low
 
 
-def _made_to_sum(numbers: Ints, total: int, least: int, most: int, rng: np.random.Generator) -> Ints:
-    """Change as many numbers between ``least`` and ``most`` as it takes by one, to make them sum to ``total``."""
+def _made_to_sum(
+    numbers: Ints, total: int, least: int, most: int, rng: np.random.Generator
+) -> Ints:
+    """Change as many numbers between ``least`` and ``most`` as it takes by one, to make them sum to
+    ``total``."""
     while missing := total - int(numbers.sum()):
         step = 1 if missing > 0 else -1
-        able = np.flatnonzero((numbers + step >= max(least, 2)) & (numbers + step <= most) & (numbers >= least))
+        able = np.flatnonzero(
+            (numbers + step >= max(least, 2)) & (numbers + step <= most) & (numbers >= least)
+        )
         numbers[rng.permutation(able)[: abs(missing)]] += step
     return numbers
 
 
 @contextmanager
-def streamed_slices(folder: Path, share: float, *, window: int = 50, keep: int = 16, seed: int = 0) -> Iterator[Any]:
-    """Give an iterator of slices that are written ``window`` at a time; the last ``keep`` stay when others come.
+def streamed_slices(
+    folder: Path, share: float, *, window: int = 50, keep: int = 16, seed: int = 0
+) -> Iterator[Any]:
+    """Give an iterator of slices that are written ``window`` at a time; the last ``keep`` stay when
+    others come.
 
     Its attribute ``seconds`` is how long it was waited for, ``bytes`` how much was written.
     """
@@ -191,7 +210,11 @@ def _write(pipe: Any, folder: Path, share: float, window: int, seed: int) -> Non
         for _, first in zip(range(window), firsts):  # noqa: B905 - as many as are left
             size = min(SLICE_SIZE, count - first)
             path = folder / f"mpd.slice.{first}-{first + size - 1}.json"
-            data = b"".join(_slice_json(catalogue, rng, first, size, 0.0, "made up, with the dataset's marginals"))
+            data = b"".join(
+                _slice_json(
+                    catalogue, rng, first, size, 0.0, "made up, with the dataset's marginals"
+                )
+            )
             write_atomic(path, partial(Path.write_bytes, data=data))
             written.append(path)
         pipe.send(written)

@@ -2,9 +2,8 @@
 
     python -m benchmarks.profile_fast [--epochs 3] [--graph gowalla|synthetic] [--json]
 
-Functions are wrapped in timers; what one wrapped function spends in another counts for the inner one, but for
-evaluation, which counts whole.
-"""
+Functions are wrapped in timers; what one wrapped function spends in another counts for the inner
+one, but for evaluation, which counts whole."""
 
 from __future__ import annotations
 
@@ -20,11 +19,11 @@ from unittest.mock import patch
 
 import torch
 
-import lightgcn.batches
-import lightgcn.config
-import lightgcn.losses
-import lightgcn.propagation
-import lightgcn.training
+import lightgcn.nn.losses
+import lightgcn.nn.propagation
+import lightgcn.training.batches
+import lightgcn.training.config
+import lightgcn.training.trainer
 from benchmarks.graphs import gowalla_folder, load
 from lightgcn import Split, TrainConfig, fit, preset, split_edges
 
@@ -61,7 +60,9 @@ class Clock:
 
         return run
 
-    def timed_iterator(self, name: str, function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    def timed_iterator(
+        self, name: str, function: Callable[..., Iterator[Any]]
+    ) -> Callable[..., Iterator[Any]]:
         def run(*args: Any, **kwargs: Any) -> Iterator[Any]:
             advance = self.timed(name, functools.partial(next, function(*args, **kwargs), None))
             while (item := advance()) is not None:
@@ -73,29 +74,34 @@ class Clock:
 def profile(split: Split, config: TrainConfig) -> dict[str, float]:
     """Train a new model and return seconds by name; they add up to the whole call of `fit`."""
     clock = Clock()
-    model = config.new_model(split.train.message.num_users, split.train.message.num_items, split.val.message)
+    model = config.new_model(
+        split.train.message.num_users, split.train.message.num_items, split.val.message
+    )
     places: list[tuple[Any, str, str]] = [
-        (lightgcn.training, "evaluate", "evaluation"),
-        (lightgcn.training, "normalized_adjacency", "adjacency"),
-        (lightgcn.config, "neighbour_residual", "neighbours"),
-        (lightgcn.training, "batch_loss", "gathering rows"),
+        (lightgcn.training.trainer, "evaluate", "evaluation"),
+        (lightgcn.training.trainer, "normalized_adjacency", "adjacency"),
+        (lightgcn.training.config, "neighbour_residual", "neighbours"),
+        (lightgcn.training.trainer, "batch_loss", "gathering rows"),
         (torch.Tensor, "backward", "rest of backward"),
         (torch.optim.Adam, "step", "optimiser"),
         (torch.optim.Adam, "zero_grad", "optimiser"),
     ]
     places += [
-        (lightgcn.batches, name, "loss") for name in ("bce_loss", "bpr_loss", "l2_penalty", "in_batch_softmax_part")
+        (lightgcn.training.batches, name, "loss")
+        for name in ("bce_loss", "bpr_loss", "l2_penalty", "in_batch_softmax_part")
     ]
-    for module, name in ((lightgcn.propagation, "propagation"), (lightgcn.losses, "loss")):
+    for module, name in ((lightgcn.nn.propagation, "propagation"), (lightgcn.nn.losses, "loss")):
         for function in vars(module).values():
             if isinstance(function, type) and issubclass(function, torch.autograd.Function):
                 places += [(function, "forward", name), (function, "backward", name)]
     patches = []
     for owner, attribute, name in places:
         wrapped: Any = clock.timed(name, getattr(owner, attribute))
-        patches.append(patch.object(owner, attribute, staticmethod(wrapped) if _is_static(owner) else wrapped))
-    batches = clock.timed_iterator("sampling and batches", lightgcn.batches.epoch_batches)
-    patches.append(patch.object(lightgcn.training, "epoch_batches", batches))
+        patches.append(
+            patch.object(owner, attribute, staticmethod(wrapped) if _is_static(owner) else wrapped)
+        )
+    batches = clock.timed_iterator("sampling and batches", lightgcn.training.batches.epoch_batches)
+    patches.append(patch.object(lightgcn.training.trainer, "epoch_batches", batches))
     for change in patches:
         change.start()
     try:
@@ -111,12 +117,18 @@ def _is_static(owner: Any) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--graph", choices=["gowalla", "synthetic"], default="gowalla" if gowalla_folder() else "synthetic"
+        "--graph",
+        choices=["gowalla", "synthetic"],
+        default="gowalla" if gowalla_folder() else "synthetic",
     )
     parser.add_argument("--epochs", type=int, default=preset("fast").epochs)
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the synthetic graph (1: as Gowalla)")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="size of the synthetic graph (1: as Gowalla)"
+    )
     parser.add_argument("--json", action="store_true", help="print the seconds as JSON")
     arguments = parser.parse_args()
     split = split_edges(load(arguments.graph, arguments.scale).train, (0.9, 0.1), disjoint=0.0)
@@ -127,7 +139,16 @@ def main() -> None:
     seconds = profile(split, preset("fast", epochs=arguments.epochs))
     total = sum(seconds.values())
     if arguments.json:
-        print(json.dumps({"graph": arguments.graph, "epochs": arguments.epochs, "work": WORK, "seconds": seconds}))
+        print(
+            json.dumps(
+                {
+                    "graph": arguments.graph,
+                    "epochs": arguments.epochs,
+                    "work": WORK,
+                    "seconds": seconds,
+                }
+            )
+        )
         return
     print(f"{arguments.graph}, {arguments.epochs} epochs of the fast preset, {total:.2f} s")
     for name, value in seconds.items():

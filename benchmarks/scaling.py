@@ -1,4 +1,5 @@
-"""Time and peak memory of the steps on one graph, in a process of its own; `test_scaling` runs it by size.
+"""Time and peak memory of the steps on one graph, in a process of its own; `test_scaling` runs it
+by size.
 
 python -m benchmarks.scaling 1000000 --what time
 python -m benchmarks.scaling 1000000 --what memory
@@ -16,8 +17,14 @@ from benchmarks.floors import gather_sums
 from benchmarks.graphs import mpd_shaped
 from benchmarks.memory import peak_extra_bytes
 from benchmarks.timing import Way, median_seconds
-from lightgcn import Interactions, normalized_adjacency, propagate, sample_negative_items, split_edges
-from lightgcn.seeding import make_generator
+from lightgcn import (
+    Interactions,
+    normalized_adjacency,
+    propagate,
+    sample_negative_items,
+    split_edges,
+)
+from lightgcn.core.seeding import make_generator
 
 LAYERS, WIDTH = 3, 64
 ALPHA = [1 / (LAYERS + 1)] * (LAYERS + 1)
@@ -25,9 +32,13 @@ ALPHA = [1 / (LAYERS + 1)] * (LAYERS + 1)
 
 def steps(graph: Interactions) -> dict[str, Way]:
     """Return the steps on a graph, each checked by its result on this size."""
-    shuffled = graph.edge_index[:, torch.randperm(graph.num_edges, generator=torch.Generator().manual_seed(0))]
+    shuffled = graph.edge_index[
+        :, torch.randperm(graph.num_edges, generator=torch.Generator().manual_seed(0))
+    ]
     adjacency = normalized_adjacency(graph, half_tables=True)
-    x = torch.randn(graph.num_nodes, WIDTH, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    x = torch.randn(
+        graph.num_nodes, WIDTH, generator=torch.Generator().manual_seed(1)
+    ).requires_grad_()
     grad = torch.ones(graph.num_nodes, 1).expand(-1, WIDTH)
     generator = make_generator(0)
 
@@ -37,7 +48,9 @@ def steps(graph: Interactions) -> dict[str, Way]:
 
     assert_gradient_is_right(graph, propagation())
     users = graph.users
-    assert not bool(graph.contains(users, sample_negative_items(graph, users, generator)[:, 0]).any())
+    assert not bool(
+        graph.contains(users, sample_negative_items(graph, users, generator)[:, 0]).any()
+    )
     return {
         "adjacency": lambda: normalized_adjacency(
             Interactions.from_edge_index(shuffled, graph.num_users, graph.num_items)
@@ -65,7 +78,9 @@ def assert_gradient_is_right(graph: Interactions, found: Tensor) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("edges", type=int)
     parser.add_argument("--what", choices=["time", "memory"], default="time")
     arguments = parser.parse_args()

@@ -1,13 +1,14 @@
-"""What artists and titles are worth: rare tracks with side nodes, and playlists without tracks by their titles.
+"""What artists and titles are worth: rare tracks with side nodes, and playlists without tracks by
+their titles.
 
     python -m benchmarks.side_information artists DATA [--seeds 0 1 2]
     python -m benchmarks.side_information titles DATA --words MODEL [--cold 2000]
 
-DATA is what `lightgcn train` takes, of MPD slices. "artists" trains `fast` with and without the tracks of an artist
-tied by a further node, and ranks for test edges by how many playlists of the rest hold the track. "titles" takes all
-tracks from some playlists, and ranks for them from their titles alone: by a start from words (MODEL, as `lightgcn train
---words` takes it), and by the mean of the playlists whose titles are most like theirs.
-"""
+DATA is what `lightgcn train` takes, of MPD slices. "artists" trains `fast` with and without the
+tracks of an artist tied by a further node, and ranks for test edges by how many playlists of the
+rest hold the track. "titles" takes all tracks from some playlists, and ranks for them from their
+titles alone: by a start from words (MODEL, as `lightgcn train --words` takes it), and by the mean
+of the playlists whose titles are most like theirs."""
 
 from __future__ import annotations
 
@@ -26,14 +27,14 @@ from lightgcn import (
     split_edges,
     with_popularity_prior,
 )
-from lightgcn.config import TrainConfig
+from lightgcn.challenge.title_index import TitleIndex
 from lightgcn.datasets import Dataset, open_dataset
-from lightgcn.interactions import Interactions
-from lightgcn.scoring import scored_embeddings
-from lightgcn.side_nodes import SideNodes
-from lightgcn.splitting import Split
-from lightgcn.text import TextEncoder, word_features
-from lightgcn.titles import TitleIndex
+from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.side_nodes import SideNodes
+from lightgcn.graph.split import Split
+from lightgcn.nn.text_features import TextEncoder, word_features
+from lightgcn.ranking.ranker import scored_embeddings
+from lightgcn.training.config import TrainConfig
 
 # Playlists that hold a track, apart from the test edges.
 BANDS = ((0, None), (1, 2), (3, 5), (6, 20), (21, None))
@@ -41,7 +42,10 @@ BANDS = ((0, None), (1, 2), (3, 5), (6, 20), (21, None))
 
 def artists(dataset: Dataset, seeds: list[int]) -> None:
     graph, side = dataset.interactions, SideNodes.of(dataset.groups("artist_id"))
-    names = ["all" if not low else f"{low} to {high}" if high else f"{low} and more" for low, high in BANDS]
+    names = [
+        "all" if not low else f"{low} to {high}" if high else f"{low} and more"
+        for low, high in BANDS
+    ]
     print(f"{graph}\n{'seed':<6}{'':<14}" + "".join(f"{name:>26}" for name in names))
     for seed in seeds:
         plain = split_edges(graph, seed=seed, disjoint=0.0, negatives=0.0)
@@ -62,7 +66,9 @@ def artists(dataset: Dataset, seeds: list[int]) -> None:
                     metrics=("recall",),
                     residual=config.scoring(message)["residual"],
                 )
-                cells.append(f"{found['recall@20']:.4f} {found['recall@100']:.4f} ({band.num_edges})")
+                cells.append(
+                    f"{found['recall@20']:.4f} {found['recall@100']:.4f} ({band.num_edges})"
+                )
             print(f"{seed:<6}{name:<14}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
 
 
@@ -74,10 +80,13 @@ def titles(dataset: Dataset, model: str, num_cold: int) -> None:
     known, hidden = graph.select(~cold[graph.users]), graph.select(cold[graph.users])
     split = split_edges(known, (0.95, 0.05), disjoint=0.0, negatives=0.0)
     encoder = TextEncoder(model, progress=True)
-    words = word_features(dataset, encoder)
+    words = word_features(dataset.users, dataset.items, encoder)
 
     def tell(name: str, users: Tensor, items: Tensor) -> None:
-        print(f"{name:<24}{evaluate_ranking(users, items, hidden, metrics=('recall', 'ndcg'))}", flush=True)
+        print(
+            f"{name:<24}{evaluate_ranking(users, items, hidden, metrics=('recall', 'ndcg'))}",
+            flush=True,
+        )
 
     tell("popularity", *popularity(known))
     for init in ("spectral", "words"):
@@ -85,17 +94,25 @@ def titles(dataset: Dataset, model: str, num_cold: int) -> None:
         users, items = trained(split, config, known, words)
         tell(f"start: {init}", users, items)
     warm = dataset.reindex((~cold).nonzero().flatten(), torch.arange(graph.num_items))
-    for name, encode in (("titles, pieces of words", None), ("titles, by the model", encoder.encode)):
+    for name, encode in (
+        ("titles, pieces of words", None),
+        ("titles, by the model", encoder.encode),
+    ):
         index = TitleIndex(warm.users["name"], warm.interactions, encode=encode)
         asked = [dataset.users["name"][user] for user in chosen.tolist()]
         answers = torch.zeros(graph.num_users, users.shape[1] - 1)
         answers[chosen] = index.directions(asked, users[~cold][:, :-1])
         tell(name, F.pad(F.normalize(answers), (0, 1), value=1.0), items)
-    tell("nothing but the prior", *with_popularity_prior(0 * users, items, known.item_degrees, 0.13))
+    tell(
+        "nothing but the prior", *with_popularity_prior(0 * users, items, known.item_degrees, 0.13)
+    )
 
 
 def trained(
-    split: Split, config: TrainConfig, message: Interactions, words: tuple[Tensor, Tensor] | None = None
+    split: Split,
+    config: TrainConfig,
+    message: Interactions,
+    words: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the embeddings that score where messages flow along ``message``."""
     model = config.new_model(message.num_users, message.num_items, split.val.message, words)
@@ -106,12 +123,16 @@ def trained(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["artists", "titles"])
     parser.add_argument("data")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--words", help="language model: a folder, or the name of an installed one")
-    parser.add_argument("--cold", type=int, default=2000, help="playlists to take all tracks from (%(default)s)")
+    parser.add_argument(
+        "--cold", type=int, default=2000, help="playlists to take all tracks from (%(default)s)"
+    )
     arguments = parser.parse_args()
     dataset = open_dataset(arguments.data, progress=True)
     if arguments.what == "artists":

@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 
 
 class Target(NamedTuple):
-    """A bound on one figure of a step: a peer (times faster), a floor (times the floor's time) or a measured figure."""
+    """A bound on one figure of a step: a peer (times faster), a floor (times the floor's time) or a
+    measured figure."""
 
     figure: str
     sign: Literal["≥", "≤"]
@@ -25,8 +26,15 @@ TARGETS = {
     ),
     "propagation memory": (Target("N×d buffers", "≤", 4), Target("growth with layers", "≤", 0)),
     "softmax loss": (Target("autograd", "≥", 5),),
-    "BPR step": (Target("PyG edge_index", "≥", 45), Target("PyG CSR", "≥", 10), Target("torch COO", "≥", 13)),
-    "negatives": (Target("million triples/s", "≥", 20), Target("PyG structured_negative_sampling", "≥", 30)),
+    "BPR step": (
+        Target("PyG edge_index", "≥", 45),
+        Target("PyG CSR", "≥", 10),
+        Target("torch COO", "≥", 13),
+    ),
+    "negatives": (
+        Target("million triples/s", "≥", 20),
+        Target("PyG structured_negative_sampling", "≥", 30),
+    ),
     "evaluation": (Target("implicit top-k", "≥", 1.5), Target("peak extra MB", "≤", 256)),
     "adjacency": (Target("seconds", "≤", 0.3),),
     "split": (Target("DeepSnap", "≥", 100),),

@@ -19,7 +19,8 @@ from lightgcn import Interactions, evaluate_ranking, normalized_adjacency, propa
 
 K, WIDTH = 20, 64
 
-# In a process of its own: implicit wants OpenBLAS on one thread, and fills stderr with warnings of it.
+# In a process of its own: implicit wants OpenBLAS on one thread, and fills stderr with warnings of
+# it.
 IMPLICIT = """
 import sys, time
 import numpy as np
@@ -53,13 +54,18 @@ def implicit_top_k(file: Path, result: Path) -> Way:
     return run
 
 
-def assert_best(users: Tensor, items: Tensor, seen: Interactions, sample: Tensor, found: Tensor) -> None:
-    """No item that was left out scores higher in float64, but for what float32 cannot tell apart."""
+def assert_best(
+    users: Tensor, items: Tensor, seen: Interactions, sample: Tensor, found: Tensor
+) -> None:
+    """No item that was left out scores higher in float64, but for what float32 cannot tell
+    apart."""
     scores = users[sample].double() @ items.double().T
     for row, user in enumerate(sample.tolist()):
         scores[row, seen.items_of(user)] = -torch.inf
     best, chosen = scores.topk(K, dim=1).values, scores.gather(1, found)
-    assert float((best - chosen.sort(dim=1, descending=True).values).abs().max()) < 1e-5 * float(best.abs().max())
+    assert float((best - chosen.sort(dim=1, descending=True).values).abs().max()) < 1e-5 * float(
+        best.abs().max()
+    )
 
 
 def test_evaluation(benchmark: Any, data: Data, tmp_path: Path) -> None:
@@ -76,7 +82,9 @@ def test_evaluation(benchmark: Any, data: Data, tmp_path: Path) -> None:
     assert_best(users, items, graph, sample, top_k(users, items, K, seen=graph, users=sample).items)
     file, result = tmp_path / "arrays.npz", tmp_path / "result.npy"
     matrix = graph.to_scipy()
-    np.savez(file, users=users.numpy(), items=items.numpy(), columns=matrix.indices, ends=matrix.indptr)
+    np.savez(
+        file, users=users.numpy(), items=items.numpy(), columns=matrix.indices, ends=matrix.indptr
+    )
     peers = Peers()
     peers.add("implicit top-k", lambda: implicit_top_k(file, result), needs="implicit")
     peak = peak_extra_bytes(ours)
@@ -100,4 +108,6 @@ def test_evaluation(benchmark: Any, data: Data, tmp_path: Path) -> None:
     )
     if peers:
         theirs = torch.from_numpy(np.load(result)).long()
-        assert_best(users, items, graph, torch.arange(0, graph.num_users, graph.num_users // 256), theirs)
+        assert_best(
+            users, items, graph, torch.arange(0, graph.num_users, graph.num_users // 256), theirs
+        )

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.competitors import both_directions, deepsnap_split, pyg_split
 from benchmarks.graphs import Data
-from benchmarks.peers import both_directions, deepsnap_split, pyg_split
 from benchmarks.timing import Peers, Way, compare
 from lightgcn import Adjacency, Interactions, Split, normalized_adjacency, split_edges
 from lightgcn.datasets import synthetic_interactions
@@ -19,15 +19,20 @@ TUTORIAL = (10_000, 28_000, 600_000)
 
 
 def scipy_way(edges: torch.Tensor, num_users: int, num_items: int) -> Way:
-    """Return what the LightGCN authors' code does, without its Python loops: SciPy products, then a COO tensor."""
+    """Return what the LightGCN authors' code does, without its Python loops: SciPy products, then a
+    COO tensor."""
     from scipy.sparse import bmat, coo_array, csr_array, diags_array
 
     def run() -> torch.Tensor:
         users, items = edges.numpy()
-        block = coo_array((np.ones(len(users), np.float32), (users, items)), shape=(num_users, num_items)).tocsr()
+        block = coo_array(
+            (np.ones(len(users), np.float32), (users, items)), shape=(num_users, num_items)
+        ).tocsr()
         matrix = csr_array(bmat([[None, block], [block.T, None]]))
         degrees = matrix.sum(axis=1)
-        scale = diags_array(np.divide(1, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0))
+        scale = diags_array(
+            np.divide(1, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0)
+        )
         coo = (scale @ matrix @ scale).tocoo()
         indices = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
         return torch.sparse_coo_tensor(indices, torch.from_numpy(coo.data), coo.shape).coalesce()
@@ -43,7 +48,9 @@ def pyg_way(graph: Interactions) -> Way:
 
     def run() -> torch.Tensor:
         index, weight = gcn_norm(edge_index, None, graph.num_nodes, add_self_loops=False)
-        matrix: torch.Tensor = to_torch_csr_tensor(index, weight, size=(graph.num_nodes, graph.num_nodes))
+        matrix: torch.Tensor = to_torch_csr_tensor(
+            index, weight, size=(graph.num_nodes, graph.num_nodes)
+        )
         return matrix
 
     return run
@@ -51,7 +58,9 @@ def pyg_way(graph: Interactions) -> Way:
 
 def test_adjacency(benchmark: Any, data: Data) -> None:
     graph = data.train
-    shuffled = graph.edge_index[:, torch.randperm(graph.num_edges, generator=torch.Generator().manual_seed(0))]
+    shuffled = graph.edge_index[
+        :, torch.randperm(graph.num_edges, generator=torch.Generator().manual_seed(0))
+    ]
     sizes = graph.num_users, graph.num_items
 
     def ours() -> Adjacency:
@@ -69,7 +78,13 @@ def test_adjacency(benchmark: Any, data: Data) -> None:
         torch.testing.assert_close(coo.values(), expected.values())
     note = "from edges in random order; PyG from sorted ones"
     compare(
-        benchmark, "adjacency", ours, graph=data.name, peers=peers, figures=lambda s: {"seconds": s["ours"]}, note=note
+        benchmark,
+        "adjacency",
+        ours,
+        graph=data.name,
+        peers=peers,
+        figures=lambda s: {"seconds": s["ours"]},
+        note=note,
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.timing import Peers, Way, compare
 from lightgcn import in_batch_softmax_loss
-from lightgcn.losses import fast_bfloat16
+from lightgcn.core.processor import fast_bfloat16
 
 BATCH, BLOCK, WIDTH, TEMPERATURE, WEIGHT = 8192, 2048, 64, 0.12, 0.84
 
@@ -24,7 +24,10 @@ def by_autograd(users: Tensor, items: Tensor) -> Tensor:
 
 def three_products(users: Tensor, items: Tensor, dtype: torch.dtype) -> Way:
     logits = torch.empty(BLOCK, BLOCK, dtype=dtype)
-    grad_users, grad_items = torch.empty(BLOCK, WIDTH, dtype=dtype), torch.empty(BLOCK, WIDTH, dtype=dtype)
+    grad_users, grad_items = (
+        torch.empty(BLOCK, WIDTH, dtype=dtype),
+        torch.empty(BLOCK, WIDTH, dtype=dtype),
+    )
     users, items = users.detach().to(dtype), items.detach().to(dtype)
 
     def run() -> None:
@@ -36,16 +39,25 @@ def three_products(users: Tensor, items: Tensor, dtype: torch.dtype) -> Way:
     return run
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-5), (torch.bfloat16, 3e-3)], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(None, 1e-5), (torch.bfloat16, 3e-3)], ids=["float32", "bfloat16"]
+)
 def test_softmax_loss(benchmark: Any, dtype: torch.dtype | None, tolerance: float) -> None:
     if dtype is not None and not fast_bfloat16():
         pytest.skip("this CPU has no instructions for bfloat16")
     generator = torch.Generator().manual_seed(0)
-    users, items = (torch.randn(BATCH, WIDTH, generator=generator, requires_grad=True) for _ in range(2))
+    users, items = (
+        torch.randn(BATCH, WIDTH, generator=generator, requires_grad=True) for _ in range(2)
+    )
 
     def ours() -> tuple[Tensor, ...]:
         loss = in_batch_softmax_loss(
-            users, items, temperature=TEMPERATURE, negative_weight=WEIGHT, block_size=BLOCK, logits_dtype=dtype
+            users,
+            items,
+            temperature=TEMPERATURE,
+            negative_weight=WEIGHT,
+            block_size=BLOCK,
+            logits_dtype=dtype,
         )
         return loss.detach(), *torch.autograd.grad(loss, (users, items))
 
@@ -55,7 +67,9 @@ def test_softmax_loss(benchmark: Any, dtype: torch.dtype | None, tolerance: floa
 
     exact = [x.detach().double().requires_grad_() for x in (users, items)]
     loss = by_autograd(*exact)
-    for found, reference in zip(ours(), (loss.detach(), *torch.autograd.grad(loss, exact)), strict=True):
+    for found, reference in zip(
+        ours(), (loss.detach(), *torch.autograd.grad(loss, exact)), strict=True
+    ):
         assert float((found - reference).norm() / reference.norm()) < tolerance
     peers = Peers()
     peers.add("autograd", lambda: autograd)

@@ -1,4 +1,5 @@
-"""Reading Million Playlist Dataset slices, against processes that parse the files and drop the result."""
+"""Reading Million Playlist Dataset slices, against processes that parse the files and drop the
+result."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ SLICES = int(os.environ.get("LIGHTGCN_BENCH_SLICES", "20"))
 
 BARE = "bare orjson.loads"
 
-# High-water marks of this process and, looked at twenty times a second, of its children. Not `getrusage`: what that
-# says of a new process begins with the memory of the one that started it.
+# High-water marks of this process and, looked at twenty times a second, of its children. Not
+# `getrusage`: what that says of a new process begins with the memory of the one that started it.
 PEAK = """
 import sys, threading, time
 from pathlib import Path
@@ -71,7 +72,10 @@ def bare(files: list[Path], processes: int) -> Way:
     context = multiprocessing.get_context("fork")
 
     def run() -> None:
-        workers = [context.Process(target=parse, args=(files[first::processes],)) for first in range(processes)]
+        workers = [
+            context.Process(target=parse, args=(files[first::processes],))
+            for first in range(processes)
+        ]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -81,7 +85,8 @@ def bare(files: list[Path], processes: int) -> Way:
 
 
 def peak_extra_bytes(folder: Path, count: int, processes: int) -> int:
-    """Return the peak memory of reading some slices in a new process and its children, beyond what importing takes."""
+    """Return the peak memory of reading some slices in a new process and its children, beyond what
+    importing takes."""
     command = [sys.executable, "-c", PEAK, str(folder), str(count), str(processes)]
     return int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
@@ -91,9 +96,15 @@ def test_mpd_reading(benchmark: Any, slices: Path, processes: int) -> None:
     files = sorted(slices.iterdir())
     graph = read_mpd(slices, processes=processes).interactions
     # The first playlist of the last slice, by hand.
-    playlist = orjson.loads(max(files, key=lambda file: int(file.name.split(".")[2].split("-")[0])).read_bytes())
+    playlist = orjson.loads(
+        max(files, key=lambda file: int(file.name.split(".")[2].split("-")[0])).read_bytes()
+    )
     first = playlist["playlists"][0]
-    assert graph.num_users == 1000 * SLICES and graph.user_ids is not None and graph.item_ids is not None
+    assert (
+        graph.num_users == 1000 * SLICES
+        and graph.user_ids is not None
+        and graph.item_ids is not None
+    )
     user = list(graph.user_ids).index(first["pid"])
     uris = {str(graph.item_ids[item]) for item in graph.items_of(user).tolist()}
     assert uris == {track["track_uri"] for track in first["tracks"]}

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.competitors import peer_propagations
 from benchmarks.floors import gather_sums
 from benchmarks.graphs import Data
 from benchmarks.memory import LiveBytes
-from benchmarks.peers import peer_propagations
 from benchmarks.timing import Peers, Way, compare, record
 from lightgcn import Interactions, locality_order, normalized_adjacency, propagate
 
@@ -28,7 +28,9 @@ def operands(num_nodes: int) -> tuple[torch.nn.Parameter, Tensor]:
     return torch.nn.Parameter(0.1 * x), 1e-6 * grad
 
 
-def forward_and_backward(way: Callable[[Tensor], Tensor], x: torch.nn.Parameter, grad: Tensor) -> Way:
+def forward_and_backward(
+    way: Callable[[Tensor], Tensor], x: torch.nn.Parameter, grad: Tensor
+) -> Way:
     def run() -> Tensor:
         x.grad = None
         z = way(x)
@@ -39,7 +41,10 @@ def forward_and_backward(way: Callable[[Tensor], Tensor], x: torch.nn.Parameter,
 
 
 def assert_right(
-    run: Way, x: torch.nn.Parameter, expected: tuple[Tensor, Tensor], tolerances: tuple[float, float]
+    run: Way,
+    x: torch.nn.Parameter,
+    expected: tuple[Tensor, Tensor],
+    tolerances: tuple[float, float],
 ) -> None:
     """Compare value and gradient with the float64 ones, relative to their norms."""
     z = run()
@@ -81,15 +86,28 @@ def test_propagation(benchmark: Any, data: Data, variant: str) -> None:
         # On the nodes as they come: to put them in another order is a part of ours.
         expected = in_float64(given, x, grad)
         for name, (build, needs) in peer_propagations(given, LAYERS).items():
-            peers.add(name, partial(lambda build: forward_and_backward(build(), x, grad), build), needs)
+            peers.add(
+                name, partial(lambda build: forward_and_backward(build(), x, grad), build), needs
+            )
         for run in peers.values():
             assert_right(run, x, expected, (1e-5, 1e-5))
     dtype = torch.float16 if half else torch.float32
     floors = {"6 gather-sums": gather_sums(adjacency, dtype, [WIDTH], 2 * LAYERS)}
     if not half:
-        floors["6 gather-sums by 32 columns"] = gather_sums(adjacency, dtype, [WIDTH // 2] * 2, 2 * LAYERS)
+        floors["6 gather-sums by 32 columns"] = gather_sums(
+            adjacency, dtype, [WIDTH // 2] * 2, 2 * LAYERS
+        )
     note = "3 layers, d 64, forward and backward with a dense gradient; peers have the nodes in their own order"
-    compare(benchmark, "propagation", ours, variant=variant, graph=data.name, peers=peers, floors=floors, note=note)
+    compare(
+        benchmark,
+        "propagation",
+        ours,
+        variant=variant,
+        graph=data.name,
+        peers=peers,
+        floors=floors,
+        note=note,
+    )
 
 
 @pytest.mark.parametrize("half", [True, False], ids=["half tables", "float32"])
@@ -101,7 +119,8 @@ def test_memory_of_propagation(benchmark: Any, data: Data, half: bool) -> None:
     kept = [adjacency.pattern.row_ends, adjacency.pattern.columns]
 
     def live_buffers(num_layers: int) -> tuple[float, float]:
-        """Return the most (N, d) float32 buffers alive in the forward and the backward pass, operand included."""
+        """Return the most (N, d) float32 buffers alive in the forward and the backward pass,
+        operand included."""
         with LiveBytes([x, *kept], least) as forward:
             z = propagate(adjacency, x, [1.0] * (num_layers + 1))
         with LiveBytes([grad, *kept], least) as backward:

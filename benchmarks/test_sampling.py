@@ -10,20 +10,25 @@ from torch import Tensor
 from benchmarks.graphs import Data
 from benchmarks.timing import Peers, Way, compare, median_seconds
 from lightgcn import PRESETS, Interactions, link_set, sample_negative_items
-from lightgcn.batches import epoch_batches
-from lightgcn.seeding import make_generator
+from lightgcn.core.seeding import make_generator
+from lightgcn.training.batches import epoch_batches
 
 
 def assert_exact_and_uniform(graph: Interactions, negatives: Tensor) -> None:
-    """No negative is an edge, and ranges of items come up as often as the users' non-edges in them."""
+    """No negative is an edge, and ranges of items come up as often as the users' non-edges in
+    them."""
     assert not bool(graph.contains(graph.users, negatives).any())
     share = torch.bincount(negatives, minlength=graph.num_items).double()
     # An edge's user draws item i with probability 1 / room where it has no edge to i.
     weight = 1.0 / (graph.num_items - graph.user_degrees).double()
     by_user = graph.user_degrees.double() * weight
-    lost = torch.zeros(graph.num_items, dtype=torch.float64).index_add_(0, graph.items, by_user[graph.users])
+    lost = torch.zeros(graph.num_items, dtype=torch.float64).index_add_(
+        0, graph.items, by_user[graph.users]
+    )
     expected = by_user.sum() - lost
-    found, wanted = (part[: part.numel() // 64 * 64].view(64, -1).sum(1) for part in (share, expected))
+    found, wanted = (
+        part[: part.numel() // 64 * 64].view(64, -1).sum(1) for part in (share, expected)
+    )
     chi2 = float(((found - wanted).square() / wanted).sum())
     assert chi2 < 64 + 5 * (2 * 64) ** 0.5
 
@@ -59,7 +64,10 @@ def test_negatives(benchmark: Any, data: Data) -> None:
 
 
 def in_batches(graph: Interactions) -> float:
-    """Return the rate of a training epoch's batches: shuffled, with the rows of the batch gathered."""
+    """Return the rate of a training epoch's batches: shuffled, with the rows of the batch
+    gathered."""
     links = link_set(graph, graph, negatives=0)
-    seconds = median_seconds(lambda: list(epoch_batches(links, PRESETS["paper"], make_generator(0))))
+    seconds = median_seconds(
+        lambda: list(epoch_batches(links, PRESETS["paper"], make_generator(0)))
+    )
     return graph.num_edges / seconds / 1e6

@@ -1,4 +1,5 @@
-"""The same steps at 0.1, 1, 10 and (with --full) 66 million edges: time and peak memory per edge."""
+"""The same steps at 0.1, 1, 10 and (with --full) 66 million edges: time and peak memory per
+edge."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from benchmarks.graphs import MPD
 from benchmarks.timing import record
 
 ROOT = Path(__file__).resolve().parent.parent
-# Each array in pages of its own, given back when it is freed, so that resident memory is what is alive.
+# Each array in pages of its own, given back when it is freed, so that resident memory is what is
+# alive.
 OWN_PAGES = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
@@ -28,7 +30,9 @@ def test_scaling(benchmark: Any, num_edges: int, pytestconfig: pytest.Config) ->
     def measure(what: str) -> None:
         command = [sys.executable, "-m", "benchmarks.scaling", str(num_edges), "--what", what]
         environment = os.environ | (OWN_PAGES if what == "memory" else {})
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
         results[what] = json.loads(done.stdout)
 
     measure("memory")

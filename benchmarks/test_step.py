@@ -9,19 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.competitors import Propagation, peer_propagations
 from benchmarks.graphs import Data
-from benchmarks.peers import Propagation, peer_propagations
 from benchmarks.timing import Peers, Way, compare
 from lightgcn import PRESETS, bpr_loss, l2_penalty, locality_order, normalized_adjacency
-from lightgcn.batches import Batch, batch_loss, epoch_batches
-from lightgcn.seeding import make_generator
-from lightgcn.splitting import link_set
+from lightgcn.core.seeding import make_generator
+from lightgcn.graph.split import link_set
+from lightgcn.training.batches import Batch, batch_loss, epoch_batches
 
 CONFIG = PRESETS["paper"]
 
 
 def peer_step(propagate: Propagation, start: Tensor, batch: Batch, fused: bool) -> Way:
-    """Return a step of the same losses on another propagation; its batch is there already, negatives included."""
+    """Return a step of the same losses on another propagation; its batch is there already,
+    negatives included."""
     assert batch.negatives is not None
     negatives = batch.negatives[:, 0]
     table = torch.nn.Parameter(start.clone())
@@ -70,7 +71,11 @@ def test_bpr_step(benchmark: Any, data: Data, variant: str) -> None:
     for name, (build, needs) in peer_propagations(data.train, CONFIG.num_layers).items():
         # The best of them gets the best optimiser.
         peers.add(
-            name, partial(lambda build, fused: peer_step(build(), table, batch, fused), build, "CSR" in name), needs
+            name,
+            partial(
+                lambda build, fused: peer_step(build(), table, batch, fused), build, "CSR" in name
+            ),
+            needs,
         )
     # Two steps each on one batch: the second loss is that of the updated table.
     losses = [float(ours(fixed)) for _ in range(2)]

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.peers import pyg_mean_propagation
+from benchmarks.competitors import pyg_mean_propagation
 from benchmarks.test_graph import TUTORIAL
 from benchmarks.timing import Peers, Way, compare
 from lightgcn import LightGCN, Split, evaluate_links, normalized_adjacency, preset, split_edges
-from lightgcn.batches import Batch, batch_loss
 from lightgcn.datasets import synthetic_interactions
+from lightgcn.training.batches import Batch, batch_loss
 
 CONFIG = preset("tutorial")
 
@@ -66,7 +66,9 @@ def own_epoch(split: Split, model: LightGCN, anew: bool) -> Callable[[], list[fl
         left, right = links.edges
         optimizer.zero_grad(set_to_none=True)
         half_tables = replace(adjacency, half_tables=half)
-        batch_loss(model, half_tables, Batch(left, right + num_users, links.labels), CONFIG).backward()
+        batch_loss(
+            model, half_tables, Batch(left, right + num_users, links.labels), CONFIG
+        ).backward()
         optimizer.step()
         with torch.no_grad():
             return [
@@ -77,7 +79,9 @@ def own_epoch(split: Split, model: LightGCN, anew: bool) -> Callable[[], list[fl
     return run
 
 
-@pytest.mark.parametrize("anew", [False, True], ids=["the same negatives", "also: edges and negatives drawn anew"])
+@pytest.mark.parametrize(
+    "anew", [False, True], ids=["the same negatives", "also: edges and negatives drawn anew"]
+)
 def test_tutorial_epoch(benchmark: Any, anew: bool) -> None:
     split = split_edges(synthetic_interactions(*TUTORIAL), disjoint=CONFIG.disjoint, seed=0)
     model = CONFIG.new_model(*TUTORIAL[:2])
@@ -95,5 +99,6 @@ def test_tutorial_epoch(benchmark: Any, anew: bool) -> None:
         variant="also: edges and negatives drawn anew" if anew else "",
         graph="tutorial size",
         peers=peers,
-        note="600,000 edges, 38,000 nodes, d 32; step and three AUCs, as PyG does them" + ", and a new draw" * anew,
+        note="600,000 edges, 38,000 nodes, d 32; step and three AUCs, as PyG does them"
+        + ", and a new draw" * anew,
     )

@@ -18,7 +18,8 @@ Way = Callable[[], object]
 
 # Seconds that one alternative may take over all its rounds; slow ones get fewer rounds.
 BUDGET = 6.0
-# Ways faster than this get an untimed call before each timed one, as the others have emptied the caches.
+# Ways faster than this get an untimed call before each timed one, as the others have emptied the
+# caches.
 WARM = 0.25
 
 
@@ -30,10 +31,13 @@ class Peers(dict[str, Way]):
         self.skipped: dict[str, str] = {}
 
     def add(self, name: str, build: Callable[[], Way], needs: str | None = None) -> None:
-        """Build and add an alternative, or skip it, saying so, where the module that it needs is not there."""
+        """Build and add an alternative, or skip it, saying so, where the module that it needs is
+        not there."""
         if needs is not None and importlib.util.find_spec(needs) is None:
             self.skipped[name] = f"{needs} is not installed"
-            warnings.warn(f"peer {name!r} is skipped: {needs} is not installed", UserWarning, stacklevel=2)
+            warnings.warn(
+                f"peer {name!r} is skipped: {needs} is not installed", UserWarning, stacklevel=2
+            )
         else:
             self[name] = build()
 
@@ -47,9 +51,12 @@ def seconds_of(way: Way) -> float:
 
 
 def median_seconds(way: Way, rounds: int = 5, budget: float = 5.0) -> float:
-    """Return the median over some rounds after a first, fewer where that one shows that it is slow."""
+    """Return the median over some rounds after a first, fewer where that one shows that it is
+    slow."""
     first = seconds_of(way)
-    return statistics.median(seconds_of(way) for _ in range(max(1, min(rounds, int(budget / max(first, 1e-9))))))
+    return statistics.median(
+        seconds_of(way) for _ in range(max(1, min(rounds, int(budget / max(first, 1e-9)))))
+    )
 
 
 def compare(
@@ -65,7 +72,8 @@ def compare(
     rounds: int = 15,
     note: str = "",
 ) -> None:
-    """Time ``ours`` by the fixture, and after each of its rounds peers and floors; store the ratios of medians.
+    """Time ``ours`` by the fixture, and after each of its rounds peers and floors; store the ratios
+    of medians.
 
     Args:
         benchmark: the fixture of pytest-benchmark.
@@ -82,7 +90,10 @@ def compare(
     peers = Peers() if peers is None else peers
     others = {**peers, **(floors or {})}
     first = {name: seconds_of(way) for name, way in others.items()}
-    every = {name: math.ceil(rounds / max(1, min(rounds, int(BUDGET / took)))) for name, took in first.items()}
+    every = {
+        name: math.ceil(rounds / max(1, min(rounds, int(BUDGET / took))))
+        for name, took in first.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in others}
     own = seconds_of(ours)
     turns = itertools.count()
@@ -101,7 +112,9 @@ def compare(
     if benchmark.disabled:
         return
     median = benchmark.stats.stats.median
-    seconds = {"ours": median} | {name: statistics.median(measured) for name, measured in times.items()}
+    seconds = {"ours": median} | {
+        name: statistics.median(measured) for name, measured in times.items()
+    }
     record(
         benchmark,
         step,
@@ -122,11 +135,17 @@ def record(benchmark: Any, step: str, **info: Any) -> None:
     empty |= {name: {} for name in ("seconds", "peers", "floors", "figures", "skipped")}
     info = empty | info
     values = info["peers"] | info["floors"] | info["figures"]
-    # A variant that is shown for comparison is called "also: …" and has no targets; others have those of what was
-    # measured, or would have been with the peer installed.
+    # A variant that is shown for comparison is called "also: …" and has no targets; others have
+    # those of what was measured, or would have been with the peer installed.
     targets = () if info["variant"].startswith("also:") else TARGETS.get(step, ())
     info["targets"] = [
-        {"figure": target.figure, "sign": target.sign, "bound": target.bound, "value": value, "met": met}
+        {
+            "figure": target.figure,
+            "sign": target.sign,
+            "bound": target.bound,
+            "value": value,
+            "met": met,
+        }
         for target in targets
         if (value := values.get(target.figure)) is not None or target.figure in info["skipped"]
         for met in [None if value is None else target.met(value)]

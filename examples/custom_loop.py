@@ -1,4 +1,5 @@
-"""LightGCN inside another module and another training loop: a head that mixes popularity into the scores.
+"""LightGCN inside another module and another training loop: a head that mixes popularity into the
+scores.
 
 python examples/custom_loop.py
 """
@@ -39,8 +40,10 @@ def main() -> None:
         optimizer.step()
         if (epoch + 1) % 10 == 0:
             with torch.no_grad():
-                scores = model(lightgcn.normalized_adjacency(split.val.message, "symmetric"), split.val.edges)
-            auc = lightgcn.metrics.roc_auc(scores, split.val.labels)
+                scores = model(
+                    lightgcn.normalized_adjacency(split.val.message, "symmetric"), split.val.edges
+                )
+            auc = lightgcn.ranking.metrics.roc_auc(scores, split.val.labels)
             print(f"epoch {epoch + 1}: loss {loss.item():.4f}, validation ROC-AUC {auc:.4f}")
 
 

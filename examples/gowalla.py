@@ -2,9 +2,8 @@
 
     python examples/gowalla.py DATA/gowalla [--preset fast] [--epochs 20]
 
-The folder holds train.txt and test.txt in the LightGCN format (.xz and .gz as well). A tenth of the train edges is held
-out to choose the epoch; the test set is read once, at the end.
-"""
+The folder holds train.txt and test.txt in the LightGCN format (.xz and .gz as well). A tenth of the
+train edges is held out to choose the epoch; the test set is read once, at the end."""
 
 from __future__ import annotations
 
@@ -15,13 +14,17 @@ from lightgcn.datasets import read_text
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder")
     parser.add_argument("--preset", default="fast", choices=list(lightgcn.PRESETS))
     parser.add_argument("--epochs", type=int)
     arguments = parser.parse_args()
 
-    config = lightgcn.preset(arguments.preset, **({"epochs": arguments.epochs} if arguments.epochs else {}))
+    config = lightgcn.preset(
+        arguments.preset, **({"epochs": arguments.epochs} if arguments.epochs else {})
+    )
     dataset = read_text(arguments.folder)
     train = dataset.interactions
     print(train)
@@ -32,7 +35,10 @@ def main() -> None:
     model = config.new_model(train.num_users, train.num_items, split.val.message)
     result = lightgcn.fit(model, split, config, progress=True)
     seconds = sum(record["seconds"] for record in result.history)
-    print(f"{len(result.history)} epochs, {seconds:.0f} s; best validation {config.metric}: {result.best_value:.4f}")
+    print(
+        f"{len(result.history)} epochs, {seconds:.0f} s; best validation {config.metric}: "
+        f"{result.best_value:.4f}"
+    )
 
     test = lightgcn.link_set(train, dataset.test)
     adjacency = lightgcn.normalized_adjacency(test.message, config.normalization)

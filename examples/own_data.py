@@ -17,7 +17,9 @@ def made_up_plays(num_plays: int = 6000) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     listener = rng.integers(0, 200, num_plays)
     song = listener % 10 * 30 + rng.integers(0, 30, num_plays)
-    return pd.DataFrame({"listener": [f"listener {n}" for n in listener], "song": [f"song {n}" for n in song]})
+    return pd.DataFrame(
+        {"listener": [f"listener {n}" for n in listener], "song": [f"song {n}" for n in song]}
+    )
 
 
 def main() -> None:
@@ -29,9 +31,14 @@ def main() -> None:
     lightgcn.fit(model, split, config, progress=True)
 
     adjacency = lightgcn.normalized_adjacency(split.test.message, config.normalization)
-    print("test:", lightgcn.evaluate(model, adjacency, split.test, **config.scoring(split.test.message)))
+    print(
+        "test:",
+        lightgcn.evaluate(model, adjacency, split.test, **config.scoring(split.test.message)),
+    )
 
-    recommender = Recommender.from_model(model, graph, config.normalization, **config.scoring(graph))
+    recommender = Recommender.from_model(
+        model, graph, config.normalization, **config.scoring(graph)
+    )
     print("for listener 7, whose circle shares songs 210 to 239:")
     for song in recommender.recommend("listener 7", k=3):
         print(f"  {song.id}")

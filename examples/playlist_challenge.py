@@ -1,4 +1,5 @@
-"""The RecSys Challenge 2018: hold playlists out, continue them from a title or some tracks, and score the answers.
+"""The RecSys Challenge 2018: hold playlists out, continue them from a title or some tracks, and
+score the answers.
 
 python examples/playlist_challenge.py                          made-up playlists, half a minute
 python examples/playlist_challenge.py --mpd mpd/data --playlists 10000
@@ -24,7 +25,7 @@ from lightgcn.challenge import (
     write_submission,
 )
 from lightgcn.datasets import Dataset, read_mpd, write_synthetic_mpd
-from lightgcn.side_nodes import SideNodes
+from lightgcn.graph.side_nodes import SideNodes
 
 
 def main() -> None:
@@ -48,25 +49,37 @@ def main() -> None:
         shown = scores if name == "LightGCN" else {"all": scores["all"]}
         for task, values in shown.items():
             title = name if task == "all" else f"  {task}"
-            print(f"{title:<20}{values.r_precision:>14.4f}{values.r_precision_artists:>14.4f}"
-                  f"{values.ndcg:>10.4f}{values.clicks:>10.2f}")  # fmt: skip
+            print(
+                f"{title:<20}{values.r_precision:>14.4f}{values.r_precision_artists:>14.4f}"
+                f"{values.ndcg:>10.4f}{values.clicks:>10.2f}"
+            )
 
     write_challenge_set(out / "challenge_set.json", challenge.playlists)
     write_submission(out / "submission.csv.gz", answers["LightGCN"], "us", "us@example.com")
     problems = submission_problems(answers["LightGCN"], challenge.playlists)
-    print(f"{out / 'submission.csv.gz'}: {'; '.join(problems) or 'nothing that the challenge would refuse'}")
+    print(
+        f"{out / 'submission.csv.gz'}: "
+        f"{'; '.join(problems) or 'nothing that the challenge would refuse'}"
+    )
 
 
 def trained(dataset: Dataset) -> Recommender:
     """Train on playlists and tracks, with the artists as further nodes, and return what answers."""
     graph, artists = dataset.interactions, SideNodes.of(dataset.groups("artist_id"))
-    split = artists.extend_split(lightgcn.split_edges(graph, (0.95, 0.05), disjoint=0.0, negatives=0.0))
+    split = artists.extend_split(
+        lightgcn.split_edges(graph, (0.95, 0.05), disjoint=0.0, negatives=0.0)
+    )
     config = lightgcn.preset("fast", batch_size=min(16384, max(64, graph.num_edges // 40)))
     model = config.new_model(split.train.message.num_users, graph.num_items, split.val.message)
     lightgcn.fit(model, split, config, progress=True)
     scoring = config.scoring(artists.extend(graph))
     return Recommender.from_model(
-        model, graph, config.normalization, **scoring, side_nodes=artists, user_columns=dataset.users
+        model,
+        graph,
+        config.normalization,
+        **scoring,
+        side_nodes=artists,
+        user_columns=dataset.users,
     )
 
 
@@ -76,7 +89,9 @@ def made_up(folder: Path) -> Path:
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--mpd", help="folder of the dataset's slices; made-up ones where left out")
     parser.add_argument("--playlists", type=int, default=300, help="to hold out (%(default)s)")
     parser.add_argument("--out", help="folder to write (a temporary one)")

@@ -1,10 +1,11 @@
-"""The tutorial's path, section by section: playlists as a graph, link prediction with LightGCN, recommendations.
+"""The tutorial's path, section by section: playlists as a graph, link prediction with LightGCN,
+recommendations.
 
-    python examples/tutorial.py [FOLDER OF MPD SLICES] [--slices 0 1] [--epochs 300] [--pictures FOLDER]
+    python examples/tutorial.py [FOLDER OF MPD SLICES] [--slices 0 1] [--epochs 300] [--pictures
+    FOLDER]
 
-Without a folder it makes up 2,000 playlists. The tutorial is "Neural Collaborative Filtering Using Graph Machine
-Learning"; README.md says where its code and this one differ, and why.
-"""
+Without a folder it makes up 2,000 playlists. The tutorial is "Neural Collaborative Filtering Using
+Graph Machine Learning"; README.md says where its code and this one differ, and why."""
 
 from __future__ import annotations
 
@@ -18,9 +19,15 @@ from lightgcn.datasets import read_mpd, write_synthetic_mpd
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", help="folder of MPD slices; without one, made-up playlists")
-    parser.add_argument("--slices", type=int, nargs=2, metavar=("FIRST", "END"), help="slices to read, by position")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "data", nargs="?", help="folder of MPD slices; without one, made-up playlists"
+    )
+    parser.add_argument(
+        "--slices", type=int, nargs=2, metavar=("FIRST", "END"), help="slices to read, by position"
+    )
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--pictures", help="folder for pictures (needs the extra plot)")
     arguments = parser.parse_args()
@@ -34,25 +41,33 @@ def main() -> None:
             dataset = read_mpd(folder)
     print("all playlists:", dataset.interactions)
 
-    # 2. The largest component, in which an artist ties its tracks together, and three hops around a popular playlist.
-    dataset = dataset.reindex(*lightgcn.largest_component(dataset.interactions, dataset.groups("artist_id")))
+    # 2. The largest component, in which an artist ties its tracks together, and three hops around a
+    # popular playlist.
+    dataset = dataset.reindex(
+        *lightgcn.largest_component(dataset.interactions, dataset.groups("artist_id"))
+    )
     popular = int(lightgcn.rank_users_by_popularity(dataset.interactions)[0])
     center = dataset.users["name"][popular]
     dataset = dataset.reindex(*lightgcn.ego_graph(dataset.interactions, popular, hops=3))
     graph = dataset.interactions
     statistics = graph_statistics(graph)
-    print(f"near playlist {center!r}: {graph}, {statistics.user_degrees.mean:.1f} tracks a playlist")
+    print(
+        f"near playlist {center!r}: {graph}, {statistics.user_degrees.mean:.1f} tracks a playlist"
+    )
 
-    # 3. Train, validation and test edges; of the train edges four fifths carry messages, the rest are predicted.
+    # 3. Train, validation and test edges; of the train edges four fifths carry messages, the rest
+    # are predicted.
     config = lightgcn.preset("tutorial", epochs=arguments.epochs)
     split = split_edges(graph, (0.8, 0.1, 0.1), disjoint=config.disjoint, negatives=1.0, seed=0)
 
-    # 4. LightGCN: three layers of mean aggregation, averaged. The best epoch by validation AUC is kept.
+    # 4. LightGCN: three layers of mean aggregation, averaged. The best epoch by validation AUC is
+    # kept.
     model = LightGCN(graph.num_users, graph.num_items, config.embedding_dim, config.num_layers)
     result = lightgcn.fit(model, split, config, progress=True)
     print(f"best epoch {result.best_epoch}: validation ROC-AUC {result.best_value:.4f}")
 
-    # 5. The test edges, looked at once: links told from non-links, and all tracks ranked for each playlist.
+    # 5. The test edges, looked at once: links told from non-links, and all tracks ranked for each
+    # playlist.
     adjacency = lightgcn.normalized_adjacency(split.test.message, config.normalization)
     print("test:", lightgcn.evaluate(model, adjacency, split.test, metrics=("recall", "ndcg")))
 
@@ -63,22 +78,30 @@ def main() -> None:
     playlist = graph.user_ids[0] if graph.user_ids is not None else 0
     for title, tracks in (
         (f"for playlist {playlist}", recommender.recommend(playlist, k=5)),
-        ("for a new playlist of its first three tracks",
-         recommender.recommend_new([graph.item_ids[item] for item in graph.items_of(0).tolist()[:3]], k=5)),
-    ):  # fmt: skip
+        (
+            "for a new playlist of its first three tracks",
+            recommender.recommend_new(
+                [graph.item_ids[item] for item in graph.items_of(0).tolist()[:3]], k=5
+            ),
+        ),
+    ):
         print(title)
         for track in tracks:
             print(f"  {track.columns['name']} by {track.columns['artist']}")
 
     # 7. Pictures: learning curves, a piece of the graph, a map of the tracks.
     if arguments.pictures:
-        from lightgcn import plots
+        from lightgcn.experiments import plots
 
         folder = Path(arguments.pictures)
         plots.save_figure(plots.learning_curves(result.history, config), folder / "curves")
-        plots.save_figure(plots.graph_picture(graph, user="playlist", item="track"), folder / "graph")
+        plots.save_figure(
+            plots.graph_picture(graph, user="playlist", item="track"), folder / "graph"
+        )
         names, popularity = dataset.items["name"], graph.item_degrees
-        plots.save_figure(plots.embedding_map(recommender.items, popularity, names, item="track"), folder / "map")
+        plots.save_figure(
+            plots.embedding_map(recommender.items, popularity, names, item="track"), folder / "map"
+        )
 
 
 if __name__ == "__main__":

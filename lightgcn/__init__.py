@@ -3,42 +3,60 @@
 from importlib import import_module
 from typing import Any
 
-from lightgcn.adjacency import Adjacency, normalized_adjacency
-from lightgcn.baselines import ItemScorer, ease, gf_cf, item_cosine, popularity
-from lightgcn.config import PRESETS, TrainConfig, preset, save_preset
-from lightgcn.evaluation import Evaluation, evaluate, evaluate_links, evaluate_ranking, evaluate_scores
-from lightgcn.interactions import Interactions
-from lightgcn.losses import bce_loss, bpr_loss, in_batch_softmax_loss, l2_penalty, softmax_loss
-from lightgcn.model import LightGCN
-from lightgcn.neighbours import NeighbourResidual, nearest_items, neighbour_residual
-from lightgcn.propagation import propagate
-from lightgcn.recency import Recency, recent_items
-from lightgcn.recommender import Recommendation, Recommender
-from lightgcn.retrieval import top_k, top_k_scores
-from lightgcn.sampling import sample_negative_items, sample_negatives
-from lightgcn.scoring import with_popularity_prior
-from lightgcn.shortlist import TopK
-from lightgcn.spectral import spectral_embeddings, truncated_svd
-from lightgcn.splitting import LinkSet, Split, link_set, split_edges
-from lightgcn.statistics import GraphStatistics, graph_statistics
-from lightgcn.subgraph import (
+from lightgcn.graph.adjacency import Adjacency, normalized_adjacency
+from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.negatives import sample_negative_items, sample_negatives
+from lightgcn.graph.split import LinkSet, Split, link_set, split_edges
+from lightgcn.graph.subgraph import (
+    GraphStatistics,
     ego_graph,
+    graph_statistics,
     k_core,
     largest_component,
     locality_order,
     random_users,
     rank_users_by_popularity,
 )
-from lightgcn.training import TrainResult, fit
-from lightgcn.trials import Trial
-from lightgcn.tuning import TuneProgress, TuneResult, tune
+from lightgcn.nn.losses import bce_loss, bpr_loss, in_batch_softmax_loss, l2_penalty, softmax_loss
+from lightgcn.nn.model import LightGCN
+from lightgcn.nn.propagation import propagate
+from lightgcn.nn.spectral import spectral_embeddings, truncated_svd
+from lightgcn.ranking.baselines import ItemScorer, ease, gf_cf, item_cosine, popularity
+from lightgcn.ranking.candidates import TopK
+from lightgcn.ranking.evaluation import (
+    Evaluation,
+    evaluate,
+    evaluate_links,
+    evaluate_ranking,
+    evaluate_scores,
+)
+from lightgcn.ranking.item_knn import NeighbourResidual, nearest_items, neighbour_residual
+from lightgcn.ranking.ranker import with_popularity_prior
+from lightgcn.ranking.time_decay import Recency, recent_items
+from lightgcn.ranking.topk import top_k, top_k_scores
+from lightgcn.recommender import Recommendation, Recommender
+from lightgcn.training.config import PRESETS, TrainConfig, preset, save_preset
+from lightgcn.training.trainer import TrainResult, fit
+from lightgcn.training.trials import Trial
+from lightgcn.training.tuning import TuneProgress, TuneResult, tune
 
 __version__ = "0.1.0"
-_MODULES = ("challenge", "convert", "datasets", "plots", "report", "side_nodes", "text")
+_MODULES = (
+    "challenge",
+    "convert",
+    "core",
+    "datasets",
+    "experiments",
+    "graph",
+    "nn",
+    "ranking",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a part of the library that is looked for, such as ``lightgcn.plots``; ``import lightgcn`` stays fast."""
+    """Import a part of the library that is looked for, such as ``lightgcn.experiments.plots``;
+    ``import lightgcn`` stays fast."""
     if name in _MODULES:
         return import_module(f"lightgcn.{name}")
     raise AttributeError(f"module 'lightgcn' has no attribute {name!r}")

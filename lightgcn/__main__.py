@@ -2,6 +2,6 @@
 
 import sys
 
-from lightgcn.cli import main
+from lightgcn.cli.main import main
 
 sys.exit(main())

@@ -1,4 +1,5 @@
-"""A headless Chromium, driven by the WebDriver protocol of its own driver: no library in between."""
+"""A headless Chromium, driven by the WebDriver protocol of its own driver: no library in
+between."""
 
 from __future__ import annotations
 
@@ -22,7 +23,11 @@ class Browser:
         self._address = address
         arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         options = {"args": arguments, "binary": shutil.which("chromium")}
-        wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        wanted = {
+            "browserName": "chrome",
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL"},
+        }
         session = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         self._session = f"/session/{session['sessionId']}"
         # As a phone has it: a window of Chromium's own is never as narrow.
@@ -39,14 +44,19 @@ class Browser:
 
     def type(self, selector: str, text: str) -> None:
         """Type into an element, key by key, in place of what is there."""
-        found = self._ask("POST", f"{self._session}/element", {"using": "css selector", "value": selector})
+        found = self._ask(
+            "POST", f"{self._session}/element", {"using": "css selector", "value": selector}
+        )
         element = f"{self._session}/element/{found[_ELEMENT]}"
         self._ask("POST", f"{element}/clear", {})
         self._ask("POST", f"{element}/value", {"text": text})
 
     def complaints(self) -> list[str]:
         """Return what the console said since this was asked last."""
-        return [entry["message"] for entry in self._ask("POST", f"{self._session}/se/log", {"type": "browser"})]
+        return [
+            entry["message"]
+            for entry in self._ask("POST", f"{self._session}/se/log", {"type": "browser"})
+        ]
 
     def close(self) -> None:
         self._ask("DELETE", self._session)
@@ -71,7 +81,9 @@ def browser(width: int = 1000, height: int = 800) -> Iterator[Browser]:
     try:
         assert driver.stdout is not None
         port = next(
-            found[1] for line in driver.stdout if (found := re.search(r"started successfully on port (\d+)", line))
+            found[1]
+            for line in driver.stdout
+            if (found := re.search(r"started successfully on port (\d+)", line))
         )
         window = Browser(f"http://127.0.0.1:{port}", width, height)
         try:

@@ -13,7 +13,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "lightgcn"
 CODE = [f"lightgcn/{path.relative_to(PACKAGE)}" for path in PACKAGE.rglob("*.py")]
 BOTH = [*CODE, "lightgcn/py.typed", "lightgcn/report.html", "LICENSE"]
-NEEDED = {".whl": BOTH, ".gz": [*BOTH, "tests/test_model.py", "examples/tutorial.py", "README.md", "CITATION.cff"]}
+NEEDED = {
+    ".whl": BOTH,
+    ".gz": [*BOTH, "tests/test_model.py", "examples/tutorial.py", "README.md", "CITATION.cff"],
+}
 # No data, no caches, nothing that is large.
 FORBIDDEN = (".safetensors", ".pyc", ".json", ".txt.xz", ".parquet", ".npy", ".pt")
 LARGEST = 400_000
@@ -23,9 +26,15 @@ def members(path: Path) -> dict[str, int]:
     """Return the files of a distribution and their sizes."""
     if path.suffix == ".whl":
         with zipfile.ZipFile(path) as wheel:
-            return {entry.filename: entry.file_size for entry in wheel.infolist() if not entry.is_dir()}
+            return {
+                entry.filename: entry.file_size for entry in wheel.infolist() if not entry.is_dir()
+            }
     with tarfile.open(path) as sources:
-        return {entry.name.partition("/")[2]: entry.size for entry in sources.getmembers() if entry.isfile()}
+        return {
+            entry.name.partition("/")[2]: entry.size
+            for entry in sources.getmembers()
+            if entry.isfile()
+        }
 
 
 def main() -> int:
@@ -35,7 +44,11 @@ def main() -> int:
     for path in paths:
         files = members(path)
         names = set(files) | {name.rpartition("/")[2] for name in files}
-        problems += [f"{path.name}: has no {needed}" for needed in NEEDED.get(path.suffix, []) if needed not in names]
+        problems += [
+            f"{path.name}: has no {needed}"
+            for needed in NEEDED.get(path.suffix, [])
+            if needed not in names
+        ]
         problems += [
             f"{path.name}: holds {name}, {size:,} bytes"
             for name, size in files.items()

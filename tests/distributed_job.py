@@ -1,4 +1,5 @@
-"""What the processes of `test_distributed` run under torchrun: trainings of every loss, into a folder of results.
+"""What the processes of `test_distributed` run under torchrun: trainings of every loss, into a
+folder of results.
 
 The same function, called in one process, gives what these have to equal.
 """
@@ -12,12 +13,21 @@ from pathlib import Path
 
 import torch
 
-from lightgcn import LightGCN, cli, evaluate, fit, normalized_adjacency, preset, split_edges, training
-from lightgcn import peers as peers_module
-from lightgcn.checkpoint import save_model
+from lightgcn import (
+    LightGCN,
+    cli,
+    evaluate,
+    fit,
+    normalized_adjacency,
+    preset,
+    split_edges,
+    training,
+)
+from lightgcn.core import process_group as process_group_module
+from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup, process_group
 from lightgcn.datasets import synthetic_interactions
-from lightgcn.distributed import ShardedLightGCN
-from lightgcn.peers import ALONE, Peers, process_group
+from lightgcn.nn.model_io import save_model
+from lightgcn.training.sharded import ShardedLightGCN
 
 USERS, ITEMS, WIDTH = 90, 70, 14
 EXACT = {"precision": "float32", "embedding_dim": WIDTH}
@@ -32,7 +42,9 @@ CASES = {
     "full-batch bce": preset("tutorial", epochs=3, **EXACT),
 }
 # A run that is interrupted in its second epoch, and goes on from the checkpoint.
-STOPPED = preset("fast", epochs=3, batch_size=300, block_size=96, init="normal", eval_every=1, **EXACT)
+STOPPED = preset(
+    "fast", epochs=3, batch_size=300, block_size=96, init="normal", eval_every=1, **EXACT
+)
 STEPS = 9
 
 
@@ -40,22 +52,27 @@ def graph():
     return synthetic_interactions(USERS, ITEMS, 2000, seed=1)
 
 
-def shared(model: LightGCN | None, peers: Peers) -> LightGCN:
-    if peers.size == 1:
+def shared(model: LightGCN | None, processes: ProcessGroup) -> LightGCN:
+    if processes.size == 1:
         assert model is not None
         return model
-    return ShardedLightGCN.from_whole(model, peers)
+    return ShardedLightGCN.from_whole(model, processes)
 
 
-def train(name: str, folder: Path, peers: Peers = ALONE) -> dict:
+def train(name: str, folder: Path, processes: ProcessGroup = SINGLE_PROCESS) -> dict:
     """Train one case; write the model and return figures, in process 0."""
     config = CASES[name]
     split = split_edges(graph(), disjoint=config.disjoint)
-    model = shared(config.new_model(USERS, ITEMS, split.val.message) if peers.rank == 0 else None, peers)
-    before = peers.sent
+    model = shared(
+        config.new_model(USERS, ITEMS, split.val.message) if processes.rank == 0 else None,
+        processes,
+    )
+    before = processes.sent
     result = fit(model, split, config)
     adjacency = normalized_adjacency(split.test.message, config.normalization)
-    tested = evaluate(model, adjacency, split.test, ks=(5, 20), popularity_prior=config.popularity_prior)
+    tested = evaluate(
+        model, adjacency, split.test, ks=(5, 20), popularity_prior=config.popularity_prior
+    )
     with torch.no_grad():
         scores = model(adjacency, split.test.positives.edge_index)
     whole = model.whole() if isinstance(model, ShardedLightGCN) else model
@@ -63,22 +80,35 @@ def train(name: str, folder: Path, peers: Peers = ALONE) -> dict:
         save_model(folder / f"{name}.safetensors", whole)
         torch.testing.assert_close(scores, whole(adjacency, split.test.positives.edge_index))
     return {
-        "history": [{key: value for key, value in record.items() if "seconds" not in key} for record in result.history],
+        "history": [
+            {key: value for key, value in record.items() if "seconds" not in key}
+            for record in result.history
+        ],
         "best_epoch": result.best_epoch,
         "tested": tested.metrics,
         "users": tested.num_users,
-        "sent": peers.sent - before,
+        "sent": processes.sent - before,
         "columns": model.embedding.shape[1],
     }
 
 
-def stop(folder: Path, peers: Peers = ALONE, *, at: int | None = STEPS, resume: bool = False) -> None:
+def stop(
+    folder: Path,
+    processes: ProcessGroup = SINGLE_PROCESS,
+    *,
+    at: int | None = STEPS,
+    resume: bool = False,
+) -> None:
     """Train ``STOPPED`` up to a step, or to its end; write the model if it comes to that."""
     split = split_edges(graph(), disjoint=0.0)
-    model = shared(STOPPED.new_model(USERS, ITEMS) if peers.rank == 0 else None, peers)
+    model = shared(STOPPED.new_model(USERS, ITEMS) if processes.rank == 0 else None, processes)
     asked = iter(range(1_000_000))
     # One process alone is asked to stop, and all have to.
-    ask = (lambda: next(asked) >= at and peers.rank == peers.size - 1) if at is not None else None
+    ask = (
+        (lambda: next(asked) >= at and processes.rank == processes.size - 1)
+        if at is not None
+        else None
+    )
     result = fit(model, split, STOPPED, run_dir=folder, resume=resume, should_stop=ask)
     assert result.ended == ("finished" if at is None else "interrupted")
     whole = model.whole() if isinstance(model, ShardedLightGCN) else model
@@ -86,10 +116,15 @@ def stop(folder: Path, peers: Peers = ALONE, *, at: int | None = STEPS, resume: 
         save_model(folder / "model.safetensors", whole)
 
 
-def differ(peers: Peers) -> str:
+def differ(processes: ProcessGroup) -> str:
     """Return what is said where one process has other settings than the others."""
-    model = shared(LightGCN(USERS, ITEMS, WIDTH) if peers.rank == 0 else None, peers)
-    config = preset("paper", epochs=1, embedding_dim=WIDTH, learning_rate=0.1 if peers.rank == peers.size - 1 else 0.2)
+    model = shared(LightGCN(USERS, ITEMS, WIDTH) if processes.rank == 0 else None, processes)
+    config = preset(
+        "paper",
+        epochs=1,
+        embedding_dim=WIDTH,
+        learning_rate=0.1 if processes.rank == processes.size - 1 else 0.2,
+    )
     try:
         fit(model, split_edges(graph()), config)
     except ValueError as error:
@@ -100,7 +135,7 @@ def differ(peers: Peers) -> str:
 def command(arguments: list[str]) -> int:
     """Run the command line with a checkpoint before every step, and little patience."""
     # It may be stopped where the others wait for it, as for one that has work of its own.
-    peers_module.STEP_TIMEOUT, peers_module.LONG_TIMEOUT = 4.0, 12.0
+    process_group_module.STEP_TIMEOUT, process_group_module.LONG_TIMEOUT = 4.0, 12.0
     training._CHECKPOINT_SECONDS, training._TIMES_SAVING = 0.0, 0
     return cli.main(arguments)
 
@@ -111,15 +146,15 @@ def main() -> None:
     warnings.simplefilter("ignore", UserWarning)
     torch.set_num_threads(1)
     what, folder = sys.argv[1], Path(sys.argv[2])
-    with process_group() as peers:
+    with process_group() as processes:
         found = {}
         if what == "cases":
-            found = {name: train(name, folder, peers) for name in CASES}
-            found["differ"] = differ(peers)
-            stop(folder / "run", peers)
+            found = {name: train(name, folder, processes) for name in CASES}
+            found["differ"] = differ(processes)
+            stop(folder / "run", processes)
         elif what == "resume":
-            stop(folder, peers, at=None, resume=True)
-        if what == "cases" and peers.rank == 0:
+            stop(folder, processes, at=None, resume=True)
+        if what == "cases" and processes.rank == 0:
             (folder / "found.json").write_text(json.dumps(found))
 
 

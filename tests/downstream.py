@@ -1,4 +1,5 @@
-"""A module of another project, as a type checker sees it: mypy --strict has nothing to say, and types are these."""
+"""A module of another project, as a type checker sees it: mypy --strict has nothing to say, and
+types are these."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from lightgcn import (
 )
 from lightgcn.challenge import Challenge, ChallengeScores, make_challenge, score_lists
 from lightgcn.datasets import Dataset, read_mpd
-from lightgcn.side_nodes import SideNodes
+from lightgcn.graph.side_nodes import SideNodes
 
 
 class Model(nn.Module):
@@ -59,7 +60,9 @@ def train(folder: Path) -> list[Recommendation]:
     result = lightgcn.evaluate_ranking(users, items, split.test.positives)
     assert_type(result, Evaluation)
     assert_type(result["recall@20"], float)
-    recommender = Recommender.from_model(model, graph, **config.scoring(side.extend(graph)), side_nodes=side)
+    recommender = Recommender.from_model(
+        model, graph, **config.scoring(side.extend(graph)), side_nodes=side
+    )
     return recommender.recommend_new(["spotify:track:x"], k=5)
 
 

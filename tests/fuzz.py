@@ -1,13 +1,14 @@
-"""Feed every reader with files that are wrong in every way: a result, or an error that names the file; nothing else.
+"""Feed every reader with files that are wrong in every way: a result, or an error that names the
+file; nothing else.
 
     python tests/fuzz.py [--inputs 100000] [--target mpd …] [--seed 0]
 
-Inputs are made from valid files by cutting, repeating, exchanging and overwriting bytes, by putting hostile values in
-the place of others (huge numbers, NaN, deep nesting, broken UTF-8, NUL), and for safetensors files by changing the
-header and the tensors. Each is read in a child process that may use so much memory and so many seconds and no more; a
-crash, a hang, another exception or an error that does not name the file ends the run with the input that did it. Where
-a second, naive reader is at hand, what was read is compared with what that finds.
-"""
+Inputs are made from valid files by cutting, repeating, exchanging and overwriting bytes, by putting
+hostile values in the place of others (huge numbers, NaN, deep nesting, broken UTF-8, NUL), and for
+safetensors files by changing the header and the tensors. Each is read in a child process that may
+use so much memory and so many seconds and no more; a crash, a hang, another exception or an error
+that does not name the file ends the run with the input that did it. Where a second, naive reader is
+at hand, what was read is compared with what that finds."""
 
 from __future__ import annotations
 
@@ -44,25 +45,85 @@ from lightgcn.challenge import (
     write_holdouts,
     write_submission,
 )
-from lightgcn.checkpoint import load_model, save_model
 from lightgcn.datasets import Dataset, read_mpd, read_table, read_text, write_synthetic_mpd
-from lightgcn.runs import RunConfig
-from lightgcn.training import read_history
-from lightgcn.trials import read_trials
+from lightgcn.experiments.run import RunConfig
+from lightgcn.nn.model_io import load_model, save_model
+from lightgcn.training.trainer import read_history
+from lightgcn.training.trials import read_trials
 
 SECONDS, MEMORY = 20, 3 << 30
 Read = Callable[[Path], Any]
 
 HOSTILE = (
-    b"NaN", b"Infinity", b"-Infinity", b"1e400", b"-0", b"1e-400", b"9223372036854775807", b"9223372036854775808",
-    b"-9223372036854775809", b"4294967296", b"2147483648", b"1" * 400, b"null", b"true", b"{}", b"[]", b'""', b'"',
-    b"\\", b"\\ud800", b'"\\ud800"', b"\x00", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"[" * 2000, b'{"a":' * 500,
-    b",", b"\n", b"\r\n", b"\t", b" ", b"-1", b"0.5", b"'", b"\xe2\x80\xa8", b"1_000", b"\xd9\xa3", b"0x10", b"#",
-)  # fmt: skip
+    b"NaN",
+    b"Infinity",
+    b"-Infinity",
+    b"1e400",
+    b"-0",
+    b"1e-400",
+    b"9223372036854775807",
+    b"9223372036854775808",
+    b"-9223372036854775809",
+    b"4294967296",
+    b"2147483648",
+    b"1" * 400,
+    b"null",
+    b"true",
+    b"{}",
+    b"[]",
+    b'""',
+    b'"',
+    b"\\",
+    b"\\ud800",
+    b'"\\ud800"',
+    b"\x00",
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"\xef\xbb\xbf",
+    b"[" * 2000,
+    b'{"a":' * 500,
+    b",",
+    b"\n",
+    b"\r\n",
+    b"\t",
+    b" ",
+    b"-1",
+    b"0.5",
+    b"'",
+    b"\xe2\x80\xa8",
+    b"1_000",
+    b"\xd9\xa3",
+    b"0x10",
+    b"#",
+)
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**53, 2**63 - 1, -(2**63), 0.5, -0.0, 1e300, "", "x", "\x00", "\n", "🎵",
-    "spotify:track:x", [], {}, [[]], [None], {"": ""}, "a" * 5000, list(range(50)),
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    2**53,
+    2**63 - 1,
+    -(2**63),
+    0.5,
+    -0.0,
+    1e300,
+    "",
+    "x",
+    "\x00",
+    "\n",
+    "🎵",
+    "spotify:track:x",
+    [],
+    {},
+    [[]],
+    [None],
+    {"": ""},
+    "a" * 5000,
+    list(range(50)),
+)
 
 
 @dataclass(frozen=True)
@@ -75,9 +136,6 @@ class Target:
     read: Read
     naive: Callable[[bytes], Any] | None = None
     summary: Callable[[Any], Any] | None = None
-
-
-# -- inputs ------------------------------------------------------------------------------------------------
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
@@ -156,7 +214,9 @@ def mutated_tensors(data: bytes, draw: random.Random) -> bytes:
     elif kind == 2 and body:
         for _ in range(draw.choice((1, 4, 32))):
             at = draw.randrange(len(body))
-            hostile = draw.choice((b"\xff" * 8, b"\x00" * 8, struct.pack("<f", float("nan")), struct.pack("<q", -1)))
+            hostile = draw.choice(
+                (b"\xff" * 8, b"\x00" * 8, struct.pack("<f", float("nan")), struct.pack("<q", -1))
+            )
             body[at : at + len(hostile)] = hostile[: len(body) - at]
     else:
         names = [name for name in header if name != "__metadata__"]
@@ -175,49 +235,94 @@ def made(target: Target, draw: random.Random) -> bytes:
     return mutated(data, draw)
 
 
-# -- targets -----------------------------------------------------------------------------------------------
-
-
 def targets(work: Path) -> list[Target]:
     """Write valid files and return what is to be fed."""
     write_synthetic_mpd(work / "mpd", num_playlists=6, num_tracks=20, mean_length=4, slice_size=3)
-    write_synthetic_mpd(work / "compact", num_playlists=4, num_tracks=9, mean_length=3, slice_size=2, indent=False)
-    slices = [path.read_bytes() for folder in ("mpd", "compact") for path in sorted((work / folder).glob("*.json"))]
+    write_synthetic_mpd(
+        work / "compact", num_playlists=4, num_tracks=9, mean_length=3, slice_size=2, indent=False
+    )
+    slices = [
+        path.read_bytes()
+        for folder in ("mpd", "compact")
+        for path in sorted((work / folder).glob("*.json"))
+    ]
     dataset = read_mpd(work / "mpd", order=True, processes=1)
     dataset.save(work / "prepared")
-    write_synthetic_mpd(work / "long", num_playlists=80, num_tracks=2000, mean_length=150, slice_size=80)
+    write_synthetic_mpd(
+        work / "long", num_playlists=80, num_tracks=2000, mean_length=150, slice_size=80
+    )
     challenge = make_challenge(read_mpd(work / "long", order=True, processes=1), 10)
     write_challenge_set(work / "set.json", challenge.playlists)
     write_holdouts(work / "holdouts.json", challenge)
     write_submission(
-        work / "s.csv", {playlist.pid: ["spotify:track:a", "b"] for playlist in challenge.playlists}, "a", "b"
+        work / "s.csv",
+        {playlist.pid: ["spotify:track:a", "b"] for playlist in challenge.playlists},
+        "a",
+        "b",
     )
     graph = dataset.interactions
     model = LightGCN(graph.num_users, graph.num_items, 4, 2)
     save_model(work / "model.safetensors", model)
     config = preset("best", embedding_dim=4, neighbours=3)
     recommender = Recommender.from_model(
-        model, graph, **config.scoring(graph), user_columns=dataset.users, item_columns=dataset.items
+        model,
+        graph,
+        **config.scoring(graph),
+        user_columns=dataset.users,
+        item_columns=dataset.items,
     )
     recommender.save(work / "recommender.safetensors")
     options = ["--epochs", "2", "--batch-size", "4", "--embedding-dim", "4", "--metric", "recall@2"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        assert cli.main(["train", str(work / "prepared"), str(work / "run"), *options, "--negatives", "0.5"]) == 0
+        assert (
+            cli.main(
+                ["train", str(work / "prepared"), str(work / "run"), *options, "--negatives", "0.5"]
+            )
+            == 0
+        )
     save_preset(work / "preset.json", preset("best"))
-    trial = (
-        b'{"number":0,"settings":{"loss":"bpr"},"ended":"finished","curve":[[1,0.5,0.2]],"value":0.2,"seconds":1.0}\n'
-    )
+    trial = b'{"number":0,"settings":{"loss":"bpr"},"ended":"finished","curve":[[1,0.5,0.2]],"value":0.2,"seconds":1.0}\n'
     csv = b'user,item,plays,name\r\na,x,1,"one, two"\r\nb,y,2.5,\xc3\xbc\r\na,y,1e3,three\r\n'
 
     def file(name: str) -> bytes:
         return (work / name).read_bytes()
 
     return [
-        Target("mpd", "mpd.slice.0-999.json", slices, lambda path: read_mpd(path, processes=1), naive_mpd, mpd_summary),
-        Target("mpd-order", "x.json", slices, lambda path: read_mpd(path, order=True), naive_mpd, mpd_summary),
-        Target("mpd-lenient", "y.json", slices, lambda path: read_mpd(path, skip_bad=True, processes=1)),
-        Target("text", "train.txt", [b"0 1 2\n1 0\n2\n3 5 5 1\n", b"0\t3\r\n7 1"], read_text, naive_text, text_summary),
-        Target("csv", "plays.csv", [csv, b"user,item\n1,2\n"], _table("plays"), naive_csv, table_summary),
+        Target(
+            "mpd",
+            "mpd.slice.0-999.json",
+            slices,
+            lambda path: read_mpd(path, processes=1),
+            naive_mpd,
+            mpd_summary,
+        ),
+        Target(
+            "mpd-order",
+            "x.json",
+            slices,
+            lambda path: read_mpd(path, order=True),
+            naive_mpd,
+            mpd_summary,
+        ),
+        Target(
+            "mpd-lenient", "y.json", slices, lambda path: read_mpd(path, skip_bad=True, processes=1)
+        ),
+        Target(
+            "text",
+            "train.txt",
+            [b"0 1 2\n1 0\n2\n3 5 5 1\n", b"0\t3\r\n7 1"],
+            read_text,
+            naive_text,
+            text_summary,
+        ),
+        Target(
+            "csv",
+            "plays.csv",
+            [csv, b"user,item\n1,2\n"],
+            _table("plays"),
+            naive_csv,
+            table_summary,
+        ),
         Target("tsv", "plays.tsv", [csv.replace(b",", b"\t")], _table("plays")),
         Target("parquet", "plays.parquet", _parquets(work), _table("plays")),
         Target(
@@ -226,14 +331,33 @@ def targets(work: Path) -> list[Target]:
             [file("prepared/dataset.safetensors")],
             lambda path: Dataset.load(path.parent),
         ),
-        Target("recommender", "recommender.safetensors", [file("recommender.safetensors")], _recommend),
+        Target(
+            "recommender", "recommender.safetensors", [file("recommender.safetensors")], _recommend
+        ),
         Target("model", "model.safetensors", [file("model.safetensors")], load_model),
-        Target("checkpoint", "checkpoint.safetensors", [file("run/checkpoint.safetensors")], _resume(work, options)),
+        Target(
+            "checkpoint",
+            "checkpoint.safetensors",
+            [file("run/checkpoint.safetensors")],
+            _resume(work, options),
+        ),
         Target("run", "run.json", [file("run/run.json")], lambda path: RunConfig.load(path.parent)),
-        Target("history", "history.jsonl", [file("run/history.jsonl")], lambda path: read_history(path.parent)),
-        Target("trials", "trials.jsonl", [trial, trial + trial.replace(b":0,", b":1,")], read_trials),
+        Target(
+            "history",
+            "history.jsonl",
+            [file("run/history.jsonl")],
+            lambda path: read_history(path.parent),
+        ),
+        Target(
+            "trials", "trials.jsonl", [trial, trial + trial.replace(b":0,", b":1,")], read_trials
+        ),
         Target("preset", "preset.json", [file("preset.json")], preset),
-        Target("challenge set", "set.json", [file("set.json")[:4000], file("set.json")], read_challenge_set),
+        Target(
+            "challenge set",
+            "set.json",
+            [file("set.json")[:4000], file("set.json")],
+            read_challenge_set,
+        ),
         Target("holdouts", "holdouts.json", [file("holdouts.json")], read_holdouts),
         Target("submission", "s.csv", [file("s.csv")], read_submission),
     ]
@@ -242,7 +366,9 @@ def targets(work: Path) -> list[Target]:
 def _table(weight: str) -> Read:
     def read(path: Path) -> Dataset:
         header = path.read_bytes()[:200]
-        return read_table(path, weight=weight if weight.encode() in header or path.suffix == ".parquet" else None)
+        return read_table(
+            path, weight=weight if weight.encode() in header or path.suffix == ".parquet" else None
+        )
 
     return read
 
@@ -256,7 +382,9 @@ def _parquets(work: Path) -> list[bytes]:
         pyarrow.table({"user": ["a", None], "item": [5, 6], "plays": [1, 2]}),
     ]
     for number, table in enumerate(tables):
-        parquet.write_table(table, work / f"{number}.parquet", compression="none" if number else "snappy")
+        parquet.write_table(
+            table, work / f"{number}.parquet", compression="none" if number else "snappy"
+        )
     return [(work / f"{number}.parquet").read_bytes() for number in range(len(tables))]
 
 
@@ -269,8 +397,9 @@ def _recommend(path: Path) -> Any:
 
 
 def _resume(work: Path, options: list[str]) -> Read:
-    """Return what goes on with a run whose checkpoint is the file, in a process of its own that ends so or so."""
-    from lightgcn.runs import train_run
+    """Return what goes on with a run whose checkpoint is the file, in a process of its own that
+    ends so or so."""
+    from lightgcn.experiments.run import train_run
 
     dataset = Dataset.load(work / "prepared")
     config = RunConfig.load(work / "run")
@@ -281,13 +410,13 @@ def _resume(work: Path, options: list[str]) -> Read:
     return read
 
 
-# -- naive readers -----------------------------------------------------------------------------------------
-
-
 def naive_mpd(data: bytes) -> Any:
     """Return each playlist's pid and distinct tracks, by the plainest code there is."""
     document = orjson.loads(data)
-    return [(one["pid"], len({track["track_uri"] for track in one["tracks"]})) for one in document["playlists"]]
+    return [
+        (one["pid"], len({track["track_uri"] for track in one["tracks"]}))
+        for one in document["playlists"]
+    ]
 
 
 def mpd_summary(dataset: Dataset) -> Any:
@@ -312,14 +441,13 @@ def naive_csv(data: bytes) -> Any:
     import csv
 
     text = data.decode("utf-8-sig")
-    return len({(row["user"], row["item"]) for row in csv.DictReader(io.StringIO(text, newline=""))})
+    return len(
+        {(row["user"], row["item"]) for row in csv.DictReader(io.StringIO(text, newline=""))}
+    )
 
 
 def table_summary(dataset: Dataset) -> Any:
     return dataset.interactions.num_edges
-
-
-# -- the run -----------------------------------------------------------------------------------------------
 
 
 class Failure(Exception):
@@ -374,7 +502,8 @@ def _in_use() -> int:
 
 
 def fuzz(target: Target, folder: Path, inputs: int, seed: int = 0) -> Counter[str]:
-    """Feed a target with so many inputs, in a process of its own, and return how many gave a result or were refused.
+    """Feed a target with so many inputs, in a process of its own, and return how many gave a result
+    or were refused.
 
     Raises:
         Failure: with what an input did, and where it is kept.
@@ -391,14 +520,18 @@ def fuzz(target: Target, folder: Path, inputs: int, seed: int = 0) -> Counter[st
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         file = folder / target.file
-        raise Failure(f"{target.name}: the process died of signal {os.WTERMSIG(status)} over {file}")
+        raise Failure(
+            f"{target.name}: the process died of signal {os.WTERMSIG(status)} over {file}"
+        )
     if os.WEXITSTATUS(status):
         raise Failure(said)
     return Counter(json.loads(said))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--target", nargs="+")
     parser.add_argument("--seed", type=int, default=0)
@@ -416,7 +549,10 @@ def main() -> int:
             print(failure, flush=True)
             continue
         seconds = time.monotonic() - began
-        print(f"{target.name:<16}{arguments.inputs:>9,} inputs {dict(counts)} in {seconds:.0f} s", flush=True)
+        print(
+            f"{target.name:<16}{arguments.inputs:>9,} inputs {dict(counts)} in {seconds:.0f} s",
+            flush=True,
+        )
     return 1 if failed else 0
 
 

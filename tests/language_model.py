@@ -1,4 +1,5 @@
-"""A language model for tests: a BERT of a few thousand random weights, whose vocabulary is a list of words."""
+"""A language model for tests: a BERT of a few thousand random weights, whose vocabulary is a list
+of words."""
 
 from __future__ import annotations
 
@@ -15,8 +16,13 @@ def write_language_model(folder: Path, words: Iterable[str], hidden: int = 16) -
 
     numbers = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *sorted(set(words))])}
     tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = (
+        normalizers.Lowercase(),
+        pre_tokenizers.Whitespace(),
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
     config = BertConfig(
         vocab_size=len(numbers),
         hidden_size=hidden,

@@ -2,11 +2,11 @@
 
     python tests/mutate.py [--modules metrics sampling …] [--processes 2] [--show]
 
-A mutant is a module with one operator, comparison, number, condition or statement changed. Its tests run in a process
-forked from one that has imported what takes long, stop at the first failure, and have a minute. A mutant that no test
-notices survives, and is printed. Left out are texts, annotations, messages, and the numbers of `TUNING`, which say how
-much is done at a time: with others the results are the same, which is what the tests of them assert.
-"""
+A mutant is a module with one operator, comparison, number, condition or statement changed. Its
+tests run in a process forked from one that has imported what takes long, stop at the first failure,
+and have a minute. A mutant that no test notices survives, and is printed. Left out are texts,
+annotations, messages, and the numbers of `TUNING`, which say how much is done at a time: with
+others the results are the same, which is what the tests of them assert."""
 
 from __future__ import annotations
 
@@ -26,20 +26,31 @@ TESTS = {
     "metrics": ["test_metrics.py", "test_evaluation.py"],
     "sampling": ["test_sampling.py", "test_splitting.py"],
     "splitting": ["test_splitting.py", "test_side_nodes.py"],
-    "propagation": ["test_numerics.py", "test_propagation.py", "test_known_answer.py", "test_model.py"],
+    "propagation": [
+        "test_numerics.py",
+        "test_propagation.py",
+        "test_known_answer.py",
+        "test_model.py",
+    ],
 }
-# How much is done at a time, and from which size on in which of two equal ways: module to names of constants.
+# How much is done at a time, and from which size on in which of two equal ways: module to names of
+# constants.
 TUNING = {
     "propagation": {"_SLAB_BYTES", "_CAST_ROWS"},
     "sampling": set(),
     "splitting": set(),
     "metrics": set(),
 }
-# Lines on which a change leaves results as they are: a part of the line, what is changed ("" for anything), and why.
+# Lines on which a change leaves results as they are: a part of the line, what is changed ("" for
+# anything), and why.
 EQUAL = {
     "metrics": [("gains = 1 / torch.arange(2", "1 -> 2", "gains and ideal grow alike")],
     "sampling": [
-        ("repeats = missing * (missing / 2 + len(drawn))", "Add -> Sub", "nothing is drawn yet, but in a second round"),
+        (
+            "repeats = missing * (missing / 2 + len(drawn))",
+            "Add -> Sub",
+            "nothing is drawn yet, but in a second round",
+        ),
     ],
     "splitting": [
         ("sum(shares) - 1) > 1e-6", "Gt -> GtE", "no sum is at the bound itself"),
@@ -47,8 +58,16 @@ EQUAL = {
         ("minlength=3", "3 -> 4", "a count of a part that there is not"),
         ("enough = math.ceil(", "", "a bound that is generous in any case"),
         ("near = range(start", "", "the same"),
-        ("needed = _least_edges(num_edges + 1", "", "fewer edges than those that are too few are too few"),
-        ("most = int(degrees.max()) if len(degrees) else 0", "0 -> 1", "without users nothing is split"),
+        (
+            "needed = _least_edges(num_edges + 1",
+            "",
+            "fewer edges than those that are too few are too few",
+        ),
+        (
+            "most = int(degrees.max()) if len(degrees) else 0",
+            "0 -> 1",
+            "without users nothing is split",
+        ),
         ("start = max(most + 1", "", "where to begin to look for a number that is further on"),
     ],
     "propagation": [
@@ -70,21 +89,42 @@ EQUAL = {
         ("if not (0 < bound < math.inf)", "Lt -> LtE", "infinity is caught below"),
         ("return 1.0", "1.0 -> 2.0", "of what is 0 or not finite"),
         ("math.log2(2**15 / bound)), 120", "120 -> 121", "of numbers near the least"),
-        ("if alpha.requires_grad or x.device.type", "NotEq -> Eq", "the way of other devices, which is right as well"),
+        (
+            "if alpha.requires_grad or x.device.type",
+            "NotEq -> Eq",
+            "the way of other devices, which is right as well",
+        ),
         ("return (grad_x if ctx.needs_input_grad[0]", "0 -> 1", "a gradient that nobody asked for"),
     ],
 }
 SECONDS = 60
 
 _COMPARE = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
-}  # fmt: skip
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
 _OPERATOR = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
-    ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.LShift: ast.RShift, ast.RShift: ast.LShift, ast.BitAnd: ast.BitOr,
-    ast.BitOr: ast.BitAnd, ast.MatMult: ast.Mult,
-}  # fmt: skip
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.MatMult: ast.Mult,
+}
 
 
 def mutants(source: str, tuning: set[str]) -> Iterator[tuple[int, str, str]]:
@@ -105,7 +145,8 @@ def mutants(source: str, tuning: set[str]) -> Iterator[tuple[int, str, str]]:
 
 
 def _left_out(node: ast.AST, tuning: set[str]) -> Iterator[ast.AST]:
-    """Yield what is not changed below a node: annotations, texts, messages, docstrings, numbers that only tune."""
+    """Yield what is not changed below a node: annotations, texts, messages, docstrings, numbers
+    that only tune."""
     parts: list[ast.AST | None] = []
     if isinstance(node, ast.arg | ast.AnnAssign):
         parts.append(node.annotation)
@@ -118,10 +159,18 @@ def _left_out(node: ast.AST, tuning: set[str]) -> Iterator[ast.AST]:
         parts += node.decorator_list
     if isinstance(node, ast.Raise | ast.JoinedStr):
         parts.append(node)
-    if isinstance(node, ast.Assign) and any(getattr(target, "id", "") in tuning for target in node.targets):
+    if isinstance(node, ast.Assign) and any(
+        getattr(target, "id", "") in tuning for target in node.targets
+    ):
         parts.append(node)
-    if isinstance(node, ast.Assign) and any(isinstance(target, ast.Tuple) for target in node.targets):
-        names = {getattr(name, "id", "") for target in node.targets for name in getattr(target, "elts", [])}
+    if isinstance(node, ast.Assign) and any(
+        isinstance(target, ast.Tuple) for target in node.targets
+    ):
+        names = {
+            getattr(name, "id", "")
+            for target in node.targets
+            for name in getattr(target, "elts", [])
+        }
         if names & tuning:
             parts.append(node)
     for part in parts:
@@ -196,10 +245,13 @@ def noticed(package: Path, tests: list[str]) -> bool:
 
 
 def judge(module: str, share: int, of: int, report: int) -> None:
-    """Judge every ``of``-th mutant of a module, in a copy of the package, and write a line for each."""
+    """Judge every ``of``-th mutant of a module, in a copy of the package, and write a line for
+    each."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder)
-        shutil.copytree(ROOT / "lightgcn", package / "lightgcn", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / "lightgcn", package / "lightgcn", ignore=shutil.ignore_patterns("__pycache__")
+        )
         file = package / "lightgcn" / f"{module}.py"
         source = file.read_text()
         if not share and noticed(package, TESTS[module]):
@@ -207,11 +259,16 @@ def judge(module: str, share: int, of: int, report: int) -> None:
         for number, (line, what, mutant) in enumerate(mutants(source, TUNING[module])):
             if number % of == share:
                 file.write_text(mutant)
-                os.write(report, f"{module}\t{line}\t{what}\t{int(noticed(package, TESTS[module]))}\n".encode())
+                os.write(
+                    report,
+                    f"{module}\t{line}\t{what}\t{int(noticed(package, TESTS[module]))}\n".encode(),
+                )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--modules", nargs="+", default=list(TESTS), choices=list(TESTS))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--show", action="store_true", help="print every mutant as it is judged")
@@ -242,18 +299,25 @@ def main() -> int:
             for entry in stream:
                 _, line, what, dead = entry.rstrip("\n").split("\t")
                 code = lines[int(line) - 1].strip() if int(line) else ""
-                reason = next((why for part, change, why in EQUAL[module] if part in code and change in what), None)
+                reason = next(
+                    (why for part, change, why in EQUAL[module] if part in code and change in what),
+                    None,
+                )
                 total += 1
                 killed += int(dead)
                 equal += not int(dead) and reason is not None
                 if arguments.show or not int(dead):
-                    state = "killed  " if int(dead) else f"equal ({reason})" if reason else "SURVIVED"
+                    state = (
+                        "killed  " if int(dead) else f"equal ({reason})" if reason else "SURVIVED"
+                    )
                     print(f"{state} {module}.py:{line} {what}: {code}", flush=True)
         for child in children:
             os.waitpid(child, 0)
         share_killed = killed / max(total - equal, 1)
         print(
-            f"{module}: {killed} of {total - equal} mutants killed, {share_killed:.1%}; {equal} are equal", flush=True
+            f"{module}: {killed} of {total - equal} mutants killed, {share_killed:.1%}; {equal} "
+            "are equal",
+            flush=True,
         )
         ok &= share_killed >= 0.95
     return 0 if ok else 1

@@ -1,11 +1,12 @@
-"""Kill -9 at random moments: what is on disk is whole, a rerun goes on, and it ends with the same bits.
+"""Kill -9 at random moments: what is on disk is whole, a rerun goes on, and it ends with the same
+bits.
 
     python tests/soak.py [--kills 200] [--seed 0]
 
-Each scenario runs a command in a child process that is killed after a random part of the time that it takes, a few
-times over, with a look at the folder after each; then the command may end, and what it left is compared with what an
-uninterrupted one left. Checkpoints are written after every epoch here, so that there is much to interrupt.
-"""
+Each scenario runs a command in a child process that is killed after a random part of the time that
+it takes, a few times over, with a look at the folder after each; then the command may end, and what
+it left is compared with what an uninterrupted one left. Checkpoints are written after every epoch
+here, so that there is much to interrupt."""
 
 from __future__ import annotations
 
@@ -26,9 +27,10 @@ from pathlib import Path
 import torch
 
 from lightgcn import Recommender, cli, training
-from lightgcn.checkpoint import load_model, load_tensors
+from lightgcn.core.storage import load_tensors
 from lightgcn.datasets import Dataset, read_mpd, synthetic_interactions, write_synthetic_mpd
-from lightgcn.runs import RUN_FILES
+from lightgcn.experiments.run import RUN_FILES
+from lightgcn.nn.model_io import load_model
 
 # Times that a command is killed before it may end.
 _KILLS_IN_A_ROW = 3
@@ -79,7 +81,9 @@ def ended(child: int) -> int | None:
 
 def scenarios(work: Path) -> list[Scenario]:
     """Write the data that commands read and return what is to be killed."""
-    write_synthetic_mpd(work / "mpd", num_playlists=150, num_tracks=300, mean_length=25, slice_size=50)
+    write_synthetic_mpd(
+        work / "mpd", num_playlists=150, num_tracks=300, mean_length=25, slice_size=50
+    )
     read_mpd(work / "mpd", processes=1).save(work / "prepared")
     graph = synthetic_interactions(60, 50, 900, seed=3)
     (work / "text").mkdir()
@@ -92,11 +96,23 @@ def scenarios(work: Path) -> list[Scenario]:
                 lines.append(" ".join(map(str, [user, *part])))
         (work / "text" / f"{name}.txt").write_text("\n".join(lines) + "\n")
     return [
-        Scenario("prepare", lambda out: ["prepare", str(work / "mpd"), str(out), "--overwrite"], check_dataset, whole),
+        Scenario(
+            "prepare",
+            lambda out: ["prepare", str(work / "mpd"), str(out), "--overwrite"],
+            check_dataset,
+            whole,
+        ),
         Scenario("train", lambda out: train_command(work / "prepared", out), check_run, learned),
         Scenario(
             "reproduce",
-            lambda out: ["reproduce", str(work / "text"), str(out), *_TRAIN, "--set", "precision=float32"],
+            lambda out: [
+                "reproduce",
+                str(work / "text"),
+                str(out),
+                *_TRAIN,
+                "--set",
+                "precision=float32",
+            ],
             lambda out: [check_run(file.parent) for file in out.rglob("run.json")] and None,
             learned,
         ),
@@ -104,7 +120,8 @@ def scenarios(work: Path) -> list[Scenario]:
 
 
 def train_command(data: Path, run: Path) -> list[str]:
-    """Return what a person would type next: with --resume where something is there to go on with."""
+    """Return what a person would type next: with --resume where something is there to go on
+    with."""
     begun = any((run / name).exists() for name in ("checkpoint.safetensors", "model.safetensors"))
     return ["train", str(data), str(run), *_TRAIN, *(["--resume"] if begun else [])]
 
@@ -139,7 +156,8 @@ def whole(out: Path) -> dict[str, bytes]:
 
 
 def learned(out: Path) -> dict[str, bytes]:
-    """Return what was learned, and the losses and metrics on the way; not the seconds that it took."""
+    """Return what was learned, and the losses and metrics on the way; not the seconds that it
+    took."""
     found = {}
     for file in sorted(out.rglob("*.safetensors")):
         left_over = any(part.startswith(".") for part in file.relative_to(out).parts)
@@ -147,18 +165,23 @@ def learned(out: Path) -> dict[str, bytes]:
             found[str(file.relative_to(out))] = file.read_bytes()
     for file in sorted(out.rglob("history.jsonl")):
         records = [json.loads(line) for line in file.read_bytes().splitlines()]
-        kept = [{name: value for name, value in one.items() if "seconds" not in name} for one in records]
+        kept = [
+            {name: value for name, value in one.items() if "seconds" not in name} for one in records
+        ]
         found[str(file.relative_to(out))] = json.dumps(kept).encode()
     return found
 
 
 def run_to_the_end(scenario: Scenario, out: Path) -> None:
     code = ended(in_child(lambda: cli.main(scenario.command(out))))
-    assert code == 0, f"{scenario.name} ended with {code}; LIGHTGCN_DEBUG=1 {' '.join(scenario.command(out))}"
+    assert code == 0, (
+        f"{scenario.name} ended with {code}; LIGHTGCN_DEBUG=1 {' '.join(scenario.command(out))}"
+    )
 
 
 def measure(scenario: Scenario, out: Path) -> None:
-    """Run a command without interruption, twice: once for what it leaves, once for how long it takes."""
+    """Run a command without interruption, twice: once for what it leaves, once for how long it
+    takes."""
     for _ in range(2):
         shutil.rmtree(out, ignore_errors=True)
         began = time.monotonic()
@@ -168,7 +191,8 @@ def measure(scenario: Scenario, out: Path) -> None:
 
 
 def kill(scenario: Scenario, out: Path, draw: random.Random, kills: int) -> int:
-    """Kill a command so often, look at the folder after each time, let it end, and return how often it was killed."""
+    """Kill a command so often, look at the folder after each time, let it end, and return how often
+    it was killed."""
     killed = 0
     for _ in range(kills):
         child = in_child(lambda: cli.main(scenario.command(out)))
@@ -178,15 +202,23 @@ def kill(scenario: Scenario, out: Path, draw: random.Random, kills: int) -> int:
         scenario.check(out)
     run_to_the_end(scenario, out)
     found = scenario.result(out)
-    assert found.keys() == scenario.expected.keys(), f"{scenario.name}: {found.keys() ^ scenario.expected.keys()}"
+    assert found.keys() == scenario.expected.keys(), (
+        f"{scenario.name}: {found.keys() ^ scenario.expected.keys()}"
+    )
     for name, data in scenario.expected.items():
-        assert found[name] == data, f"{scenario.name}: {name} differs from what an uninterrupted run leaves"
+        assert found[name] == data, (
+            f"{scenario.name}: {name} differs from what an uninterrupted run leaves"
+        )
     return killed
 
 
 def save_over(work: Path, draw: random.Random, kills: int) -> int:
-    """Kill a process that writes one of two datasets over the other, for ever: the file is always one of the two."""
-    both = [Dataset.load(work / "prepared"), Dataset(synthetic_interactions(300, 200, 5000), {}, {})]
+    """Kill a process that writes one of two datasets over the other, for ever: the file is always
+    one of the two."""
+    both = [
+        Dataset.load(work / "prepared"),
+        Dataset(synthetic_interactions(300, 200, 5000), {}, {}),
+    ]
     digests = {dataset.fingerprint() for dataset in both}
     both[0].save(work / "saved")
     killed = 0
@@ -209,12 +241,17 @@ def soak(work: Path, kills: int, seed: int = 0, say: Callable[[str], None] = pri
     """Kill all scenarios, about so often in all, and return how often it was.
 
     Raises:
-        AssertionError: if something on disk was not whole, or a rerun did not end, or with other bits.
+        AssertionError: if something on disk was not whole, or a rerun did not end, or with other
+            bits.
     """
     torch.set_num_threads(1)  # a child is forked, and other threads are not
     draw, total = random.Random(seed), 0
     all_scenarios = scenarios(work)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         for scenario in all_scenarios:  # so that no child has to import anything
             cli.main(scenario.command(work / f"warm-{scenario.name}"))
     share = max(1, kills // (len(all_scenarios) + 1))
@@ -224,7 +261,10 @@ def soak(work: Path, kills: int, seed: int = 0, say: Callable[[str], None] = pri
         while killed < share:
             shutil.rmtree(out, ignore_errors=True)
             killed += kill(scenario, out, draw, min(_KILLS_IN_A_ROW, share - killed))
-        say(f"{scenario.name}: killed {killed} times in {scenario.seconds:.2f} s of work, and ended with the same bits")
+        say(
+            f"{scenario.name}: killed {killed} times in {scenario.seconds:.2f} s of work, and "
+            "ended with the same bits"
+        )
         total += killed
     killed = save_over(work, draw, share)
     say(f"save: killed {killed} times, and the file was the old or the new one")
@@ -232,7 +272,9 @@ def soak(work: Path, kills: int, seed: int = 0, say: Callable[[str], None] = pri
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -1,4 +1,5 @@
-"""The benchmarks' own programs: the report of a made-up run, the GPU command on a CPU, the profile of a small graph."""
+"""The benchmarks' own programs: the report of a made-up run, the GPU command on a CPU, the profile
+of a small graph."""
 
 from __future__ import annotations
 
@@ -18,16 +19,32 @@ ROOT = Path(__file__).resolve().parent.parent
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def made_up(step: str, **info: Any) -> dict[str, Any]:
-    empty = {"variant": "", "graph": "gowalla", "note": "", "seconds": {}, "peers": {}, "floors": {}, "figures": {}}
+    empty = {
+        "variant": "",
+        "graph": "gowalla",
+        "note": "",
+        "seconds": {},
+        "peers": {},
+        "floors": {},
+        "figures": {},
+    }
     return {"extra_info": empty | {"step": step, "skipped": {}, "targets": []} | info}
 
 
 RUN = {
-    "machine_info": {"cpu": "Made-up CPU", "cores": 2, "threads": 2, "versions": {"torch": "2.0"}, "node": "secret"},
+    "machine_info": {
+        "cpu": "Made-up CPU",
+        "cores": 2,
+        "threads": 2,
+        "versions": {"torch": "2.0"},
+        "node": "secret",
+    },
     "benchmarks": [
         made_up(
             "propagation",
@@ -42,21 +59,39 @@ RUN = {
             ],
         ),
         *(
-            made_up("scaling", graph=f"{edges} edges", edges=edges, scaling={
-                "split": {"seconds": edges * 5e-8, "ns_per_edge": 50.0, "bytes_per_edge": 96.0}})
+            made_up(
+                "scaling",
+                graph=f"{edges} edges",
+                edges=edges,
+                scaling={
+                    "split": {"seconds": edges * 5e-8, "ns_per_edge": 50.0, "bytes_per_edge": 96.0}
+                },
+            )
             for edges in (1_000_000, 100_000)
         ),
         {"extra_info": {}},
     ],
-}  # fmt: skip
+}
 
 
 @pytest.fixture
 def page(tmp_path: Path) -> str:
     (tmp_path / "bench.json").write_text(json.dumps(RUN))
-    profile = {"graph": "gowalla", "epochs": 2, "work": ["loss"], "seconds": {"loss": 9.5, "other": 0.5}}
+    profile = {
+        "graph": "gowalla",
+        "epochs": 2,
+        "work": ["loss"],
+        "seconds": {"loss": 9.5, "other": 0.5},
+    }
     (tmp_path / "profile.json").write_text(json.dumps(profile))
-    done = run("benchmarks.report", tmp_path / "bench.json", "--profile", tmp_path / "profile.json", "--out", tmp_path)
+    done = run(
+        "benchmarks.report",
+        tmp_path / "bench.json",
+        "--profile",
+        tmp_path / "profile.json",
+        "--out",
+        tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     return (tmp_path / "RESULTS.md").read_text()
 
@@ -69,9 +104,14 @@ def test_report_marks_each_target(page: str) -> None:
 
 
 def test_report_has_scaling_by_size_and_the_profile(page: str) -> None:
-    small, large = page.index("| split | 100,000 | 5 ms | 50.0 | 96 |"), page.index("| split | 1,000,000 | 50 ms |")
+    small, large = (
+        page.index("| split | 100,000 | 5 ms | 50.0 | 96 |"),
+        page.index("| split | 1,000,000 | 50 ms |"),
+    )
     assert small < large
-    assert "nor evaluation: 5.0% (target ≤ 10%, met)" in page and "| loss | 9.500 s | 95.0% |" in page
+    assert (
+        "nor evaluation: 5.0% (target ≤ 10%, met)" in page and "| loss | 9.500 s | 95.0% |" in page
+    )
 
 
 def test_report_names_the_processor_and_no_machine(page: str) -> None:
@@ -95,11 +135,20 @@ def test_gpu_command_runs_on_a_cpu_for_a_try(tmp_path: Path) -> None:
     assert results["propagation"]["torch.sparse COO"]["share_of_copy"] > 0
     for name in ("epoch_paper", "epoch_fast"):
         epoch = results[name]
-        assert epoch["seconds_per_epoch"] == pytest.approx(epoch["seconds_per_step"] * epoch["steps"])
+        assert epoch["seconds_per_epoch"] == pytest.approx(
+            epoch["seconds_per_step"] * epoch["steps"]
+        )
     assert results["evaluation"]["seconds"] > 0 and results["drawing"]["negatives_per_s"] > 0
 
     (tmp_path / "bench.json").write_text(json.dumps(RUN))
-    done = run("benchmarks.report", tmp_path / "bench.json", "--gpu", tmp_path / "gpu.json", "--out", tmp_path)
+    done = run(
+        "benchmarks.report",
+        tmp_path / "bench.json",
+        "--gpu",
+        tmp_path / "gpu.json",
+        "--out",
+        tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert "paper preset: " in (tmp_path / "RESULTS.md").read_text()
 
@@ -108,12 +157,25 @@ def test_gpu_command_runs_on_a_cpu_for_a_try(tmp_path: Path) -> None:
 def test_gpu_command_says_in_one_line_that_there_is_no_gpu(tmp_path: Path) -> None:
     done = run("benchmarks.gpu", "--out", tmp_path / "gpu.json")
     assert done.returncode == 2
-    assert done.stdout.startswith("no CUDA device") and done.stdout.count("\n") == 1 and not done.stderr
+    assert (
+        done.stdout.startswith("no CUDA device")
+        and done.stdout.count("\n") == 1
+        and not done.stderr
+    )
     assert not (tmp_path / "gpu.json").exists()
 
 
 def test_profile_attributes_all_of_the_time() -> None:
-    done = run("benchmarks.profile_fast", "--graph", "synthetic", "--scale", "0.02", "--epochs", "2", "--json")
+    done = run(
+        "benchmarks.profile_fast",
+        "--graph",
+        "synthetic",
+        "--scale",
+        "0.02",
+        "--epochs",
+        "2",
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     seconds = json.loads(done.stdout)["seconds"]
     for name in ("propagation", "loss", "optimiser", "evaluation", "sampling and batches", "other"):

@@ -1,4 +1,5 @@
-"""The same seed and threads give the same bytes in every process; other threads and chunks nearly the same."""
+"""The same seed and threads give the same bytes in every process; other threads and chunks nearly
+the same."""
 
 from __future__ import annotations
 
@@ -55,7 +56,9 @@ print(json.dumps({" ".join(key): value for key, value in digests.items()}))
 def results(data: Path, out: Path, threads: int, hash_seed: int) -> dict[str, object]:
     environment = os.environ | {"PYTHONHASHSEED": str(hash_seed)}
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, str(data), str(threads), str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, object] = json.loads(done.stdout)
     return found
@@ -80,16 +83,24 @@ def test_other_processes_and_hash_seeds_give_the_same_bytes_and_other_threads_ne
             assert two[key] == pytest.approx(value, abs=5e-3), key
 
 
-def test_reading_gives_the_same_file_with_any_number_of_processes(slices: Path, tmp_path: Path) -> None:
+def test_reading_gives_the_same_file_with_any_number_of_processes(
+    slices: Path, tmp_path: Path
+) -> None:
     digests = set()
     for processes in (1, 2, 3):
         read_mpd(slices, processes=processes).save(tmp_path / str(processes))
-        digests.add(hashlib.sha256((tmp_path / str(processes) / "dataset.safetensors").read_bytes()).hexdigest())
+        digests.add(
+            hashlib.sha256(
+                (tmp_path / str(processes) / "dataset.safetensors").read_bytes()
+            ).hexdigest()
+        )
     assert len(digests) == 1
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_ties_go_by_index_whatever_the_chunk_and_the_device(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ties_go_by_index_whatever_the_chunk_and_the_device(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     generator = torch.Generator().manual_seed(0)

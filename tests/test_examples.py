@@ -18,7 +18,9 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 def run(script: Path, *arguments: object) -> str:
     command = [sys.executable, str(script), *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
     return done.stdout
 
@@ -29,7 +31,10 @@ def test_an_example_is_under_a_hundred_lines(example: Path) -> None:
 
 
 def test_custom_loop() -> None:
-    scores = [float(value) for value in re.findall(r"ROC-AUC (0\.\d+)", run(ROOT / "examples" / "custom_loop.py"))]
+    scores = [
+        float(value)
+        for value in re.findall(r"ROC-AUC (0\.\d+)", run(ROOT / "examples" / "custom_loop.py"))
+    ]
     assert len(scores) == 3 and scores[-1] > 0.75
 
 
@@ -45,7 +50,10 @@ def test_own_data() -> None:
 def test_playlist_challenge(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     said = run(ROOT / "examples" / "playlist_challenge.py", "--out", tmp_path)
-    values = {name: float(value) for name, value in re.findall(r"^(\S.*?\S) {2,}(0\.\d+) ", said, re.MULTILINE)}
+    values = {
+        name: float(value)
+        for name, value in re.findall(r"^(\S.*?\S) {2,}(0\.\d+) ", said, re.MULTILINE)
+    }
     assert values["LightGCN"] > values["without titles"] > values["popularity"] > 0
     assert values["LightGCN"] > values["item-item"] > values["popularity"]
     assert "nothing that the challenge would refuse" in said
@@ -71,7 +79,9 @@ def test_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells)
     script = tmp_path / "notebook.py"
-    lines = [line for cell in cells for line in [*cell["source"], "\n\n"] if not line.startswith("%")]
+    lines = [
+        line for cell in cells for line in [*cell["source"], "\n\n"] if not line.startswith("%")
+    ]
     script.write_text("".join(lines))
     said = run(script)
     recalls = [float(value) for value in re.findall(r"recall@20 (0\.\d+)", said)]

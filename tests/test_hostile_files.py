@@ -1,4 +1,5 @@
-"""Files by other hands: no code of theirs runs, and what they claim is checked before it is believed."""
+"""Files by other hands: no code of theirs runs, and what they claim is checked before it is
+believed."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ import torch
 
 import lightgcn
 from lightgcn import Recommender, cli, preset
-from lightgcn.checkpoint import load_model
+from lightgcn.cli.console import complain, say
 from lightgcn.datasets import Dataset, open_dataset, read_mpd
-from lightgcn.terminal import complain, say
+from lightgcn.nn.model_io import load_model
 
 PACKAGE = Path(lightgcn.__file__).parent
 OPTIONS = ["--epochs", "1", "--batch-size", "512"]
@@ -29,7 +30,13 @@ def test_nothing_in_the_package_can_unpickle_or_run_what_it_reads() -> None:
     """No call of pickle, marshal, eval, exec, torch.load or numpy.load, and no shell."""
     banned = {"pickle", "marshal", "shelve", "dill", "joblib", "yaml"}
     calls = {"eval", "exec", "compile", "__import__"}
-    methods = {("torch", "load"), ("np", "load"), ("numpy", "load"), ("os", "system"), ("np", "fromfile")}
+    methods = {
+        ("torch", "load"),
+        ("np", "load"),
+        ("numpy", "load"),
+        ("os", "system"),
+        ("np", "fromfile"),
+    }
     for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
@@ -56,7 +63,9 @@ class Bomb:
         return os.mkdir, (str(self.mark),)
 
 
-@pytest.mark.parametrize("name", ["dataset.safetensors", "recommender.safetensors", "model.safetensors", "run.json"])
+@pytest.mark.parametrize(
+    "name", ["dataset.safetensors", "recommender.safetensors", "model.safetensors", "run.json"]
+)
 def test_a_pickle_in_place_of_a_file_is_refused_and_not_run(tmp_path: Path, name: str) -> None:
     mark = tmp_path / "mark"
     for data in (pickle.dumps(Bomb(mark)), None):
@@ -81,7 +90,9 @@ def run(slices: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("shape", [[2**40, 64], [2**62, 2], [2**31, 2**31]])
-def test_sizes_that_a_header_claims_are_not_allocated(run: Path, tmp_path: Path, shape: list[int]) -> None:
+def test_sizes_that_a_header_claims_are_not_allocated(
+    run: Path, tmp_path: Path, shape: list[int]
+) -> None:
     data = (run / "recommender.safetensors").read_bytes()
     size = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + size])
@@ -92,7 +103,9 @@ def test_sizes_that_a_header_claims_are_not_allocated(run: Path, tmp_path: Path,
         path = tmp_path / "recommender.safetensors"
         path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        with pytest.raises(ValueError, match=r"recommender\.safetensors: not a readable lightgcn file"):
+        with pytest.raises(
+            ValueError, match=r"recommender\.safetensors: not a readable lightgcn file"
+        ):
             Recommender.load(path)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
 
@@ -103,11 +116,14 @@ def test_a_header_length_of_exabytes_is_refused(tmp_path: Path) -> None:
         load_model(tmp_path / "model.safetensors")
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../../../etc", "\x00", "http://example.com/data", ""])
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../../../etc", "\x00", "http://example.com/data", ""]
+)
 def test_a_path_in_a_run_is_only_read_as_data_that_must_be_the_runs(
     run: Path, tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """run.json says where the data is: the one path that is followed, to read what has the run's own fingerprint."""
+    """run.json says where the data is: the one path that is followed, to read what has the run's
+    own fingerprint."""
     for file in run.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((run / "run.json").read_text())
@@ -119,19 +135,50 @@ def test_a_path_in_a_run_is_only_read_as_data_that_must_be_the_runs(
 
 
 def test_names_on_the_terminal_cannot_command_it(slices: Path, tmp_path: Path) -> None:
-    """An escape sequence in a track's name is shown as text, and not obeyed, by whatever shows it."""
+    """An escape sequence in a track's name is shown as text, and not obeyed, by whatever shows
+    it."""
     dataset = read_mpd(slices)
     dataset.items["name"][0] = "\x1b[2J\x1b]0;owned\x07name\x9b\u202e"
     dataset.save(tmp_path / "prepared")
     assert cli.main(["train", str(tmp_path / "prepared"), str(tmp_path / "run"), *OPTIONS]) == 0
     item = dataset.interactions.item_ids[0]  # type: ignore[index]
-    command = [sys.executable, "-m", "lightgcn", "recommend", str(tmp_path / "run"), "--similar", item, "-k", "398"]
+    command = [
+        sys.executable,
+        "-m",
+        "lightgcn",
+        "recommend",
+        str(tmp_path / "run"),
+        "--similar",
+        item,
+        "-k",
+        "398",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    other = [sys.executable, "-m", "lightgcn", "recommend", str(tmp_path / "run"), "--items", item, "-k", "398"]
+    other = [
+        sys.executable,
+        "-m",
+        "lightgcn",
+        "recommend",
+        str(tmp_path / "run"),
+        "--items",
+        item,
+        "-k",
+        "398",
+    ]
     said = done.stdout + subprocess.run(other, capture_output=True, text=True, check=True).stdout
     holders = set(dataset.interactions.users[dataset.interactions.items == 0].tolist())
     user = str(next(user for user in range(300) if user not in holders))
-    more = [sys.executable, "-m", "lightgcn", "recommend", str(tmp_path / "run"), "--user", user, "-k", "398"]
+    more = [
+        sys.executable,
+        "-m",
+        "lightgcn",
+        "recommend",
+        str(tmp_path / "run"),
+        "--user",
+        user,
+        "-k",
+        "398",
+    ]
     said += subprocess.run(more, capture_output=True, text=True, check=True).stdout
     assert "\x1b" not in said and "\x07" not in said
     done = subprocess.run([*more, "--json"], capture_output=True, text=True, check=True).stdout

@@ -1,8 +1,9 @@
-"""A graph whose answer is known goes the whole way: data, training, evaluation, recommendations, a file.
+"""A graph whose answer is known goes the whole way: data, training, evaluation, recommendations, a
+file.
 
-Users and items stand in blocks. A user has every item of its block but one: user j lacks item j of its block. That one
-edge is withheld, and nothing else of the block is unseen, so it has to come first.
-"""
+Users and items stand in blocks. A user has every item of its block but one: user j lacks item j of
+its block. That one edge is withheld, and nothing else of the block is unseen, so it has to come
+first."""
 
 from __future__ import annotations
 
@@ -56,29 +57,53 @@ def split() -> Split:
 
 
 CONFIGS = {
-    "bce": TrainConfig(loss="bce", normalization="mean", num_layers=3, batch_size=None, learning_rate=0.02, epochs=60),
+    "bce": TrainConfig(
+        loss="bce",
+        normalization="mean",
+        num_layers=3,
+        batch_size=None,
+        learning_rate=0.02,
+        epochs=60,
+    ),
     "bpr": TrainConfig(loss="bpr", num_layers=2, batch_size=100, learning_rate=0.02, epochs=20),
-    "softmax": TrainConfig(loss="softmax", num_layers=1, init="xavier", batch_size=100, learning_rate=0.02, epochs=20),
+    "softmax": TrainConfig(
+        loss="softmax", num_layers=1, init="xavier", batch_size=100, learning_rate=0.02, epochs=20
+    ),
 }
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_withheld_edge_comes_first(name: str, tmp_path: Path) -> None:
     # Choosing the epoch by the answer would help: the training loss alone decides that it ends.
-    config = TrainConfig(**{**vars(CONFIGS[name]), "metric": "loss", "eval_every": CONFIGS[name].epochs,
-                            "embedding_dim": 16, "l2": 1e-4, "patience": None})  # fmt: skip
+    config = TrainConfig(
+        **{
+            **vars(CONFIGS[name]),
+            "metric": "loss",
+            "eval_every": CONFIGS[name].epochs,
+            "embedding_dim": 16,
+            "l2": 1e-4,
+            "patience": None,
+        }
+    )
     parts = split()
     model = config.new_model(NODES, NODES)
     result = fit(model, parts, config, run_dir=tmp_path)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
     adjacency = normalized_adjacency(parts.val.message, config.normalization)
-    found = evaluate(model, adjacency, parts.val, ks=(1, 20), metrics=("recall", "ndcg", "mrr", "clicks"))
+    found = evaluate(
+        model, adjacency, parts.val, ks=(1, 20), metrics=("recall", "ndcg", "mrr", "clicks")
+    )
     assert found.num_users == NODES
-    assert found["recall@1"] == found["ndcg@20"] == found["mrr@20"] == 1.0 and found["clicks@20"] == 0.0
+    assert (
+        found["recall@1"] == found["ndcg@20"] == found["mrr@20"] == 1.0
+        and found["clicks@20"] == 0.0
+    )
     assert found["roc_auc"] > 0.99
 
-    Recommender.from_model(model, parts.val.message, config.normalization).save(tmp_path / "recommender")
+    Recommender.from_model(model, parts.val.message, config.normalization).save(
+        tmp_path / "recommender"
+    )
     recommender = Recommender.load(tmp_path / "recommender")
     for node in range(NODES):
         assert recommender.recommend(f"user {node}", 1)[0].id == f"item {node}"
@@ -98,18 +123,35 @@ def test_popularity_does_not_find_them() -> None:
 
 
 def test_the_way_through_a_random_split() -> None:
-    """With random edges withheld, and training seeing only the rest, all that is withheld ranks first."""
+    """With random edges withheld, and training seeing only the rest, all that is withheld ranks
+    first."""
     from lightgcn import split_edges
 
     known, withheld = planted()
     whole = known.union(withheld)
     parts = split_edges(whole, (0.8, 0.1, 0.1), disjoint=0.2, seed=3)
-    config = TrainConfig(loss="bce", normalization="mean", batch_size=None, learning_rate=0.02, epochs=80,
-                         embedding_dim=16, metric="roc_auc", eval_every=10, disjoint=0.2, l2=0.0)  # fmt: skip
+    config = TrainConfig(
+        loss="bce",
+        normalization="mean",
+        batch_size=None,
+        learning_rate=0.02,
+        epochs=80,
+        embedding_dim=16,
+        metric="roc_auc",
+        eval_every=10,
+        disjoint=0.2,
+        l2=0.0,
+    )
     model = config.new_model(NODES, NODES)
     fit(model, parts, config)
     test: LinkSet = parts.test
-    found = evaluate(model, normalized_adjacency(test.message, "mean"), test, ks=(SIZE,), metrics=("map", "recall"))
+    found = evaluate(
+        model,
+        normalized_adjacency(test.message, "mean"),
+        test,
+        ks=(SIZE,),
+        metrics=("map", "recall"),
+    )
     assert found[f"map@{SIZE}"] == found[f"recall@{SIZE}"] == 1.0
 
 

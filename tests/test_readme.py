@@ -15,7 +15,9 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
-    "code", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=["first", "own loop", "processes"]
+    "code",
+    re.findall(r"```python\n(.*?)```", README, re.DOTALL),
+    ids=["first", "own loop", "processes"],
 )
 def test_python_block_runs_as_written(code: str, tmp_path: Path) -> None:
     done = subprocess.run(
@@ -29,7 +31,9 @@ def test_python_block_runs_as_written(code: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     # That of few steps in a small example aside.
-    assert "Warning" not in done.stderr.replace("UserWarning: the whole training is", ""), done.stderr
+    assert "Warning" not in done.stderr.replace("UserWarning: the whole training is", ""), (
+        done.stderr
+    )
     auc = float(re.search(r"roc_auc (0\.\d+)", done.stdout).group(1))
     assert auc > 0.7
 

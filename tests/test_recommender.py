@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn import Interactions, LightGCN, Recommender, normalized_adjacency
-from lightgcn.checkpoint import load_tensors, save_tensors
+from lightgcn.core.storage import load_tensors, save_tensors
 from lightgcn.recommender import fold_in_table
 
 USERS, ITEMS = 7, 9
@@ -37,10 +37,10 @@ def recommender(num_layers: int = 2, **extra: Any) -> Recommender:
 
 
 def string_ids() -> dict[str, Any]:
-    return {"user_ids": [f"u{n}" for n in range(USERS)], "item_ids": [f"track:{n}" for n in range(ITEMS)]}
-
-
-# -- known users -----------------------------------------------------------------------------------------------
+    return {
+        "user_ids": [f"u{n}" for n in range(USERS)],
+        "item_ids": [f"track:{n}" for n in range(ITEMS)],
+    }
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
@@ -51,7 +51,9 @@ def test_recommend_equals_a_naive_ranking(exclude_seen: bool, k: int) -> None:
     found = recommender()
     for user in range(USERS):
         seen = set(interactions.items_of(user).tolist()) if exclude_seen else set()
-        scores = {item: float(users[user] @ items[item]) for item in range(ITEMS) if item not in seen}
+        scores = {
+            item: float(users[user] @ items[item]) for item in range(ITEMS) if item not in seen
+        }
         expected = sorted(scores, key=lambda item: (-scores[item], item))[:k]
         answer = found.recommend(user, k, exclude_seen=exclude_seen)
         assert [one.index for one in answer] == expected
@@ -60,7 +62,9 @@ def test_recommend_equals_a_naive_ranking(exclude_seen: bool, k: int) -> None:
 
 def test_fewer_than_k_come_back_where_nearly_all_is_seen() -> None:
     assert [one.index for one in recommender().recommend(6, 9)] == [8]
-    everything = Interactions.from_edge_index(torch.cartesian_prod(torch.arange(2), torch.arange(3)).T, 2, 3)
+    everything = Interactions.from_edge_index(
+        torch.cartesian_prod(torch.arange(2), torch.arange(3)).T, 2, 3
+    )
     assert Recommender.from_model(LightGCN(2, 3, 4), everything).recommend(0, 3) == []
 
 
@@ -71,7 +75,9 @@ def test_an_answer_says_all_that_is_known_of_the_item() -> None:
 
 def test_a_popularity_prior_is_in_every_answer_but_similar_items(tmp_path: Path) -> None:
     interactions, weight = graph(), 0.4
-    users, items = (F.normalize(z.detach()) for z in model().embed(normalized_adjacency(interactions)))
+    users, items = (
+        F.normalize(z.detach()) for z in model().embed(normalized_adjacency(interactions))
+    )
     prior = weight * interactions.item_degrees.double().log1p()
     made = Recommender.from_model(model(), interactions, popularity_prior=weight)
     made.save(tmp_path / "recommender")
@@ -85,7 +91,9 @@ def test_a_popularity_prior_is_in_every_answer_but_similar_items(tmp_path: Path)
         scores[[1, 4]] = -torch.inf
         best = found.recommend_new([1, 4], 2)
         assert [one.index for one in best] == scores.argsort(descending=True)[:2].tolist()
-        assert [one.score for one in best] == pytest.approx(scores.sort(descending=True).values[:2].tolist())
+        assert [one.score for one in best] == pytest.approx(
+            scores.sort(descending=True).values[:2].tolist()
+        )
         cosines = items @ items[3]
         cosines[3] = -torch.inf
         assert found.similar_items(3, 1)[0].index == int(cosines.argmax())
@@ -93,20 +101,26 @@ def test_a_popularity_prior_is_in_every_answer_but_similar_items(tmp_path: Path)
             found.recommend_new([8], 2)
 
 
-# -- new users -------------------------------------------------------------------------------------------------
-
-
-def with_a_receiving_row(interactions: Interactions, items: dict[int, float], exponents: tuple[float, float]) -> Tensor:
-    """The dense adjacency with one more user in the last row, whose column is empty: it receives and sends nothing."""
+def with_a_receiving_row(
+    interactions: Interactions, items: dict[int, float], exponents: tuple[float, float]
+) -> Tensor:
+    """The dense adjacency with one more user in the last row, whose column is empty: it receives
+    and sends nothing."""
     nodes = USERS + ITEMS
     dense = torch.zeros(nodes + 1, nodes + 1, dtype=torch.float64)
-    dense[:nodes, :nodes] = normalized_adjacency(interactions, exponents, dtype=torch.float64).to_dense()
+    dense[:nodes, :nodes] = normalized_adjacency(
+        interactions, exponents, dtype=torch.float64
+    ).to_dense()
     weights = interactions.weights
     ones = torch.ones(interactions.num_edges) if weights is None else weights
-    degrees = torch.zeros(ITEMS, dtype=torch.float64).index_add_(0, interactions.items, ones.double())
+    degrees = torch.zeros(ITEMS, dtype=torch.float64).index_add_(
+        0, interactions.items, ones.double()
+    )
     for item, weight in items.items():
         if degrees[item] > 0 or exponents[1] == 0:
-            dense[nodes, USERS + item] = weight / sum(items.values()) ** exponents[0] / degrees[item] ** exponents[1]
+            dense[nodes, USERS + item] = (
+                weight / sum(items.values()) ** exponents[0] / degrees[item] ** exponents[1]
+            )
     return dense
 
 
@@ -130,7 +144,9 @@ def test_fold_in_equals_the_graph_with_a_user_who_only_receives(
     interactions = graph()
     items: dict[int, float] = {1: 1.0, 4: 1.0, 8: 1.0}
     if weighted:
-        values = torch.rand(interactions.num_edges, generator=torch.Generator().manual_seed(3)) + 0.5
+        values = (
+            torch.rand(interactions.num_edges, generator=torch.Generator().manual_seed(3)) + 0.5
+        )
         interactions = graph(weights=values)
         items = {1: 0.1, 4: 3.3, 8: 1.7}
     alpha = [0.1, 0.4, 0.3, 0.2][: num_layers + 1]
@@ -140,13 +156,19 @@ def test_fold_in_equals_the_graph_with_a_user_who_only_receives(
 
     found = Recommender.from_model(chosen, interactions, normalization)
     weights = list(items.values()) if weighted else None
-    torch.testing.assert_close(found.fold_in_user(list(items), weights), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        found.fold_in_user(list(items), weights), expected, rtol=1e-10, atol=1e-12
+    )
 
     answer = found.recommend_new(list(items), 4, weights=weights)
     scores = found.items @ expected
     scores[list(items)] = -torch.inf
-    assert [one.index for one in answer] == scores.argsort(descending=True, stable=True)[:4].tolist()
-    assert [one.score for one in answer] == pytest.approx(scores.sort(descending=True).values[:4].tolist(), rel=1e-5)
+    assert [one.index for one in answer] == scores.argsort(descending=True, stable=True)[
+        :4
+    ].tolist()
+    assert [one.score for one in answer] == pytest.approx(
+        scores.sort(descending=True).values[:4].tolist(), rel=1e-5
+    )
 
 
 def test_fold_in_equals_really_adding_the_user_for_the_mean_of_one_layer() -> None:
@@ -156,8 +178,12 @@ def test_fold_in_equals_really_adding_the_user_for_the_mean_of_one_layer() -> No
     larger = LightGCN(USERS + 1, ITEMS, 4, 1).double()
     with torch.no_grad():
         zero = torch.zeros(1, 4, dtype=torch.float64)
-        larger.embedding.copy_(torch.cat([chosen.embedding[:USERS], zero, chosen.embedding[USERS:]]))
-    users, _ = larger.embed(normalized_adjacency(Interactions.from_edge_index(edges, USERS + 1, ITEMS), "mean"))
+        larger.embedding.copy_(
+            torch.cat([chosen.embedding[:USERS], zero, chosen.embedding[USERS:]])
+        )
+    users, _ = larger.embed(
+        normalized_adjacency(Interactions.from_edge_index(edges, USERS + 1, ITEMS), "mean")
+    )
     found = Recommender.from_model(chosen, interactions, "mean").fold_in_user(items)
     torch.testing.assert_close(found, users[USERS], rtol=1e-12, atol=1e-12)
 
@@ -168,7 +194,9 @@ def test_fold_in_with_learned_layer_weights() -> None:
         assert isinstance(chosen.alpha, torch.nn.Parameter)
         chosen.alpha.copy_(torch.tensor([0.1, 0.5, 0.4]))
     expected = Recommender.from_model(model(2, [0.1, 0.5, 0.4]), graph()).fold_in_user([1, 2])
-    torch.testing.assert_close(Recommender.from_model(chosen, graph()).fold_in_user([1, 2]), expected)
+    torch.testing.assert_close(
+        Recommender.from_model(chosen, graph()).fold_in_user([1, 2]), expected
+    )
 
 
 def test_weights_of_a_repeated_item_add_up() -> None:
@@ -176,7 +204,9 @@ def test_weights_of_a_repeated_item_add_up() -> None:
     found = recommender(weights=weights)
     expected = found.fold_in_user([1, 2], [3.0, 3.0])
     torch.testing.assert_close(found.fold_in_user([1, 1, 2], [1, 2, 3]), expected)
-    torch.testing.assert_close(found.fold_in_user(np.array([2, 1, 1]), torch.tensor([3.0, 1, 2])), expected)  # type: ignore[arg-type]
+    torch.testing.assert_close(
+        found.fold_in_user(np.array([2, 1, 1]), torch.tensor([3.0, 1, 2])), expected
+    )  # type: ignore[arg-type]
 
 
 def test_questions_as_tensors_and_numpy_numbers() -> None:
@@ -211,7 +241,9 @@ def test_a_repeated_item_counts_once() -> None:
     once = found.fold_in_user([2, 5])
     assert torch.equal(found.fold_in_user([2, 5, 2, 2]), once)
     assert torch.equal(found.fold_in_user(torch.tensor([2, 5, 2, 2])), once)  # type: ignore[arg-type]
-    assert found.recommend_new(["track:2", "track:5", "track:2"], 3) == found.recommend_new(["track:2", "Echo"], 3)
+    assert found.recommend_new(["track:2", "track:5", "track:2"], 3) == found.recommend_new(
+        ["track:2", "Echo"], 3
+    )
 
 
 def test_what_a_new_user_cannot_be() -> None:
@@ -223,7 +255,9 @@ def test_what_a_new_user_cannot_be() -> None:
     with pytest.raises(ValueError, match="unknown item 77"):
         found.recommend_new([1, 77], 3)
     for weights in ([1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")]):
-        with pytest.raises(ValueError, match="weights must be as many as the items, finite and positive"):
+        with pytest.raises(
+            ValueError, match="weights must be as many as the items, finite and positive"
+        ):
             found.recommend_new([1, 2], 3, weights=weights)
     for wrong in (9, -1):
         with pytest.raises(ValueError, match=r"items must be in \[0, 9\)"):
@@ -239,14 +273,16 @@ def test_a_model_without_layers_cannot_fold_in() -> None:
         fold_in_table(model(0), graph())
 
 
-# -- similar items ---------------------------------------------------------------------------------------------
-
-
 def test_similar_items_are_closest_by_cosine_without_the_item_itself() -> None:
     found = recommender()
     for item in range(ITEMS):
-        scores = [float(F.cosine_similarity(found.items[other], found.items[item], dim=0)) for other in range(ITEMS)]
-        expected = sorted((other for other in range(ITEMS) if other != item), key=lambda other: -scores[other])
+        scores = [
+            float(F.cosine_similarity(found.items[other], found.items[item], dim=0))
+            for other in range(ITEMS)
+        ]
+        expected = sorted(
+            (other for other in range(ITEMS) if other != item), key=lambda other: -scores[other]
+        )
         answer = found.similar_items(item, ITEMS)
         assert [one.index for one in answer] == expected
         assert [one.score for one in answer] == pytest.approx([scores[other] for other in expected])
@@ -255,12 +291,16 @@ def test_similar_items_are_closest_by_cosine_without_the_item_itself() -> None:
 @pytest.mark.parametrize("k", [0, -1, 10, 2.0, "3"])
 def test_a_k_out_of_range_is_refused(k: Any) -> None:
     found = recommender()
-    for ask in (lambda: found.recommend(0, k), lambda: found.recommend_new([1], k), lambda: found.similar_items(1, k)):
-        with pytest.raises(ValueError, match=r"k must be an integer of at least 1|k is 10, but there are only 9 items"):
+    for ask in (
+        lambda: found.recommend(0, k),
+        lambda: found.recommend_new([1], k),
+        lambda: found.similar_items(1, k),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=r"k must be an integer of at least 1|k is 10, but there are only 9 items",
+        ):
             ask()
-
-
-# -- ids and names ---------------------------------------------------------------------------------------------
 
 
 def test_ids_are_indices_where_there_are_none() -> None:
@@ -292,8 +332,16 @@ def test_string_ids() -> None:
 
 def test_names() -> None:
     found = recommender(**string_ids())
-    for name, index in (("Echo", 5), ("eCHO", 5), (" echo ", 5), ("rain by eve", 4), ("Dawn by Dee", 3),
-                        ("1999", 6), ("space", 7), ("Space by Hal", 7)):  # fmt: skip
+    for name, index in (
+        ("Echo", 5),
+        ("eCHO", 5),
+        (" echo ", 5),
+        ("rain by eve", 4),
+        ("Dawn by Dee", 3),
+        ("1999", 6),
+        ("space", 7),
+        ("Space by Hal", 7),
+    ):
         assert found.item_index(name) == index
 
 
@@ -301,18 +349,25 @@ def test_an_ambiguous_name_lists_the_candidates() -> None:
     found = recommender(**string_ids())
     with pytest.raises(ValueError) as caught:
         found.item_index("DAWN")
-    assert str(caught.value) == ("2 items are called 'DAWN'; give an id: track:0 (Dawn by Ash), track:3 (dawn by Dee)")
+    assert str(caught.value) == (
+        "2 items are called 'DAWN'; give an id: track:0 (Dawn by Ash), track:3 (dawn by Dee)"
+    )
     twins = Recommender(
-        torch.ones(1, 2), torch.ones(3, 2), None, Interactions.from_edge_index(torch.tensor([[0], [0]]), 1, 3),
+        torch.ones(1, 2),
+        torch.ones(3, 2),
+        None,
+        Interactions.from_edge_index(torch.tensor([[0], [0]]), 1, 3),
         item_columns={"name": ["Echo", "Echo", "b"], "artist": ["Fay", "Fay", "c"]},
-    )  # fmt: skip
+    )
     with pytest.raises(ValueError, match="2 items are called 'echo by fay'; give an id: 0 "):
         twins.item_index("echo by fay")
 
 
 def test_an_unknown_name_lists_what_is_close() -> None:
     found = recommender(**string_ids())
-    with pytest.raises(ValueError, match=r"unknown item 'igh': .* close to it: track:1 \(Night by Bel\)"):
+    with pytest.raises(
+        ValueError, match=r"unknown item 'igh': .* close to it: track:1 \(Night by Bel\)"
+    ):
         found.item_index("igh")
     with pytest.raises(ValueError, match=r"unknown item 'xyz': no such id or name among 9 items$"):
         found.item_index("xyz")
@@ -320,31 +375,40 @@ def test_an_unknown_name_lists_what_is_close() -> None:
 
 def test_an_id_goes_before_a_name() -> None:
     found = Recommender(
-        torch.ones(1, 2), torch.ones(3, 2), None, Interactions.from_edge_index(torch.tensor([[0], [0]]), 1, 3),
+        torch.ones(1, 2),
+        torch.ones(3, 2),
+        None,
+        Interactions.from_edge_index(torch.tensor([[0], [0]]), 1, 3),
         item_columns={"name": ["2", "b", "c"]},
-    )  # fmt: skip
+    )
     assert found.item_index("2") == 2
 
 
 def test_users_have_names_too() -> None:
     found = Recommender.from_model(
-        model(), graph(**string_ids()), user_columns={"name": [f"Playlist {n}" for n in range(USERS)]}
+        model(),
+        graph(**string_ids()),
+        user_columns={"name": [f"Playlist {n}" for n in range(USERS)]},
     )
     assert found.user_index("playlist 4") == 4
-    with pytest.raises(ValueError, match=r"unknown user 'list 3': .*close to it: u3 \(Playlist 3\)"):
+    with pytest.raises(
+        ValueError, match=r"unknown user 'list 3': .*close to it: u3 \(Playlist 3\)"
+    ):
         found.user_index("list 3")
-
-
-# -- files -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_layers", [0, 2])
 @pytest.mark.parametrize("ids", ["none", "strings", "integers"])
-def test_a_loaded_recommender_gives_the_same_answers(num_layers: int, ids: str, tmp_path: Path) -> None:
+def test_a_loaded_recommender_gives_the_same_answers(
+    num_layers: int, ids: str, tmp_path: Path
+) -> None:
     extra = {
         "none": {},
         "strings": string_ids(),
-        "integers": {"user_ids": list(range(5, 5 + USERS)), "item_ids": list(range(50, 50 + ITEMS))},
+        "integers": {
+            "user_ids": list(range(5, 5 + USERS)),
+            "item_ids": list(range(50, 50 + ITEMS)),
+        },
     }[ids]
     saved = recommender(num_layers, **extra)
     saved.save(tmp_path / "deep" / "model.recommender")
@@ -355,7 +419,9 @@ def test_a_loaded_recommender_gives_the_same_answers(num_layers: int, ids: str, 
     assert loaded.item_columns == saved.item_columns
     assert (loaded.fold_in is None) == (num_layers == 0)
     if num_layers:
-        assert loaded.recommend_new(["Echo", "Night"], 5) == saved.recommend_new(["Echo", "Night"], 5)
+        assert loaded.recommend_new(["Echo", "Night"], 5) == saved.recommend_new(
+            ["Echo", "Night"], 5
+        )
     assert repr(loaded) == "Recommender(7 users, 9 items, d=4)"
 
 
@@ -363,7 +429,9 @@ def test_a_loaded_recommender_gives_the_same_answers(num_layers: int, ids: str, 
 def test_the_normalisation_is_kept_in_the_file(normalization: Any, tmp_path: Path) -> None:
     saved = Recommender.from_model(model(), graph(), normalization)
     saved.save(tmp_path / "file")
-    assert torch.equal(Recommender.load(tmp_path / "file").fold_in_user([1, 2, 3]), saved.fold_in_user([1, 2, 3]))
+    assert torch.equal(
+        Recommender.load(tmp_path / "file").fold_in_user([1, 2, 3]), saved.fold_in_user([1, 2, 3])
+    )
 
 
 def test_weights_of_what_was_seen_are_kept_in_the_file(tmp_path: Path) -> None:
@@ -374,7 +442,9 @@ def test_weights_of_what_was_seen_are_kept_in_the_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{tmp_path}: is a folder, a recommender file is needed here$"):
+    with pytest.raises(
+        ValueError, match=f"{tmp_path}: is a folder, a recommender file is needed here$"
+    ):
         Recommender.load(tmp_path)
     recommender().save(tmp_path / "recommender.safetensors")
     with pytest.raises(ValueError, match=r"is a folder, .*did you mean .*recommender.safetensors"):
@@ -414,14 +484,15 @@ def test_a_file_that_lacks_a_part_or_does_not_fit_is_refused(tmp_path: Path) -> 
     save_tensors(path, "recommender", tensors, {})
     with pytest.raises(ValueError, match=r"not a complete recommender .*user_exponent"):
         Recommender.load(path)
-    for wrong in ({"users": tensors["users"][:3]}, {"users": tensors["users"] * torch.nan},
-                  {"item.ids": tensors["user.ids"]}, {"item.ids": torch.zeros(3, dtype=torch.uint8)}):  # fmt: skip
+    for wrong in (
+        {"users": tensors["users"][:3]},
+        {"users": tensors["users"] * torch.nan},
+        {"item.ids": tensors["user.ids"]},
+        {"item.ids": torch.zeros(3, dtype=torch.uint8)},
+    ):
         save_tensors(path, "recommender", tensors | wrong, metadata)
         with pytest.raises(ValueError, match="file: not a complete recommender"):
             Recommender.load(path)
-
-
-# -- what cannot be a recommender ------------------------------------------------------------------------------
 
 
 def test_embeddings_that_are_not_finite_are_refused() -> None:
@@ -451,7 +522,9 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="user column 'title' has 1 values for 7 users"):
         Recommender(good.users, good.items, None, good.seen, user_columns={"title": ["a"]})
     with pytest.raises(ValueError, match="over 7 users and 9 items"):
-        Recommender.from_model(model(), Interactions.from_edge_index(torch.tensor([[0], [0]]), USERS, ITEMS + 1))
+        Recommender.from_model(
+            model(), Interactions.from_edge_index(torch.tensor([[0], [0]]), USERS, ITEMS + 1)
+        )
 
 
 def test_columns_go_by_place_and_hold_plain_strings(tmp_path: Path) -> None:
@@ -459,7 +532,9 @@ def test_columns_go_by_place_and_hold_plain_strings(tmp_path: Path) -> None:
     good = recommender()
     shuffled = pandas.Series(NAMES, index=range(ITEMS - 1, -1, -1))
     for names in (shuffled, np.array(NAMES), tuple(NAMES)):
-        found = Recommender(good.users, good.items, good.fold_in, good.seen, item_columns={"name": names})
+        found = Recommender(
+            good.users, good.items, good.fold_in, good.seen, item_columns={"name": names}
+        )
         assert [found.item(index).columns["name"] for index in range(ITEMS)] == NAMES
         assert all(type(name) is str for name in found.item_columns["name"])
         found.save(tmp_path / "file")
@@ -470,7 +545,13 @@ def test_columns_go_by_place_and_hold_plain_strings(tmp_path: Path) -> None:
 def test_a_column_of_anything_but_strings_is_refused(wrong: Any) -> None:
     good = recommender()
     with pytest.raises(ValueError, match=r"item column 'name'\[2\] is .*; a column holds strings"):
-        Recommender(good.users, good.items, None, good.seen, item_columns={"name": [*NAMES[:2], wrong, *NAMES[3:]]})
+        Recommender(
+            good.users,
+            good.items,
+            None,
+            good.seen,
+            item_columns={"name": [*NAMES[:2], wrong, *NAMES[3:]]},
+        )
     with pytest.raises(ValueError, match="item column 'name' has 1 values"):
         Recommender(good.users, good.items, None, good.seen, item_columns={"name": "ninechars"})
 
@@ -483,12 +564,19 @@ def test_cuda_equals_cpu(tmp_path: Path) -> None:
     found.save(tmp_path / "file")
     for one in (found, Recommender.load(tmp_path / "file", "cuda")):
         assert one.items.is_cuda
-        for ask in (lambda r: r.recommend(1, 5), lambda r: r.recommend_new([1, 2], 5), lambda r: r.similar_items(3, 5)):
-            assert [answer.index for answer in ask(one)] == [answer.index for answer in ask(expected)]
+        for ask in (
+            lambda r: r.recommend(1, 5),
+            lambda r: r.recommend_new([1, 2], 5),
+            lambda r: r.similar_items(3, 5),
+        ):
+            assert [answer.index for answer in ask(one)] == [
+                answer.index for answer in ask(expected)
+            ]
 
 
 def test_a_new_user_with_unknown_items_alone_is_refused() -> None:
-    # With the symmetric normalisation an item without users sends nothing, so every score would be zero.
+    # With the symmetric normalisation an item without users sends nothing, so every score would be
+    # zero.
     with pytest.raises(ValueError, match="nothing is known"):
         recommender().recommend_new([8], 3)
     assert recommender().recommend_new([8, 0], 3)

@@ -1,9 +1,10 @@
-"""Answers to the RecSys Challenge 2018: a ranked list of tracks for playlists of which some tracks or a title is known.
+"""Answers to the RecSys Challenge 2018: a ranked list of tracks for playlists of which some tracks
+or a title is known.
 
-A playlist's tracks fold it in as a new user, as its title would if it were so many tracks, whose embedding is the mean
-of the playlists with titles like it. What a large share of those playlists hold gains in score; so do the neighbours of
-the tracks. A playlist of which nothing is known gets what is popular.
-"""
+A playlist's tracks fold it in as a new user, as its title would if it were so many tracks, whose
+embedding is the mean of the playlists with titles like it. What a large share of those playlists
+hold gains in score; so do the neighbours of the tracks. A playlist of which nothing is known gets
+what is popular."""
 
 from __future__ import annotations
 
@@ -19,14 +20,14 @@ from torch import Tensor
 
 from lightgcn.challenge.scores import LIST_LENGTH
 from lightgcn.challenge.tasks import ChallengePlaylist
-from lightgcn.interactions import Interactions
-from lightgcn.model import gram_matrix
-from lightgcn.neighbours import NeighbourResidual, nearest_items
-from lightgcn.recency import recent_items
+from lightgcn.challenge.title_index import TitleIndex
+from lightgcn.core.checks import checked_count, is_number
+from lightgcn.graph.interactions import Interactions
+from lightgcn.nn.projection import gram_matrix
+from lightgcn.ranking.item_knn import NeighbourResidual, nearest_items
+from lightgcn.ranking.time_decay import recent_items
+from lightgcn.ranking.topk import Residual, top_k
 from lightgcn.recommender import Recommender
-from lightgcn.retrieval import Residual, top_k
-from lightgcn.titles import TitleIndex
-from lightgcn.validation import checked_count, is_number
 
 Lists = dict[int, list[str]]
 
@@ -55,14 +56,16 @@ def answer_playlists(
         playlists: what is to be continued; tracks that the recommender does not know say nothing.
         titles: the recommender's playlists by title; None to leave titles out.
         title_weight: how many tracks a title is worth.
-        share_weight: what a track gains that all playlists with such titles hold, in standard deviations of the
-            playlist's scores, where the title is worth as much as the tracks; less where it is worth less.
+        share_weight: what a track gains that all playlists with such titles hold, in standard
+            deviations of the playlist's scores, where the title is worth as much as the tracks;
+            less where it is worth less.
         k: tracks for each playlist; fewer come back where there are not so many others.
         progress: show a progress bar on a terminal.
 
     Raises:
-        ValueError: if the model has no layers or its items no URIs, the titles are of other playlists or tracks than
-            the recommender, a pid is there twice, or a weight is negative or not finite.
+        ValueError: if the model has no layers or its items no URIs, the titles are of other
+            playlists or tracks than the recommender, a pid is there twice, or a weight is negative
+            or not finite.
     """
     for name, weight in (("title_weight", title_weight), ("share_weight", share_weight)):
         if not (is_number(weight) and weight >= 0):
@@ -89,9 +92,14 @@ def answer_playlists(
 
 
 def popular_tracks(
-    recommender: Recommender, playlists: Sequence[ChallengePlaylist], *, k: int = LIST_LENGTH, progress: bool = False
+    recommender: Recommender,
+    playlists: Sequence[ChallengePlaylist],
+    *,
+    k: int = LIST_LENGTH,
+    progress: bool = False,
 ) -> Lists:
-    """Return the tracks that most playlists hold, as `answer_playlists` does: the baseline that all must beat."""
+    """Return the tracks that most playlists hold, as `answer_playlists` does: the baseline that all
+    must beat."""
     history = seed_tracks(recommender, playlists)
     items = _popularity(recommender)
     users = items.new_ones(history.num_users, 1)
@@ -99,19 +107,31 @@ def popular_tracks(
 
 
 def neighbouring_tracks(
-    recommender: Recommender, playlists: Sequence[ChallengePlaylist], *, k: int = LIST_LENGTH, progress: bool = False
+    recommender: Recommender,
+    playlists: Sequence[ChallengePlaylist],
+    *,
+    k: int = LIST_LENGTH,
+    progress: bool = False,
 ) -> Lists:
-    """Return the tracks nearest to those told, as `answer_playlists` does: item-item cosine with 100 neighbours.
+    """Return the tracks nearest to those told, as `answer_playlists` does: item-item cosine with
+    100 neighbours.
 
-    The similarity is that of `lightgcn.nearest_items`; what is near to none of them follows by popularity.
-    """
+    The similarity is that of `lightgcn.nearest_items`; what is near to none of them follows by
+    popularity."""
     history = seed_tracks(recommender, playlists)
     similarity = nearest_items(recommender.seen, _NEIGHBOURS, progress=progress)
     items = _popularity(recommender)
     # So small that popularity decides among what is not near at all.
     users = items.new_full((history.num_users, 1), 1e-6)
     return _lists(
-        recommender, playlists, history, users, items, NeighbourResidual(history, similarity, 1.0), k, progress
+        recommender,
+        playlists,
+        history,
+        users,
+        items,
+        NeighbourResidual(history, similarity, 1.0),
+        k,
+        progress,
     )
 
 
@@ -119,14 +139,17 @@ BASELINES = {"popularity": popular_tracks, "item_item": neighbouring_tracks}
 
 
 def seed_tracks(recommender: Recommender, playlists: Sequence[ChallengePlaylist]) -> Interactions:
-    """Return what playlists tell, as interactions of B users with the recommender's items, in the playlists' order.
+    """Return what playlists tell, as interactions of B users with the recommender's items, in the
+    playlists' order.
 
     Raises:
         ValueError: if the recommender's items have no URIs as ids.
     """
     uris = recommender.seen.item_ids
     if uris is None or uris.dtype.kind == "i":
-        raise ValueError("the recommender's items have no URIs as ids, and playlists name tracks by them")
+        raise ValueError(
+            "the recommender's items have no URIs as ids, and playlists name tracks by them"
+        )
     pids = Counter(playlist.pid for playlist in playlists)
     if len(pids) < len(playlists):
         raise ValueError(f"playlist {pids.most_common(1)[0][0]} is there twice")
@@ -138,7 +161,9 @@ def seed_tracks(recommender: Recommender, playlists: Sequence[ChallengePlaylist]
         if uri in index
     ]
     rows, items, places = torch.tensor(told, dtype=torch.int64).reshape(-1, 3).T.contiguous()
-    return Interactions(rows, items, len(playlists), len(uris), order=places).to(recommender.items.device)
+    return Interactions(rows, items, len(playlists), len(uris), order=places).to(
+        recommender.items.device
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +182,11 @@ class _TitleGains:
             rows, items, values = (part.cpu().numpy() for part in self.near.of_users(users))
             gains = (gains + csr_array((values, (rows, items)), shape=gains.shape)).tocsr()
         rows = np.repeat(np.arange(gains.shape[0]), np.diff(gains.indptr))
-        parts = (torch.from_numpy(rows), torch.from_numpy(gains.indices.astype(np.int64)), torch.from_numpy(gains.data))
+        parts = (
+            torch.from_numpy(rows),
+            torch.from_numpy(gains.indices.astype(np.int64)),
+            torch.from_numpy(gains.data),
+        )
         return parts[0].to(users.device), parts[1].to(users.device), parts[2].to(users.device)
 
 
@@ -169,9 +198,12 @@ def _with_titles(
     titles: TitleIndex,
     title_weight: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return the embeddings with what the titles say, and (B,) what each title is worth, with all tracks as 1."""
+    """Return the embeddings with what the titles say, and (B,) what each title is worth, with all
+    tracks as 1."""
     width = recommender.item_directions.shape[1]
-    by_title = titles.directions([playlist.title or "" for playlist in playlists], recommender.users[:, :width])
+    by_title = titles.directions(
+        [playlist.title or "" for playlist in playlists], recommender.users[:, :width]
+    )
     tracks, found = users[:, :width], by_title.any(1)
     lengths = tracks.norm(dim=1, keepdim=True)
     alone = lengths.squeeze(1) == 0
@@ -184,7 +216,8 @@ def _with_titles(
 
 
 def _gains(shares: Any, worth: Tensor, users: Tensor, items: Tensor, share_weight: float) -> Any:
-    """Return what shares of playlists add to the scores: their largest is share_weight standard deviations · worth."""
+    """Return what shares of playlists add to the scores: their largest is share_weight standard
+    deviations · worth."""
     mean = items.sum(0, dtype=torch.float64) / len(items)
     covariance = gram_matrix(items) / len(items) - torch.outer(mean, mean)
     deviations = ((users.double() @ covariance) * users.double()).sum(1).clamp(min=0).sqrt()
@@ -200,7 +233,9 @@ def _residual(recommender: Recommender, history: Interactions) -> NeighbourResid
     if recommender.residual is None:
         return None
     if recommender.recency is not None:
-        history = recent_items(history, recommender.recency.exponent, recommender.recency.weight).recent
+        history = recent_items(
+            history, recommender.recency.exponent, recommender.recency.weight
+        ).recent
     return replace(recommender.residual, history=history)
 
 
@@ -225,10 +260,18 @@ def _lists(
     k = min(checked_count("k", k, 1), len(items))
     uris, lists = recommender.seen.item_ids, {}
     assert uris is not None
-    with tqdm(total=len(playlists), desc="answers", unit="playlist", disable=None if progress else True) as bar:
+    with tqdm(
+        total=len(playlists), desc="answers", unit="playlist", disable=None if progress else True
+    ) as bar:
         for first in range(0, len(playlists), _AT_A_TIME):
-            chunk = torch.arange(first, min(first + _AT_A_TIME, len(playlists)), device=users.device)
-            best = top_k(users, items, k, seen=history, users=chunk, residual=residual).items.cpu().numpy()
+            chunk = torch.arange(
+                first, min(first + _AT_A_TIME, len(playlists)), device=users.device
+            )
+            best = (
+                top_k(users, items, k, seen=history, users=chunk, residual=residual)
+                .items.cpu()
+                .numpy()
+            )
             for playlist, row in zip(playlists[first : first + _AT_A_TIME], best, strict=True):
                 lists[playlist.pid] = uris[row[row >= 0]].tolist()
             bar.update(len(chunk))

@@ -1,10 +1,12 @@
-"""The files of the RecSys Challenge 2018: the challenge set, what was held out of it, and submissions.
+"""The files of the RecSys Challenge 2018: the challenge set, what was held out of it, and
+submissions.
 
-challenge_set.json   the official format: {"playlists": [{"pid", "name", "num_holdouts", "num_samples", "num_tracks",
+challenge_set.json   the official format: {"playlists": [{"pid", "name", "num_holdouts",
+"num_samples", "num_tracks",
                      "tracks": [{"pos", "track_uri", …}]}]}
 holdouts.json        {"playlists": [{"pid", "tracks": [{"track_uri", "artist_uri"}]}]}
-submission.csv       team_info, NAME, EMAIL and then a line per playlist: pid, and 500 track URIs, best first
-"""
+submission.csv       team_info, NAME, EMAIL and then a line per playlist: pid, and 500 track URIs,
+best first"""
 
 from __future__ import annotations
 
@@ -16,14 +18,15 @@ from typing import Any
 
 from lightgcn.challenge.scores import LIST_LENGTH
 from lightgcn.challenge.tasks import Challenge, ChallengePlaylist
-from lightgcn.checkpoint import read_json, write_atomic, write_json
+from lightgcn.core.storage import read_json, write_atomic, write_json
 
 TRACK_URI = "spotify:track:"
 _MOST_PROBLEMS = 20
 
 
 def write_challenge_set(path: str | Path, playlists: Sequence[ChallengePlaylist]) -> None:
-    """Write playlists to continue in the official format, atomically; of a track its place and URI."""
+    """Write playlists to continue in the official format, atomically; of a track its place and
+    URI."""
     records = []
     for playlist in playlists:
         seeds = zip(playlist.places, playlist.seeds, strict=True)
@@ -42,12 +45,13 @@ def write_challenge_set(path: str | Path, playlists: Sequence[ChallengePlaylist]
 def read_challenge_set(path: str | Path) -> list[ChallengePlaylist]:
     """Read a challenge set in the official format.
 
-    A track without "pos" stands at its place in the list; a playlist without "num_holdouts" has "num_tracks" less what
-    it tells, or 0.
+    A track without "pos" stands at its place in the list; a playlist without "num_holdouts" has
+    "num_tracks" less what it tells, or 0.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming file, playlist, field and value, if it is no challenge set or one of no playlist.
+        ValueError: naming file, playlist, field and value, if it is no challenge set or one of no
+            playlist.
     """
     playlists: list[ChallengePlaylist] = []
     pids: set[int] = set()
@@ -63,7 +67,9 @@ def read_challenge_set(path: str | Path) -> list[ChallengePlaylist]:
         seeds, places = [], []
         for position, track in enumerate(_checked(where, "tracks", tracks, list)):
             seeds.append(_uri(f"{where}: track {position}", track))
-            places.append(_checked(f"{where}: track {position}", "pos", track.get("pos", position), int))
+            places.append(
+                _checked(f"{where}: track {position}", "pos", track.get("pos", position), int)
+            )
         if "num_holdouts" in record or "num_tracks" not in record:
             held_out = _checked(where, "num_holdouts", record.get("num_holdouts", 0), int)
         else:
@@ -78,13 +84,16 @@ def write_holdouts(path: str | Path, challenge: Challenge) -> None:
     """Write the tracks that were held out, and their artists, atomically."""
     records = []
     for pid, tracks in challenge.holdouts.items():
-        entries = [{"track_uri": uri, "artist_uri": challenge.artists.get(uri, "")} for uri in tracks]
+        entries = [
+            {"track_uri": uri, "artist_uri": challenge.artists.get(uri, "")} for uri in tracks
+        ]
         records.append({"pid": pid, "tracks": entries})
     write_json(path, {"playlists": records})
 
 
 def read_holdouts(path: str | Path) -> tuple[dict[int, list[str]], dict[str, str]]:
-    """Read what `write_holdouts` wrote, or slices of whole playlists: pid to URIs, and URI to artist.
+    """Read what `write_holdouts` wrote, or slices of whole playlists: pid to URIs, and URI to
+    artist.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -99,14 +108,18 @@ def read_holdouts(path: str | Path) -> tuple[dict[int, list[str]], dict[str, str
         if pid in holdouts:
             raise ValueError(f'{where}: "pid" is there twice')
         tracks = _checked(where, "tracks", record.get("tracks"), list)
-        holdouts[pid] = [_uri(f"{where}: track {position}", track) for position, track in enumerate(tracks)]
+        holdouts[pid] = [
+            _uri(f"{where}: track {position}", track) for position, track in enumerate(tracks)
+        ]
         for uri, track in zip(holdouts[pid], tracks, strict=True):
             if isinstance(track.get("artist_uri"), str) and track["artist_uri"]:
                 artists[uri] = track["artist_uri"]
     return holdouts, artists
 
 
-def write_submission(path: str | Path, lists: Mapping[int, Sequence[str]], team: str, email: str) -> None:
+def write_submission(
+    path: str | Path, lists: Mapping[int, Sequence[str]], team: str, email: str
+) -> None:
     """Write ranked lists as a submission, atomically; gzipped where the name ends in ``.gz``.
 
     Raises:
@@ -126,14 +139,17 @@ def write_submission(path: str | Path, lists: Mapping[int, Sequence[str]], team:
 
 
 def check_submission(path: str | Path, team: str, email: str) -> None:
-    """Raise a ValueError where a submission could not be written: by its name, or by what its first line says."""
+    """Raise a ValueError where a submission could not be written: by its name, or by what its first
+    line says."""
     if not str(path).lower().endswith((".csv", ".csv.gz")):
         raise ValueError(f"{path}: the name of a submission must end in .csv or .csv.gz")
     if Path(path).is_dir():
         raise ValueError(f"{path}: is a folder; a file is to be written here")
     for name, text in (("team", team), ("email", email)):
         if not text.strip() or not _fits_a_field(text):
-            raise ValueError(f"{name} must be text without commas and line breaks, and not empty, got {text!r}")
+            raise ValueError(
+                f"{name} must be text without commas and line breaks, and not empty, got {text!r}"
+            )
 
 
 def _fits_a_field(text: str) -> bool:
@@ -149,7 +165,8 @@ def read_submission(path: str | Path) -> dict[int, list[str]]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming file, line and value, if it has no team_info line first, a pid is no number or there twice.
+        ValueError: naming file, line and value, if it has no team_info line first, a pid is no
+            number or there twice.
     """
     lists: dict[int, list[str]] = {}
     team = False
@@ -158,11 +175,17 @@ def read_submission(path: str | Path) -> dict[int, list[str]]:
             if fields[0] != "team_info" or len(fields) < 3:
                 found = ", ".join(fields)[:80]
                 raise ValueError(
-                    f"{path}: line {number}: expected team_info, NAME, EMAIL before the lists, found {found!r}"
+                    f"{path}: line {number}: expected team_info, NAME, EMAIL before the lists, "
+                    f"found {found!r}"
                 )
             team = True
             continue
-        if not (fields[0].isascii() and fields[0].isdecimal() and len(fields[0]) < 20 and int(fields[0]) < 2**63):
+        if not (
+            fields[0].isascii()
+            and fields[0].isdecimal()
+            and len(fields[0]) < 20
+            and int(fields[0]) < 2**63
+        ):
             raise ValueError(f"{path}: line {number}: {fields[0][:80]!r} is no pid")
         pid = int(fields[0])
         if pid in lists:
@@ -173,11 +196,14 @@ def read_submission(path: str | Path) -> dict[int, list[str]]:
     return lists
 
 
-def submission_problems(lists: Mapping[int, Sequence[str]], playlists: Sequence[ChallengePlaylist]) -> list[str]:
-    """Return what the challenge would refuse in a submission, in words, the first 20; [] where all is well.
+def submission_problems(
+    lists: Mapping[int, Sequence[str]], playlists: Sequence[ChallengePlaylist]
+) -> list[str]:
+    """Return what the challenge would refuse in a submission, in words, the first 20; [] where all
+    is well.
 
-    Every playlist of the set and no other has a list of 500 different tracks, by URI, none of which it told.
-    """
+    Every playlist of the set and no other has a list of 500 different tracks, by URI, none of which
+    it told."""
     wanted = {playlist.pid: playlist for playlist in playlists}
     problems = [f"pid {pid}: no list" for pid in wanted if pid not in lists]
     for pid, tracks in lists.items():
@@ -191,9 +217,14 @@ def submission_problems(lists: Mapping[int, Sequence[str]], playlists: Sequence[
         if len(tracks) != LIST_LENGTH:
             problems.append(f"pid {pid}: {len(tracks)} tracks, not {LIST_LENGTH}")
         if len(distinct) < len(tracks):
-            problems.append(f"pid {pid}: {len(tracks) - len(distinct)} tracks are there more than once")
+            problems.append(
+                f"pid {pid}: {len(tracks) - len(distinct)} tracks are there more than once"
+            )
         if told:
-            problems.append(f"pid {pid}: {len(told)} tracks are those that the playlist told, such as {min(told)}")
+            problems.append(
+                f"pid {pid}: {len(told)} tracks are those that the playlist told, such as "
+                f"{min(told)}"
+            )
         if wrong is not None:
             problems.append(f"pid {pid}: {wrong[:80]!r} is no track URI ({TRACK_URI}…)")
     if len(problems) > _MOST_PROBLEMS:
@@ -209,7 +240,9 @@ def _lines(path: str | Path) -> Iterator[tuple[int, list[str]]]:
             data = gzip.decompress(data)
         text = data.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable text file ({error}); it may be truncated") from error
+        raise ValueError(
+            f"{path}: not a readable text file ({error}); it may be truncated"
+        ) from error
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip() and not line.startswith("#"):
             yield number, [part.strip() for part in line.split(",")]
@@ -227,7 +260,8 @@ def _records(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _checked(where: str, key: str, value: Any, kind: type) -> Any:
-    """Return a field's value, or raise a ValueError unless it is of a kind (and no negative number)."""
+    """Return a field's value, or raise a ValueError unless it is of a kind (and no negative
+    number)."""
     if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
         names = {int: "a non-negative integer", str: "a string", list: "a list"}
         raise ValueError(f'{where}: "{key}" is {value!r:.80}, expected {names[kind]}')

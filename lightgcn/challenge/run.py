@@ -1,4 +1,5 @@
-"""The challenge as one call: hold playlists out, train on the others, answer, and score beside baselines.
+"""The challenge as one call: hold playlists out, train on the others, answer, and score beside
+baselines.
 
 challenge.json       what was held out of which data
 challenge_set.json   the tasks, in the official format
@@ -24,17 +25,28 @@ from lightgcn.challenge.answers import BASELINES, answer_playlists
 from lightgcn.challenge.files import write_challenge_set, write_holdouts, write_submission
 from lightgcn.challenge.scores import ChallengeScores, score_lists
 from lightgcn.challenge.tasks import Challenge, make_challenge
-from lightgcn.checkpoint import read_json, write_json
-from lightgcn.config import TrainConfig
+from lightgcn.challenge.title_index import TitleIndex, require_scikit_learn
+from lightgcn.core.checks import checked_count
+from lightgcn.core.lock import holds, holds_files
+from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset
-from lightgcn.locking import holds, holds_files
+from lightgcn.experiments.run import (
+    CONFIG_FILE,
+    RECOMMENDER_FILE,
+    RunConfig,
+    newer_training,
+    train_run,
+)
 from lightgcn.recommender import Recommender
-from lightgcn.runs import CONFIG_FILE, RECOMMENDER_FILE, RunConfig, newer_training, train_run
-from lightgcn.titles import TitleIndex, require_scikit_learn
-from lightgcn.validation import checked_count
+from lightgcn.training.config import TrainConfig
 
 ABOUT_FILE, SET_FILE, HOLDOUTS_FILE = "challenge.json", "challenge_set.json", "holdouts.json"
-TRAIN_FOLDER, RUN_FOLDER, SUBMISSION_FILE, SCORES_FILE = "train", "run", "submission.csv", "scores.json"
+TRAIN_FOLDER, RUN_FOLDER, SUBMISSION_FILE, SCORES_FILE = (
+    "train",
+    "run",
+    "submission.csv",
+    "scores.json",
+)
 # All playlists that are held out serve as the test: what else is held out only chooses the epoch.
 _RATIOS = (0.95, 0.05)
 
@@ -44,8 +56,10 @@ class ChallengeResult:
     """What came of a challenge.
 
     Attributes:
-        scores: by method ("lightgcn", "lightgcn without titles", "popularity", "item_item") and task, and of "all".
-        unknown_holdouts: share of the tracks to be found that are in no other playlist, and cannot be.
+        scores: by method ("lightgcn", "lightgcn without titles", "popularity", "item_item") and
+            task, and of "all".
+        unknown_holdouts: share of the tracks to be found that are in no other playlist, and cannot
+            be.
     """
 
     scores: dict[str, dict[str, ChallengeScores]]
@@ -67,10 +81,11 @@ def run_challenge(
     watch: AbstractContextManager[Callable[[], bool]] | None = None,
     progress: bool = False,
 ) -> ChallengeResult | None:
-    """Hold playlists out for the ten tasks, train on the others, answer and score; all into ``folder``.
+    """Hold playlists out for the ten tasks, train on the others, answer and score; all into
+    ``folder``.
 
-    A folder in which the same challenge was begun is taken up: training goes on, or is done already; ``epochs`` and
-    ``patience`` may change, as in any run that is resumed.
+    A folder in which the same challenge was begun is taken up: training goes on, or is done
+    already; ``epochs`` and ``patience`` may change, as in any run that is resumed.
 
     Args:
         dataset: as `make_challenge` wants it.
@@ -78,20 +93,23 @@ def run_challenge(
         folder: where files are written.
         num_playlists: to hold out, a multiple of ten.
         seed: of the draw of playlists.
-        side_nodes: as for `lightgcn.runs.RunConfig`.
+        side_nodes: as for `lightgcn.experiments.run.RunConfig`.
         words: likewise.
         device: where to train and answer.
         say: called with each line of the story.
-        watch: as for `train_run`; when what it gives returns True, training ends and the result is None.
+        watch: as for `train_run`; when what it gives returns True, training ends and the result is
+            None.
         progress: show progress bars on a terminal.
 
     Raises:
-        ValueError: as `make_challenge` and `train_run` do, if the folder holds another challenge, or if scikit-learn is
-            missing.
+        ValueError: as `make_challenge` and `train_run` do, if the folder holds another challenge,
+            or if scikit-learn is missing.
     """
     require_scikit_learn()  # here, for it is wanted at the end of a long way
     if not settings.num_layers:
-        raise ValueError("num_layers must be at least 1: a model without layers cannot fold in a playlist")
+        raise ValueError(
+            "num_layers must be at least 1: a model without layers cannot fold in a playlist"
+        )
     folder, seed = Path(folder), checked_count("seed", seed)
     if seed >= 2**63:
         raise ValueError(f"seed must be below 2**63, got {seed}")
@@ -112,18 +130,25 @@ def run_challenge(
     if begun:
         saved = RunConfig.load(run)
         config.check_resumes(saved)
-        done = saved.train == settings and (run / RECOMMENDER_FILE).is_file() and newer_training(run) is None
+        done = (
+            saved.train == settings
+            and (run / RECOMMENDER_FILE).is_file()
+            and newer_training(run) is None
+        )
     write_json(folder / ABOUT_FILE, about)  # first: by it the folder is known
     write_challenge_set(folder / SET_FILE, challenge.playlists)
     write_holdouts(folder / HOLDOUTS_FILE, challenge)
     train.save(folder / TRAIN_FOLDER)
     graph = train.interactions
     say(
-        f"{len(challenge.playlists):,} playlists held out, {graph.num_users:,} to learn from with {graph.num_items:,} "
+        f"{len(challenge.playlists):,} playlists held out, {graph.num_users:,} to learn from with "
+        f"{graph.num_items:,} "
         f"tracks and {graph.num_edges:,} edges"
     )
     if not done:
-        result = train_run(train, config, run, resume=begun, device=device, watch=watch, progress=progress)
+        result = train_run(
+            train, config, run, resume=begun, device=device, watch=watch, progress=progress
+        )
         if result.ended == "interrupted":
             return None
         say(f"trained for {len(result.history)} epochs, the best is epoch {result.best_epoch}")
@@ -137,7 +162,8 @@ def run_challenge(
         lists[name] = baseline(recommender, playlists, progress=progress)
     write_submission(folder / SUBMISSION_FILE, lists["lightgcn"], "lightgcn", "nobody@example.com")
     scores = {
-        name: score_lists(playlists, answers, challenge.holdouts, challenge.artists) for name, answers in lists.items()
+        name: score_lists(playlists, answers, challenge.holdouts, challenge.artists)
+        for name, answers in lists.items()
     }
     unknown = _unknown_share(recommender, challenge.holdouts.values())
     write_json(folder / SCORES_FILE, {"scores": scores_values(scores), "unknown_holdouts": unknown})
@@ -146,7 +172,10 @@ def run_challenge(
 
 def scores_values(scores: dict[str, dict[str, ChallengeScores]]) -> dict[str, Any]:
     """Return scores as JSON can hold them."""
-    return {name: {task: asdict(values) for task, values in by_task.items()} for name, by_task in scores.items()}
+    return {
+        name: {task: asdict(values) for task, values in by_task.items()}
+        for name, by_task in scores.items()
+    }
 
 
 def _digest(challenge: Challenge) -> str:
@@ -170,7 +199,9 @@ def _check_folder(folder: Path, about: dict[str, Any]) -> None:
     for name, value in about.items():
         if not isinstance(before, dict) or before.get(name) != value:
             found = before.get(name) if isinstance(before, dict) else None
-            raise ValueError(f"{folder}: holds another challenge: its {name} is {found!r}, not {value!r}")
+            raise ValueError(
+                f"{folder}: holds another challenge: its {name} is {found!r}, not {value!r}"
+            )
 
 
 def _unknown_share(recommender: Recommender, holdouts: Any) -> float:

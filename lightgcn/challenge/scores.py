@@ -1,4 +1,5 @@
-"""The metrics of the RecSys Challenge 2018, as its rules define them, and how submissions fare by task."""
+"""The metrics of the RecSys Challenge 2018, as its rules define them, and how submissions fare by
+task."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ Bools = npt.NDArray[np.bool_]
 LIST_LENGTH = 500
 ARTIST_CREDIT = 0.25
 NO_CLICK = 51
-_METRICS = ("r_precision", "r_precision_artists", "ndcg", "clicks", "ndcg_log2_rank_plus_1", "recall")
+_METRICS = (
+    "r_precision",
+    "r_precision_artists",
+    "ndcg",
+    "clicks",
+    "ndcg_log2_rank_plus_1",
+    "recall",
+)
 
 
 @dataclass(frozen=True)
@@ -24,13 +32,16 @@ class ChallengeScores:
 
     Attributes:
         playlists: how many they are the means of.
-        r_precision: |G ∩ R₁..|G|| / |G| with G the tracks that were held out and R the list: tracks alone.
-        r_precision_artists: the same with credit for artists: + 0.25 · |artists of G ∩ artists of R₁..|G|| / |G|, the
-            figure of the final ranking (Zamani et al., TIST 2019). None where artists are not known.
-        ndcg: as the rules have it: rel₁ + Σ_{i≥2} relᵢ / log₂ i, over that of a list that has its |G ∩ R| hits first.
+        r_precision: |G ∩ R₁..|G|| / |G| with G the tracks that were held out and R the list: tracks
+            alone.
+        r_precision_artists: the same with credit for artists: + 0.25 · |artists of G ∩ artists of
+            R₁..|G|| / |G|, the figure of the final ranking (Zamani et al., TIST 2019). None where
+            artists are not known.
+        ndcg: as the rules have it: rel₁ + Σ_{i≥2} relᵢ / log₂ i, over that of a list that has its
+            |G ∩ R| hits first.
         clicks: ⌊(rank of the first hit − 1) / 10⌋, 51 without one.
-        ndcg_log2_rank_plus_1: NDCG as it is used elsewhere: gains 1 / log₂(rank + 1), and min(500, |G|) hits in the
-            ideal list.
+        ndcg_log2_rank_plus_1: NDCG as it is used elsewhere: gains 1 / log₂(rank + 1), and min(500,
+            |G|) hits in the ideal list.
         recall: share of G that is in the list.
     """
 
@@ -53,10 +64,12 @@ def score_lists(
 
     Args:
         playlists: what was asked for.
-        lists: pid to ranked track URIs, best first; a playlist without a list has hit nothing. Of a track that is
-            there again only the first counts, and nothing after the first 500.
-        holdouts: pid to the URIs of the tracks that were held out, or of all tracks of the playlist.
-        artists: track URI to that of its artist, also of the tracks in the lists; None where they are not known.
+        lists: pid to ranked track URIs, best first; a playlist without a list has hit nothing. Of a
+            track that is there again only the first counts, and nothing after the first 500.
+        holdouts: pid to the URIs of the tracks that were held out, or of all tracks of the
+            playlist.
+        artists: track URI to that of its artist, also of the tracks in the lists; None where they
+            are not known.
 
     Returns:
         Scores by task, in the order of the playlists, and of "all".
@@ -75,10 +88,15 @@ def score_lists(
         values = _values(lists.get(playlist.pid, ()), wanted, artists or {})
         by_task.setdefault(playlist.task, []).append(values)
     everything = [values for task in by_task.values() for values in task]
-    return {name: _means(values, bool(artists)) for name, values in (by_task | {"all": everything}).items()}
+    return {
+        name: _means(values, bool(artists))
+        for name, values in (by_task | {"all": everything}).items()
+    }
 
 
-def _values(ranked: Sequence[str], wanted: set[str], artists: Mapping[str, str]) -> tuple[float, ...]:
+def _values(
+    ranked: Sequence[str], wanted: set[str], artists: Mapping[str, str]
+) -> tuple[float, ...]:
     ranked = list(dict.fromkeys(ranked))[:LIST_LENGTH]
     hits = np.fromiter((track in wanted for track in ranked), np.bool_, len(ranked))
     size = len(wanted)

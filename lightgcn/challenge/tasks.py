@@ -1,8 +1,7 @@
 """The ten tasks of the RecSys Challenge 2018, made of playlists that a dataset holds.
 
-A task shows a playlist's title, or its first or random tracks, or both, and asks for the rest (Chen et al., RecSys
-2018). The official challenge set has 1,000 playlists of each.
-"""
+A task shows a playlist's title, or its first or random tracks, or both, and asks for the rest (Chen
+et al., RecSys 2018). The official challenge set has 1,000 playlists of each."""
 
 from __future__ import annotations
 
@@ -14,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lightgcn.challenge.title_index import plain_title
+from lightgcn.core.checks import checked_count
+from lightgcn.core.seeding import seed_from
 from lightgcn.datasets import Dataset
-from lightgcn.interactions import Interactions
-from lightgcn.retrieval import edges_of
-from lightgcn.seeding import seed_from
-from lightgcn.titles import plain_title
-from lightgcn.validation import checked_count
+from lightgcn.graph.interactions import Interactions
+from lightgcn.ranking.topk import edges_of
 
 Ints = npt.NDArray[np.int64]
 
@@ -74,7 +73,9 @@ class ChallengePlaylist:
 
     def __post_init__(self) -> None:
         if len(self.seeds) != len(self.places):
-            raise ValueError(f"playlist {self.pid}: {len(self.seeds)} seeds at {len(self.places)} places")
+            raise ValueError(
+                f"playlist {self.pid}: {len(self.seeds)} seeds at {len(self.places)} places"
+            )
 
     @property
     def task(self) -> str:
@@ -95,8 +96,8 @@ class Challenge:
     Attributes:
         playlists: what is told.
         holdouts: pid to the URIs of the tracks that are to be found.
-        artists: URI of a track to that of its artist, for all tracks that are to be found or known; a track without
-            one is not in it.
+        artists: URI of a track to that of its artist, for all tracks that are to be found or known;
+            a track without one is not in it.
         train: the data without these playlists, to learn from.
     """
 
@@ -109,13 +110,15 @@ class Challenge:
 def make_challenge(dataset: Dataset, num_playlists: int = 10_000, *, seed: int = 0) -> Challenge:
     """Take playlists out of a dataset and make the ten tasks of them, as many playlists for each.
 
-    A playlist has at least five tracks more than its task shows, and a title where its task shows one; among those it
-    is drawn at random. A track's place is that among the playlist's distinct tracks that the data holds. Tracks that no
-    other playlist holds are not in ``train``: they cannot be found, and count.
+    A playlist has at least five tracks more than its task shows, and a title where its task shows
+    one; among those it is drawn at random. A track's place is that among the playlist's distinct
+    tracks that the data holds. Tracks that no other playlist holds are not in ``train``: they
+    cannot be found, and count.
 
     Args:
-        dataset: with playlist titles ("name" of the users), URIs as ``item_ids``, pids as ``user_ids`` and the tracks'
-            places in their playlists (``read_mpd(…, order=True)``, ``lightgcn prepare --order``).
+        dataset: with playlist titles ("name" of the users), URIs as ``item_ids``, pids as
+            ``user_ids`` and the tracks' places in their playlists (``read_mpd(…, order=True)``,
+            ``lightgcn prepare --order``).
         num_playlists: how many, a multiple of ten.
         seed: of the draw.
 
@@ -124,7 +127,10 @@ def make_challenge(dataset: Dataset, num_playlists: int = 10_000, *, seed: int =
     """
     num_playlists = checked_count("num_playlists", num_playlists, len(TASKS))
     if num_playlists % len(TASKS):
-        raise ValueError(f"num_playlists must be a multiple of {len(TASKS)}, the number of tasks, got {num_playlists}")
+        raise ValueError(
+            f"num_playlists must be a multiple of {len(TASKS)}, the number of tasks, got "
+            f"{num_playlists}"
+        )
     graph = dataset.interactions
     pids, uris = _checked_ids(dataset)
     rng = np.random.default_rng(np.random.SeedSequence((seed_from(seed), _SEED_STREAM)))
@@ -157,7 +163,8 @@ def make_challenge(dataset: Dataset, num_playlists: int = 10_000, *, seed: int =
 
 
 def artists_of(dataset: Dataset) -> dict[str, str]:
-    """Return each track's artist by URI ("artist_id" of the items, else their "artist"); none for an empty one."""
+    """Return each track's artist by URI ("artist_id" of the items, else their "artist"); none for
+    an empty one."""
     column = dataset.items.get("artist_id", dataset.items.get("artist"))
     if column is None or dataset.interactions.item_ids is None:
         return {}
@@ -169,24 +176,34 @@ def _checked_ids(dataset: Dataset) -> tuple[Any, Any]:
     graph = dataset.interactions
     if dataset.test is not None:
         raise ValueError(
-            "the data brings its own test split, and a challenge holds out playlists: leave the test split out"
+            "the data brings its own test split, and a challenge holds out playlists: leave the "
+            "test split out"
         )
     if "name" not in dataset.users:
         raise ValueError('the users have no column "name": tasks show the titles of playlists')
-    if graph.user_ids is None or graph.user_ids.dtype.kind != "i" or int(graph.user_ids.min(initial=0)) < 0:
-        raise ValueError("the users have no integer ids of at least 0: a challenge set numbers its playlists (pid)")
+    if (
+        graph.user_ids is None
+        or graph.user_ids.dtype.kind != "i"
+        or int(graph.user_ids.min(initial=0)) < 0
+    ):
+        raise ValueError(
+            "the users have no integer ids of at least 0: a challenge set numbers its playlists "
+            "(pid)"
+        )
     if graph.item_ids is None or graph.item_ids.dtype.kind == "i":
         raise ValueError("the items have no URIs as ids: a challenge set names tracks by them")
     if graph.order is None:
         raise ValueError(
-            "the tracks have no order, and tasks show the first of a playlist: read the slices with order=True "
+            "the tracks have no order, and tasks show the first of a playlist: read the slices "
+            "with order=True "
             "(lightgcn prepare … --order)"
         )
     return graph.user_ids, graph.item_ids
 
 
 def _draw(dataset: Dataset, count: int, rng: np.random.Generator) -> list[Ints]:
-    """Return ``count`` users for each of `TASKS`, no user twice; tasks of long playlists choose first."""
+    """Return ``count`` users for each of `TASKS`, no user twice; tasks of long playlists choose
+    first."""
     lengths = dataset.interactions.user_degrees.numpy()
     titled = np.array([bool(plain_title(title)) for title in dataset.users["name"]])
     free = rng.permutation(dataset.interactions.num_users)
@@ -199,8 +216,10 @@ def _draw(dataset: Dataset, count: int, rng: np.random.Generator) -> list[Ints]:
         found = np.flatnonzero(fits)[:count]
         if len(found) < count:
             raise ValueError(
-                f"task {task.name!r} needs {count} playlists of at least {task.seeds + LEAST_HOLDOUTS} tracks"
-                f"{' with a title' if task.title else ''}, and {len(found)} are left; ask for fewer playlists, or "
+                f"task {task.name!r} needs {count} playlists of at least "
+                f"{task.seeds + LEAST_HOLDOUTS} tracks"
+                f"{' with a title' if task.title else ''}, and {len(found)} are left; ask for "
+                "fewer playlists, or "
                 "read more slices"
             )
         chosen[place] = free[found]
@@ -214,7 +233,9 @@ def _tracks_in_order(graph: Interactions, users: torch.Tensor) -> dict[int, Ints
     rows, items = edges_of(graph, users)
     first = graph.indptr[users]
     ends = graph.user_degrees[users].cumsum(0)
-    places = graph.order[first[rows] + torch.arange(len(rows)) - (ends - graph.user_degrees[users])[rows]]
+    places = graph.order[
+        first[rows] + torch.arange(len(rows)) - (ends - graph.user_degrees[users])[rows]
+    ]
     tracks = {}
     for place, user in enumerate(users.tolist()):
         span = slice(int(ends[place] - graph.user_degrees[user]), int(ends[place]))

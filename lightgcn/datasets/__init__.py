@@ -1,4 +1,5 @@
-"""Readers of interaction data, each giving a `Dataset`; `open_dataset` finds out which one a path needs."""
+"""Readers of interaction data, each giving a `Dataset`; `open_dataset` finds out which one a path
+needs."""
 
 from __future__ import annotations
 
@@ -7,14 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightgcn.core.memory import reading_memory, warn_of_shortage
 from lightgcn.datasets.dataset import FILE_NAME, Dataset
 from lightgcn.datasets.files import bare_suffix
-from lightgcn.datasets.mpd import read_mpd
-from lightgcn.datasets.slices import chosen_slices, slice_files
-from lightgcn.datasets.synthetic import synthetic_interactions, write_synthetic_mpd
-from lightgcn.datasets.tables import read_table
-from lightgcn.datasets.text import has_train_file, read_text, text_file_names
-from lightgcn.memory import reading_memory, warn_of_shortage
+from lightgcn.datasets.lightgcn_format import has_train_file, read_text, text_file_names
+from lightgcn.datasets.mpd.reader import read_mpd
+from lightgcn.datasets.mpd.slices import chosen_slices, slice_files
+from lightgcn.datasets.synthetic.generate import synthetic_interactions, write_synthetic_mpd
+from lightgcn.datasets.tabular import read_table
 
 __all__ = [
     "Dataset",
@@ -27,27 +28,33 @@ __all__ = [
 ]
 
 ACCEPTED = (
-    f"a prepared folder ({FILE_NAME}), a folder of MPD slices or a .json slice, a folder with train.txt or a .txt file "
+    f"a prepared folder ({FILE_NAME}), a folder of MPD slices or a .json slice, a folder with "
+    "train.txt or a .txt file "
     "(LightGCN format; also .xz, .gz), or a .csv, .tsv or .parquet table"
 )
 SUFFIXES = {".json": "mpd", ".txt": "text", ".csv": "table", ".tsv": "table", ".parquet": "table"}
 
 
 def open_dataset(
-    source: str | Path | Sequence[str | Path], *, format: str = "auto", progress: bool = False, **options: Any
+    source: str | Path | Sequence[str | Path],
+    *,
+    format: str = "auto",
+    progress: bool = False,
+    **options: Any,
 ) -> Dataset:
     """Read a dataset of any supported format.
 
     Args:
-        source: a prepared folder, a folder of MPD slices, one or several slices, a LightGCN text folder or file, or a
-            table.
+        source: a prepared folder, a folder of MPD slices, one or several slices, a LightGCN text
+            folder or file, or a table.
         format: "prepared", "mpd", "text" or "table"; "auto" tells it from the names of the files.
         progress: show a bar on stderr, if that is a terminal.
         options: what the format's reader takes: `read_mpd`, `read_text` or `read_table`.
 
     Raises:
         FileNotFoundError: if the source is not there.
-        ValueError: if the format is unknown or cannot be told, the reader has no such option, or the data is bad.
+        ValueError: if the format is unknown or cannot be told, the reader has no such option, or
+            the data is bad.
     """
     readers: dict[str, Callable[..., Dataset]] = {
         "prepared": _load,
@@ -61,29 +68,47 @@ def open_dataset(
         raise ValueError(f"format must be auto, {', '.join(readers)}, got {format!r}")
     reader = readers[format]
     if format != "mpd" and not isinstance(source, str | Path):
-        raise ValueError(f"several files are accepted for MPD slices alone, not for format {format!r}")
+        raise ValueError(
+            f"several files are accepted for MPD slices alone, not for format {format!r}"
+        )
     _warn_of_memory(source, format, options)
-    known = [name for name in inspect.signature(reader).parameters if name not in ("source", "progress")]
+    known = [
+        name for name in inspect.signature(reader).parameters if name not in ("source", "progress")
+    ]
     unknown = sorted(set(options) - set(known))
     if unknown:
         allowed = ", ".join(known) or "none"
-        raise ValueError(f"format {format!r} has no option {', '.join(map(repr, unknown))}; its options are: {allowed}")
+        raise ValueError(
+            f"format {format!r} has no option {', '.join(map(repr, unknown))}; its options are: "
+            f"{allowed}"
+        )
     return reader(source, progress=progress, **options)
 
 
-def _warn_of_memory(source: str | Path | Sequence[str | Path], format: str, options: dict[str, Any]) -> None:
-    """Say so where reading would take more memory than there is; compressed files are taken for what they are."""
+def _warn_of_memory(
+    source: str | Path | Sequence[str | Path], format: str, options: dict[str, Any]
+) -> None:
+    """Say so where reading would take more memory than there is; compressed files are taken for
+    what they are."""
     try:
         if format == "mpd":
             files = chosen_slices(slice_files(source), options.get("slices"))
         else:
             path = Path(source)  # type: ignore[arg-type]
             names = {"prepared": [FILE_NAME], "text": text_file_names()}.get(format, [])
-            files = [path / name for name in names if (path / name).is_file()] if path.is_dir() else [path]
+            files = (
+                [path / name for name in names if (path / name).is_file()]
+                if path.is_dir()
+                else [path]
+            )
         size = sum(file.stat().st_size for file in files)
     except (OSError, ValueError, TypeError):  # the reader will say what is wrong
         return
-    advice = "read fewer slices (--slices)" if format == "mpd" else "divide the data, or use a machine with more"
+    advice = (
+        "read fewer slices (--slices)"
+        if format == "mpd"
+        else "divide the data, or use a machine with more"
+    )
     shown = source if isinstance(source, str | Path) else next(iter(source))
     warn_of_shortage(f"{shown}: reading", reading_memory(size, format), advice)
 
@@ -98,14 +123,18 @@ def _detect(source: str | Path | Sequence[str | Path]) -> str:
         return _detect_several(source)
     path = Path(source)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder; check the spelling and the current folder")
+        raise FileNotFoundError(
+            f"{path}: no such file or folder; check the spelling and the current folder"
+        )
     if path.is_dir():
         return _detect_folder(path)
     if path.name == FILE_NAME:
         return "prepared"
     if bare_suffix(path) in SUFFIXES:
         return SUFFIXES[bare_suffix(path)]
-    raise ValueError(f"{path}: cannot tell the format of a file named {path.name!r}; accepted are {ACCEPTED}")
+    raise ValueError(
+        f"{path}: cannot tell the format of a file named {path.name!r}; accepted are {ACCEPTED}"
+    )
 
 
 def _detect_several(sources: Sequence[str | Path]) -> str:
@@ -114,7 +143,8 @@ def _detect_several(sources: Sequence[str | Path]) -> str:
             raise ValueError(f"{path}: several tables are not supported; join them into one file")
         if bare_suffix(path) != ".json":
             raise ValueError(
-                f"{path}: is no MPD slice by its name, which must end in .json; of several files only MPD slices are "
+                f"{path}: is no MPD slice by its name, which must end in .json; of several files "
+                "only MPD slices are "
                 "accepted"
             )
     return "mpd"
@@ -125,11 +155,18 @@ def _detect_folder(folder: Path) -> str:
         return "prepared"
     text, slices = has_train_file(folder), any(folder.glob("mpd.slice.*.json"))
     if text and slices:
-        raise ValueError(f'{folder}: holds both a train file and MPD slices; give format="text" or format="mpd"')
+        raise ValueError(
+            f'{folder}: holds both a train file and MPD slices; give format="text" or format="mpd"'
+        )
     if text:
         return "text"
     if slices or any(folder.glob("*.json")):
         return "mpd"
     found = sorted(path.name for path in folder.iterdir())
-    shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "") or "nothing"
-    raise ValueError(f"{folder}: cannot tell the format of a folder that holds {shown}; accepted are {ACCEPTED}")
+    shown = (
+        ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        or "nothing"
+    )
+    raise ValueError(
+        f"{folder}: cannot tell the format of a folder that holds {shown}; accepted are {ACCEPTED}"
+    )

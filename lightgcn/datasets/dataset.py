@@ -1,4 +1,5 @@
-"""A dataset: interactions, what is known about each user and item, and a test split where one came along.
+"""A dataset: interactions, what is known about each user and item, and a test split where one came
+along.
 
 dataset = read_mpd("spotify_million_playlist_dataset/data")
 dataset.save("prepared")             # one file that opens in seconds
@@ -17,9 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightgcn.checkpoint import load_tensors, pack_strings, save_tensors, unpack_strings, write_json
-from lightgcn.ids import Ids
-from lightgcn.interactions import Interactions
+from lightgcn.core.storage import (
+    load_tensors,
+    pack_strings,
+    save_tensors,
+    unpack_strings,
+    write_json,
+)
+from lightgcn.graph.ids import Ids
+from lightgcn.graph.interactions import Interactions
 
 FILE_NAME = "dataset.safetensors"
 SUMMARY_NAME = "dataset.json"
@@ -30,10 +37,12 @@ class Dataset:
     """Interactions with columns of text for their nodes.
 
     Args:
-        interactions: the graph; its ``user_ids`` and ``item_ids`` are the data's own names for the nodes.
+        interactions: the graph; its ``user_ids`` and ``item_ids`` are the data's own names for the
+            nodes.
         users: column name to one string per user, such as ``{"name": playlist titles}``.
         items: column name to one string per item, such as ``{"name": ..., "artist": ...}``.
-        test: a test split that came with the data, over the same nodes; it takes over the ids of ``interactions``.
+        test: a test split that came with the data, over the same nodes; it takes over the ids of
+            ``interactions``.
         info: anything JSON can hold about where the data came from and what was merged or dropped.
 
     Raises:
@@ -53,7 +62,8 @@ class Dataset:
             object.__setattr__(self, "test", _aligned(self.test, self.interactions))
 
     def reindex(self, users: Tensor, items: Tensor) -> Dataset:
-        """Keep the given nodes, (n,) and (m,) int64 distinct indices, in the order given, with their columns.
+        """Keep the given nodes, (n,) and (m,) int64 distinct indices, in the order given, with
+        their columns.
 
         What ``info`` counts of the graph is counted anew, and what is dropped is added up there.
 
@@ -66,7 +76,8 @@ class Dataset:
         return Dataset(graph, _take(self.users, users), _take(self.items, items), test, info)
 
     def groups(self, column: str) -> Tensor:
-        """Return the items' groups by a column, such as "artist_id": (num_items,) int64, -1 where the text is empty.
+        """Return the items' groups by a column, such as "artist_id": (num_items,) int64, -1 where
+        the text is empty.
 
         Groups are numbered in the order of their first item.
 
@@ -77,7 +88,9 @@ class Dataset:
             there = ", ".join(self.items) or "none"
             raise ValueError(f"items have no column {column!r}; there are {there}")
         numbers: dict[str, int] = {}
-        of_item = [numbers.setdefault(text, len(numbers)) if text else -1 for text in self.items[column]]
+        of_item = [
+            numbers.setdefault(text, len(numbers)) if text else -1 for text in self.items[column]
+        ]
         return torch.tensor(of_item, dtype=torch.int64)
 
     def _recounted(self, graph: Interactions, test: Interactions | None) -> dict[str, Any]:
@@ -93,17 +106,20 @@ class Dataset:
         return info | {name: self.info.get(name, 0) + count for name, count in dropped.items()}
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 hex digest of the interactions and the test split: without one, that of the interactions."""
+        """Return a SHA-256 hex digest of the interactions and the test split: without one, that of
+        the interactions."""
         if self.test is None:
             return self.interactions.fingerprint()
         both = f"{self.interactions.fingerprint()} {self.test.fingerprint()}"
         return hashlib.sha256(both.encode()).hexdigest()
 
     def save(self, folder: str | Path) -> Path:
-        """Write the dataset to ``folder`` and return it: one atomic file with everything, and a summary to read.
+        """Write the dataset to ``folder`` and return it: one atomic file with everything, and a
+        summary to read.
 
         Raises:
-            ValueError: if ``info`` holds something that JSON cannot, or a column is not valid Unicode.
+            ValueError: if ``info`` holds something that JSON cannot, or a column is not valid
+                Unicode.
         """
         folder = Path(folder)
         graph = self.interactions
@@ -123,10 +139,15 @@ class Dataset:
                 if ids is not None:
                     tensors[name] = pack_strings(ids)
             for kind, columns in (("user", self.users), ("item", self.items)):
-                tensors |= {f"{kind}_column.{name}": pack_strings(column) for name, column in columns.items()}
+                tensors |= {
+                    f"{kind}_column.{name}": pack_strings(column)
+                    for name, column in columns.items()
+                }
             save_tensors(folder / FILE_NAME, "dataset", tensors, metadata)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{folder / FILE_NAME}: the dataset cannot be written as JSON ({error})") from error
+            raise ValueError(
+                f"{folder / FILE_NAME}: the dataset cannot be written as JSON ({error})"
+            ) from error
         write_json(folder / SUMMARY_NAME, self._summary())
         return folder
 
@@ -134,8 +155,9 @@ class Dataset:
     def load(cls, folder: str | Path) -> Dataset:
         """Read what `save` wrote; of the folder's files it needs ``dataset.safetensors`` alone.
 
-        The edges are mapped into memory: what several processes load is there once. `save` puts another file in its
-        place and harms nobody; a program that writes into the file itself changes what is loaded.
+        The edges are mapped into memory: what several processes load is there once. `save` puts
+        another file in its place and harms nobody; a program that writes into the file itself
+        changes what is loaded.
 
         Raises:
             FileNotFoundError: if the file is not there.
@@ -145,12 +167,15 @@ class Dataset:
         tensors, metadata = load_tensors(path, "dataset")
         if "train.indptr" in tensors:
             raise ValueError(
-                f"{path}: was written by an older version, which held edges otherwise: prepare the data again"
+                f"{path}: was written by an older version, which held edges otherwise: prepare the "
+                "data again"
             )
         try:
             return _unpack(tensors, metadata)
         except KeyError as error:
-            raise ValueError(f"{path}: has no {error}; the file was edited or is corrupt") from error
+            raise ValueError(
+                f"{path}: has no {error}; the file was edited or is corrupt"
+            ) from error
         except (ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
             raise ValueError(f"{path}: {error}; the file was edited or is corrupt") from error
 
@@ -175,9 +200,14 @@ def _check_columns(name: str, columns: Mapping[str, list[str]], count: int) -> N
         if not isinstance(column, str) or not isinstance(values, list):
             raise ValueError(f"{name}[{column!r}] must be a list of strings under a string name")
         if len(values) != count:
-            raise ValueError(f"{name}[{column!r}] has {len(values)} values for {count} {name}; one per node is needed")
+            raise ValueError(
+                f"{name}[{column!r}] has {len(values)} values for {count} {name}; one per node is "
+                "needed"
+            )
         if not all(issubclass(kind, str) for kind in set(map(type, values))):
-            at, wrong = next((at, value) for at, value in enumerate(values) if not isinstance(value, str))
+            at, wrong = next(
+                (at, value) for at, value in enumerate(values) if not isinstance(value, str)
+            )
             raise ValueError(f"{name}[{column!r}][{at}] is {wrong!r}; a column holds strings")
 
 
@@ -185,7 +215,10 @@ def _aligned(test: Interactions, train: Interactions) -> Interactions:
     """Return the test split under the ids of the train graph, which must be over the same nodes."""
     if (test.num_users, test.num_items) != (train.num_users, train.num_items):
         raise ValueError(f"test must be over the nodes of interactions: {test} and {train}")
-    pairs = (("user_ids", test.user_ids, train.user_ids), ("item_ids", test.item_ids, train.item_ids))
+    pairs = (
+        ("user_ids", test.user_ids, train.user_ids),
+        ("item_ids", test.item_ids, train.item_ids),
+    )
     for name, own, wanted in pairs:
         if own is not None and (wanted is None or not np.array_equal(own, wanted)):
             raise ValueError(f"test.{name} differ from interactions.{name}")
@@ -217,12 +250,17 @@ def _pack_graph(prefix: str, graph: Interactions) -> dict[str, Tensor]:
     if graph.weights is not None:
         tensors[f"{prefix}.weights"] = graph.weights
     if graph.order is not None:
-        narrow = not graph.num_edges or -(2**31) <= int(graph.order.min()) <= int(graph.order.max()) < 2**31
+        narrow = (
+            not graph.num_edges
+            or -(2**31) <= int(graph.order.min()) <= int(graph.order.max()) < 2**31
+        )
         tensors[f"{prefix}.order"] = graph.order.to(torch.int32) if narrow else graph.order
     return tensors
 
 
-def _unpack_graph(prefix: str, tensors: Mapping[str, Tensor], num_users: int, num_items: int) -> Interactions:
+def _unpack_graph(
+    prefix: str, tensors: Mapping[str, Tensor], num_users: int, num_items: int
+) -> Interactions:
     users, items = tensors[f"{prefix}.users"], tensors[f"{prefix}.items"]
     weights, order = (tensors.get(f"{prefix}.{name}") for name in ("weights", "order"))
     try:
@@ -240,7 +278,10 @@ def _unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Datas
     graph = graph.with_ids(*ids)
     test = _unpack_graph("test", tensors, num_users, num_items) if metadata["has_test"] else None
     columns = [
-        {name: unpack_strings(tensors[f"{kind}_column.{name}"]) for name in metadata[f"{kind}_columns"]}
+        {
+            name: unpack_strings(tensors[f"{kind}_column.{name}"])
+            for name in metadata[f"{kind}_columns"]
+        }
         for kind in ("user", "item")
     ]
     return Dataset(graph, columns[0], columns[1], test, info)

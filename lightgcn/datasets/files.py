@@ -1,4 +1,5 @@
-"""What the readers share: whole files, decompressed where their name says so, and a progress bar."""
+"""What the readers share: whole files, decompressed where their name says so, and a progress
+bar."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lightgcn.memory import reading_limit
+from lightgcn.core.memory import reading_limit
 
 T = TypeVar("T")
 COMPRESSIONS = (".xz", ".gz")
@@ -23,14 +24,17 @@ def existing_file(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder; check the spelling and the current folder")
+        raise FileNotFoundError(
+            f"{path}: no such file or folder; check the spelling and the current folder"
+        )
     if not path.is_file():
         raise ValueError(f"{path}: is a folder; a file is needed here")
     return path
 
 
 def bare_suffix(path: str | Path) -> str:
-    """Return the lower-case suffix of a file's name, the one before ``.xz`` or ``.gz`` where it ends so."""
+    """Return the lower-case suffix of a file's name, the one before ``.xz`` or ``.gz`` where it
+    ends so."""
     path = Path(path)
     return Path(path.stem if path.suffix.lower() in COMPRESSIONS else path.name).suffix.lower()
 
@@ -55,24 +59,30 @@ def read_bytes(path: str | Path) -> bytes:
         with (lzma.open if suffix == ".xz" else gzip.open)(path) as stream:
             return _read_within_memory(path, stream)
     except (lzma.LZMAError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: not a readable {suffix} file ({error}); it may be truncated") from error
+        raise ValueError(
+            f"{path}: not a readable {suffix} file ({error}); it may be truncated"
+        ) from error
 
 
 def _read_within_memory(path: Path, stream: Any) -> bytes:
-    """Return all that a decompressing stream gives, unless that is more than memory can hold several times."""
+    """Return all that a decompressing stream gives, unless that is more than memory can hold
+    several times."""
     parts, size, most = [], 0, reading_limit()
     while part := stream.read(_PART):
         parts.append(part)
         size += len(part)
         if most is not None and size > most:
             raise ValueError(
-                f"{path}: decompresses to more than {size / 1e9:.1f} GB, a quarter of the memory that is available; "
+                f"{path}: decompresses to more than {size / 1e9:.1f} GB, a quarter of the memory "
+                "that is available; "
                 "divide the file, or use a machine with more"
             )
     return b"".join(parts)
 
 
-def with_progress(items: Iterable[T], progress: bool, *, total: int | None, unit: str) -> Iterable[T]:
+def with_progress(
+    items: Iterable[T], progress: bool, *, total: int | None, unit: str
+) -> Iterable[T]:
     """Return the same items, counted on stderr if ``progress`` is set and stderr is a terminal."""
     if not progress:
         return items

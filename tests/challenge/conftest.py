@@ -13,7 +13,9 @@ from lightgcn.datasets import Dataset, read_mpd, write_synthetic_mpd
 def with_order(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Return playlists with titles and places, some of them long enough for every task."""
     folder = tmp_path_factory.mktemp("long")
-    write_synthetic_mpd(folder, num_playlists=600, num_tracks=1500, mean_length=90, slice_size=200, seed=5)
+    write_synthetic_mpd(
+        folder, num_playlists=600, num_tracks=1500, mean_length=90, slice_size=200, seed=5
+    )
     return read_mpd(folder, order=True)
 
 

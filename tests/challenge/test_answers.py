@@ -35,8 +35,16 @@ def dense_scores(recommender, playlists, titles, title_weight, share_weight):
             if direction.any():
                 tracks = user[:width]
                 worth = title_weight / len(seeds) if seeds else 1.0
-                mixed = tracks + worth * tracks.norm() * F.normalize(direction, dim=0) if seeds else direction
-                user = torch.cat([F.normalize(mixed, dim=0), user[width:]]) if recommender.has_prior else mixed
+                mixed = (
+                    tracks + worth * tracks.norm() * F.normalize(direction, dim=0)
+                    if seeds
+                    else direction
+                )
+                user = (
+                    torch.cat([F.normalize(mixed, dim=0), user[width:]])
+                    if recommender.has_prior
+                    else mixed
+                )
         row = items @ user
         if not user[:width].any() and not recommender.has_prior:
             row = recommender.seen.item_degrees.double() / recommender.seen.item_degrees.max()
@@ -62,7 +70,9 @@ def assert_lists_follow(lists, playlists, recommender, scores, told, k):
         assert len(set(answer)) == len(answer) == min(k, len(uris) - len(seeds))
         assert not set(answer) & set(seeds)
         # Float32 may exchange what is nearly equal.
-        torch.testing.assert_close(row[answer], row.sort(descending=True).values[: len(answer)], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            row[answer], row.sort(descending=True).values[: len(answer)], atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.fixture
@@ -72,18 +82,25 @@ def titles(recommender):
 
 @pytest.mark.parametrize("with_titles", [False, True])
 @pytest.mark.parametrize("neighbours", [False, True])
-def test_answers_are_the_best_by_the_formula(challenge, recommender, titles, with_titles, neighbours):
+def test_answers_are_the_best_by_the_formula(
+    challenge, recommender, titles, with_titles, neighbours
+):
     index = titles if with_titles else None
     if not neighbours:
         recommender = changed(recommender, residual=None)
-    lists = answer_playlists(recommender, challenge.playlists, index, title_weight=1.5, share_weight=3.0)
+    lists = answer_playlists(
+        recommender, challenge.playlists, index, title_weight=1.5, share_weight=3.0
+    )
     scores, told = dense_scores(recommender, challenge.playlists, index, 1.5, 3.0)
     assert_lists_follow(lists, challenge.playlists, recommender, scores, told, 500)
 
 
 def changed(recommender, **parts):
     """A recommender with some of its parts exchanged."""
-    values = {name: getattr(recommender, name) for name in ("users", "items", "fold_in", "residual", "recency")}
+    values = {
+        name: getattr(recommender, name)
+        for name in ("users", "items", "fold_in", "residual", "recency")
+    }
     values |= {"has_prior": recommender.has_prior, "user_columns": recommender.user_columns}
     return Recommender(**(values | {"seen": recommender.seen} | parts))
 
@@ -110,7 +127,11 @@ def test_nothing_known_is_answered_by_what_is_popular(challenge, recommender, ti
         for index in (None, titles):
             lists = answer_playlists(model, [nothing, strange], index)
             assert lists == {1: popular, 2: popular}
-    assert popular_tracks(recommender, [nothing]) == neighbouring_tracks(recommender, [nothing]) == {1: popular}
+    assert (
+        popular_tracks(recommender, [nothing])
+        == neighbouring_tracks(recommender, [nothing])
+        == {1: popular}
+    )
 
 
 def test_baselines_do_not_repeat_what_was_told(challenge, recommender):
@@ -128,9 +149,14 @@ def test_baselines_do_not_repeat_what_was_told(challenge, recommender):
 
 def test_answers_beat_the_baselines_and_titles_help(challenge, recommender, titles):
     def r_precision(lists):
-        return score_lists(challenge.playlists, lists, challenge.holdouts, challenge.artists)["all"].r_precision
+        return score_lists(challenge.playlists, lists, challenge.holdouts, challenge.artists)[
+            "all"
+        ].r_precision
 
-    alone, best = (r_precision(answer_playlists(recommender, challenge.playlists, index)) for index in (None, titles))
+    alone, best = (
+        r_precision(answer_playlists(recommender, challenge.playlists, index))
+        for index in (None, titles)
+    )
     assert best > alone > 1.5 * r_precision(popular_tracks(recommender, challenge.playlists))
 
 
@@ -152,7 +178,10 @@ def test_recency_counts_the_last_of_the_seeds(challenge, recommender):
 def test_answers_do_not_depend_on_who_is_asked_with_whom(challenge, recommender, titles):
     together = answer_playlists(recommender, challenge.playlists, titles)
     for playlist in challenge.playlists[::7]:
-        assert answer_playlists(recommender, [playlist], titles)[playlist.pid] == together[playlist.pid]
+        assert (
+            answer_playlists(recommender, [playlist], titles)[playlist.pid]
+            == together[playlist.pid]
+        )
     assert answer_playlists(recommender, [], titles) == {}
 
 

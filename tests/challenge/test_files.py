@@ -30,7 +30,9 @@ def test_a_challenge_set_comes_back_as_it_was(challenge, tmp_path):
 def test_a_challenge_set_has_the_official_fields(challenge, tmp_path):
     write_challenge_set(tmp_path / "set.json", challenge.playlists)
     for record, playlist in zip(
-        json.loads((tmp_path / "set.json").read_text())["playlists"], challenge.playlists, strict=True
+        json.loads((tmp_path / "set.json").read_text())["playlists"],
+        challenge.playlists,
+        strict=True,
     ):
         assert record["num_tracks"] == record["num_samples"] + record["num_holdouts"]
         assert record["num_samples"] == len(record["tracks"])
@@ -48,7 +50,13 @@ def official(**change):
         "duration_ms": 1,
         "album_name": "an album",
     }
-    return {"pid": 1000000, "num_holdouts": 9, "num_samples": 1, "num_tracks": 10, "tracks": [track]} | change
+    return {
+        "pid": 1000000,
+        "num_holdouts": 9,
+        "num_samples": 1,
+        "num_tracks": 10,
+        "tracks": [track],
+    } | change
 
 
 def write(path, *records):

@@ -2,10 +2,16 @@ import json
 
 import pytest
 
-from lightgcn import cli, preset
-from lightgcn.challenge import read_challenge_set, read_submission, run_challenge, submission_problems
+from lightgcn import preset
+from lightgcn.challenge import (
+    read_challenge_set,
+    read_submission,
+    run_challenge,
+    submission_problems,
+)
 from lightgcn.challenge import run as run_module
-from lightgcn.checkpoint import read_json
+from lightgcn.cli import main as cli
+from lightgcn.core.storage import read_json
 from lightgcn.datasets import Dataset
 
 FAST = preset("fast", epochs=2, batch_size=4096, eval_every=2)
@@ -23,7 +29,14 @@ def done(prepared, tmp_path_factory):
 def test_evaluate_says_how_each_task_fared_beside_baselines(done, prepared, capsys):
     assert cli.main(["challenge", "evaluate", str(prepared), str(done), *OPTIONS]) == 0
     out = capsys.readouterr().out
-    for words in ("title, random 100", "lightgcn without titles", "popularity", "item_item", "R-precision", "NDCG"):
+    for words in (
+        "title, random 100",
+        "lightgcn without titles",
+        "popularity",
+        "item_item",
+        "R-precision",
+        "NDCG",
+    ):
         assert words in out
     assert "trained for" not in out  # it was trained already
     scores = read_json(done / "scores.json")["scores"]
@@ -55,17 +68,28 @@ def test_answer_gives_what_evaluate_gave(done, tmp_path, capsys):
 
 def test_without_artists_their_column_is_empty(done, tmp_path, capsys):
     (tmp_path / "holdouts.json").write_bytes((done / "holdouts.json").read_bytes())
-    files = [str(done / "submission.csv"), str(done / "challenge_set.json"), str(tmp_path / "holdouts.json")]
+    files = [
+        str(done / "submission.csv"),
+        str(done / "challenge_set.json"),
+        str(tmp_path / "holdouts.json"),
+    ]
     assert cli.main(["challenge", "score", *files]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split()[3] == "-"
     assert cli.main(["challenge", "score", *files, "--data", str(done / "train"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == read_json(done / "scores.json")["scores"]["lightgcn"]
+    assert (
+        json.loads(capsys.readouterr().out) == read_json(done / "scores.json")["scores"]["lightgcn"]
+    )
 
 
 def test_check_ends_with_2_where_something_would_be_refused(done, tmp_path, capsys):
     lines = (done / "submission.csv").read_text().splitlines()
     (tmp_path / "cut.csv").write_text("\n".join(lines[:-1]))
-    assert cli.main(["challenge", "check", str(tmp_path / "cut.csv"), str(done / "challenge_set.json")]) == 2
+    assert (
+        cli.main(
+            ["challenge", "check", str(tmp_path / "cut.csv"), str(done / "challenge_set.json")]
+        )
+        == 2
+    )
     assert "no list" in capsys.readouterr().out
 
 
@@ -105,7 +129,12 @@ def test_a_challenge_killed_before_it_was_all_written_goes_on(with_order, tmp_pa
 def test_more_epochs_train_on(with_order, tmp_path):
     run_challenge(with_order, FAST, tmp_path, num_playlists=50)
     before = read_json(tmp_path / "run" / "trained.json")["epochs"]
-    run_challenge(with_order, preset("fast", epochs=4, batch_size=4096, eval_every=2), tmp_path, num_playlists=50)
+    run_challenge(
+        with_order,
+        preset("fast", epochs=4, batch_size=4096, eval_every=2),
+        tmp_path,
+        num_playlists=50,
+    )
     assert (before, read_json(tmp_path / "run" / "trained.json")["epochs"]) == (2, 4)
 
 
@@ -126,7 +155,9 @@ def test_other_titles_are_another_challenge(done, with_order):
         ({"num_playlists": 55}, "multiple of 10"),
     ],
 )
-def test_what_cannot_be_answered_is_refused_before_anything_is_written(with_order, tmp_path, options, says):
+def test_what_cannot_be_answered_is_refused_before_anything_is_written(
+    with_order, tmp_path, options, says
+):
     arguments = {"settings": FAST, "num_playlists": 50} | options
     with pytest.raises(ValueError, match=says):
         run_challenge(with_order, folder=tmp_path / "out", **arguments)

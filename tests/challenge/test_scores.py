@@ -26,7 +26,8 @@ def by_the_rules(ranked, wanted, artists):
         "r_precision_artists": (tracks + 0.25 * len(common)) / size,
         "ndcg": dcg / ideal if hits else 0.0,
         "clicks": 51 if first is None else (first - 1) // 10,
-        "ndcg_log2_rank_plus_1": usual / sum(1 / math.log2(rank + 1) for rank in range(1, min(size, 500) + 1)),
+        "ndcg_log2_rank_plus_1": usual
+        / sum(1 / math.log2(rank + 1) for rank in range(1, min(size, 500) + 1)),
         "recall": hits / size,
     }
 
@@ -66,7 +67,9 @@ def test_known_answers():
     assert scores.r_precision_artists == (1 + 0.25 * 2) / 2
     assert scores.ndcg == 1.0  # 1 / log2(2), as good as the first place by these rules
     assert scores.clicks == 0
-    late = score_lists(asked, {1: [f"n{place}" for place in range(10)] + ["a"]}, {1: ["a", "b"]}, artists)["all"]
+    late = score_lists(
+        asked, {1: [f"n{place}" for place in range(10)] + ["a"]}, {1: ["a", "b"]}, artists
+    )["all"]
     assert (late.clicks, late.r_precision) == (1, 0)
     assert score_lists(asked, {}, {1: ["a"]}, artists)["all"].clicks == 51
 

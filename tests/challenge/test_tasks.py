@@ -19,8 +19,13 @@ def playlists_of(dataset):
 
 def test_ten_tasks_as_they_were_set(challenge, with_order):
     tracks, titles = playlists_of(with_order)
-    tracks = {pid: [(uri, place) for place, (uri, _) in enumerate(entries)] for pid, entries in tracks.items()}
-    assert Counter(playlist.task for playlist in challenge.playlists) == {task.name: 5 for task in TASKS}
+    tracks = {
+        pid: [(uri, place) for place, (uri, _) in enumerate(entries)]
+        for pid, entries in tracks.items()
+    }
+    assert Counter(playlist.task for playlist in challenge.playlists) == {
+        task.name: 5 for task in TASKS
+    }
     by_name = {task.name: task for task in TASKS}
     for playlist in challenge.playlists:
         task, whole = by_name[playlist.task], tracks[playlist.pid]
@@ -52,7 +57,9 @@ def test_what_is_left_to_learn_from_knows_nothing_of_the_playlists(challenge, wi
 
 
 def test_artists_are_those_of_the_tracks(challenge, with_order):
-    pairs = zip(with_order.interactions.item_ids.tolist(), with_order.items["artist_id"], strict=True)
+    pairs = zip(
+        with_order.interactions.item_ids.tolist(), with_order.items["artist_id"], strict=True
+    )
     assert challenge.artists == dict(pairs)
 
 
@@ -66,7 +73,9 @@ def test_tasks_are_those_that_were_set_where_tracks_are_repeated_or_left_out(wit
         with_order.reindex(torch.arange(graph.num_users), kept),
     ):
         challenge = make_challenge(dataset, 10)
-        assert sorted(playlist.task for playlist in challenge.playlists) == sorted(task.name for task in TASKS)
+        assert sorted(playlist.task for playlist in challenge.playlists) == sorted(
+            task.name for task in TASKS
+        )
 
 
 def test_places_are_those_of_an_official_set_with_repeats():
@@ -81,15 +90,25 @@ def test_places_are_those_of_an_official_set_with_repeats():
 
 def test_a_seed_decides(with_order, challenge):
     again, other = make_challenge(with_order, 50, seed=3), make_challenge(with_order, 50, seed=4)
-    assert list(again.playlists) == list(challenge.playlists) and again.holdouts == challenge.holdouts
-    assert {playlist.pid for playlist in other.playlists} != {playlist.pid for playlist in again.playlists}
+    assert (
+        list(again.playlists) == list(challenge.playlists) and again.holdouts == challenge.holdouts
+    )
+    assert {playlist.pid for playlist in other.playlists} != {
+        playlist.pid for playlist in again.playlists
+    }
 
 
 def test_a_playlist_without_a_title_is_in_no_task_that_shows_one(with_order):
     titles = ["!?" if place % 2 else title for place, title in enumerate(with_order.users["name"])]
-    challenge = make_challenge(Dataset(with_order.interactions, {"name": titles}, with_order.items), 20)
+    challenge = make_challenge(
+        Dataset(with_order.interactions, {"name": titles}, with_order.items), 20
+    )
     by_pid = dict(zip(with_order.interactions.user_ids.tolist(), titles, strict=True))
-    assert all(by_pid[playlist.pid] != "!?" for playlist in challenge.playlists if playlist.title is not None)
+    assert all(
+        by_pid[playlist.pid] != "!?"
+        for playlist in challenge.playlists
+        if playlist.title is not None
+    )
 
 
 def without(dataset, **change):
@@ -101,9 +120,14 @@ def without(dataset, **change):
     [
         (lambda dataset: without(dataset, order=None), "--order"),
         (lambda dataset: without(dataset, user_ids=None), "no integer ids"),
-        (lambda dataset: without(dataset, user_ids=-dataset.interactions.user_ids), "no integer ids of at least 0"),
         (
-            lambda dataset: Dataset(dataset.interactions, dataset.users, dataset.items, dataset.interactions),
+            lambda dataset: without(dataset, user_ids=-dataset.interactions.user_ids),
+            "no integer ids of at least 0",
+        ),
+        (
+            lambda dataset: Dataset(
+                dataset.interactions, dataset.users, dataset.items, dataset.interactions
+            ),
             "test split",
         ),
         (lambda dataset: without(dataset, item_ids=None), "no URIs"),

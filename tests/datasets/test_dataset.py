@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from lightgcn.checkpoint import load_tensors, save_tensors
+from lightgcn.core.storage import load_tensors, save_tensors
 from lightgcn.datasets import Dataset, synthetic_interactions
-from lightgcn.interactions import Interactions
+from lightgcn.graph.interactions import Interactions
 
 
 def graph(pairs, *, weights=None, user_ids=None, item_ids=None):
     edge_index = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
-    return Interactions.from_edge_index(edge_index, 3, 4, weights=weights, user_ids=user_ids, item_ids=item_ids)
+    return Interactions.from_edge_index(
+        edge_index, 3, 4, weights=weights, user_ids=user_ids, item_ids=item_ids
+    )
 
 
 def example():
@@ -73,7 +75,10 @@ def test_round_trip_without_ids_columns_or_edges(tmp_path, pairs):
 
 def test_load_needs_only_the_one_file(tmp_path):
     example().save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset.json", "dataset.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "dataset.json",
+        "dataset.safetensors",
+    ]
     (tmp_path / "dataset.json").unlink()
     assert_same(example(), Dataset.load(tmp_path))
 
@@ -81,8 +86,17 @@ def test_load_needs_only_the_one_file(tmp_path):
 def test_summary_is_readable(tmp_path):
     example().save(tmp_path)
     summary = json.loads((tmp_path / "dataset.json").read_text())
-    assert (summary["users"], summary["items"], summary["edges"], summary["test_edges"]) == (3, 4, 3, 2)
-    assert (summary["user_ids"], summary["item_ids"], summary["weighted"]) == ("integers", "strings", True)
+    assert (summary["users"], summary["items"], summary["edges"], summary["test_edges"]) == (
+        3,
+        4,
+        3,
+        2,
+    )
+    assert (summary["user_ids"], summary["item_ids"], summary["weighted"]) == (
+        "integers",
+        "strings",
+        True,
+    )
     assert summary["info"] == {"format": "test", "counts": {"entries": 3}}
 
 
@@ -115,7 +129,9 @@ def test_a_column_that_does_not_fit_is_refused(users, items, says):
 
 def test_a_test_split_over_other_nodes_is_refused():
     with pytest.raises(ValueError, match="test must be over the nodes"):
-        Dataset(graph([(0, 0)]), {}, {}, Interactions.from_edge_index(torch.tensor([[0], [0]]), 3, 5))
+        Dataset(
+            graph([(0, 0)]), {}, {}, Interactions.from_edge_index(torch.tensor([[0], [0]]), 3, 5)
+        )
 
 
 def test_a_test_split_with_other_ids_is_refused():
@@ -126,13 +142,17 @@ def test_a_test_split_with_other_ids_is_refused():
 
 @pytest.mark.parametrize("info", [{"when": object()}, {1: "key"}, {"big": 2**70}])
 def test_info_that_json_cannot_hold_is_refused_before_anything_is_written(tmp_path, info):
-    with pytest.raises(ValueError, match=r"dataset\.safetensors: the dataset cannot be written as JSON"):
+    with pytest.raises(
+        ValueError, match=r"dataset\.safetensors: the dataset cannot be written as JSON"
+    ):
         Dataset(graph([]), {}, {}, None, info).save(tmp_path / "out")
     assert not (tmp_path / "out" / "dataset.safetensors").exists()
 
 
 def test_a_column_that_is_no_unicode_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"dataset\.safetensors: the dataset cannot be written as JSON"):
+    with pytest.raises(
+        ValueError, match=r"dataset\.safetensors: the dataset cannot be written as JSON"
+    ):
         Dataset(graph([]), {"name": ["\ud800", "", ""]}, {}).save(tmp_path)
 
 
@@ -159,24 +179,42 @@ EDITS = {
     "no column": lambda tensors, meta: tensors.pop("item_column.artist"),
     "no users": lambda tensors, meta: tensors.pop("train.users"),
     "users too few": lambda tensors, meta: tensors.update({"train.users": torch.tensor([0, 0])}),
-    "users not sorted": lambda tensors, meta: tensors.update({"train.users": torch.tensor([2, 0, 0])}),
-    "users of floats": lambda tensors, meta: tensors.update({"train.users": torch.tensor([0.0, 0, 2])}),
-    "users narrow": lambda tensors, meta: tensors.update({"train.users": torch.tensor([0, 0, 2]).int()}),
+    "users not sorted": lambda tensors, meta: tensors.update(
+        {"train.users": torch.tensor([2, 0, 0])}
+    ),
+    "users of floats": lambda tensors, meta: tensors.update(
+        {"train.users": torch.tensor([0.0, 0, 2])}
+    ),
+    "users narrow": lambda tensors, meta: tensors.update(
+        {"train.users": torch.tensor([0, 0, 2]).int()}
+    ),
     "users scalar": lambda tensors, meta: tensors.update({"train.users": torch.tensor(0)}),
-    "user out of range": lambda tensors, meta: tensors.update({"train.users": torch.tensor([0, 0, 3])}),
-    "item out of range": lambda tensors, meta: tensors.update({"train.items": torch.tensor([1, 4, 0])}),
+    "user out of range": lambda tensors, meta: tensors.update(
+        {"train.users": torch.tensor([0, 0, 3])}
+    ),
+    "item out of range": lambda tensors, meta: tensors.update(
+        {"train.items": torch.tensor([1, 4, 0])}
+    ),
     "item repeated": lambda tensors, meta: tensors.update({"train.items": torch.tensor([1, 1, 0])}),
-    "weight not finite": lambda tensors, meta: tensors.update({"train.weights": torch.tensor([1, float("nan"), 1])}),
+    "weight not finite": lambda tensors, meta: tensors.update(
+        {"train.weights": torch.tensor([1, float("nan"), 1])}
+    ),
     "weights too few": lambda tensors, meta: tensors.update({"train.weights": torch.tensor([1.0])}),
     "test out of range": lambda tensors, meta: tensors.update({"test.items": torch.tensor([1, 9])}),
     "ids too few": lambda tensors, meta: tensors.update({"user_ids": json_tensor("[1, 2]")}),
     "ids repeated": lambda tensors, meta: tensors.update({"user_ids": json_tensor("[1, 2, 1]")}),
     "ids mixed": lambda tensors, meta: tensors.update({"user_ids": json_tensor('[1, "b", 3]')}),
-    "ids too large": lambda tensors, meta: tensors.update({"user_ids": json_tensor("[1, 2, 18446744073709551615]")}),
+    "ids too large": lambda tensors, meta: tensors.update(
+        {"user_ids": json_tensor("[1, 2, 18446744073709551615]")}
+    ),
     "ids no list": lambda tensors, meta: tensors.update({"user_ids": json_tensor('{"a": 1}')}),
     "ids no JSON": lambda tensors, meta: tensors.update({"user_ids": json_tensor("[1, 2")}),
-    "column of numbers": lambda tensors, meta: tensors.update({"user_column.name": json_tensor("[1, 2, 3]")}),
-    "column too long": lambda tensors, meta: tensors.update({"user_column.name": json_tensor('["", "", "", ""]')}),
+    "column of numbers": lambda tensors, meta: tensors.update(
+        {"user_column.name": json_tensor("[1, 2, 3]")}
+    ),
+    "column too long": lambda tensors, meta: tensors.update(
+        {"user_column.name": json_tensor('["", "", "", ""]')}
+    ),
     "no counts": lambda tensors, meta: meta.pop("num_users"),
     "count of another kind": lambda tensors, meta: meta.update(num_users="3"),
     "count negative": lambda tensors, meta: meta.update(num_items=-1),
@@ -217,22 +255,45 @@ def test_a_fingerprint_covers_the_test_split():
     one, other = (Dataset(train, {}, {}, graph(pairs)) for pairs in ([(1, 1)], [(1, 2)]))
     assert plain.fingerprint() == train.fingerprint()
     assert len({plain.fingerprint(), one.fingerprint(), other.fingerprint()}) == 3
-    assert one.fingerprint() == Dataset(train, {"name": list("abc")}, {}, graph([(1, 1)])).fingerprint()
+    assert (
+        one.fingerprint()
+        == Dataset(train, {"name": list("abc")}, {}, graph([(1, 1)])).fingerprint()
+    )
 
 
 def test_reindex_keeps_info_true_and_counts_what_it_drops():
-    info = {"format": "x", "entries": 9, "playlists": 3, "tracks": 4, "edges": 3, "empty_playlists": 1, "test_edges": 3}
+    info = {
+        "format": "x",
+        "entries": 9,
+        "playlists": 3,
+        "tracks": 4,
+        "edges": 3,
+        "empty_playlists": 1,
+        "test_edges": 3,
+    }
     info["test_edges_also_in_train"] = 1
     test = graph([(1, 1), (0, 2), (0, 1)])
     whole = Dataset(graph([(0, 1), (0, 3), (2, 0)]), {}, {}, test, info)
     part = whole.reindex(torch.tensor([0, 1]), torch.tensor([1, 3]))
     assert part.test.num_edges == 2
     assert part.info == info | {
-        "playlists": 2, "tracks": 2, "edges": 2, "empty_playlists": 1, "test_edges": 2, "test_edges_also_in_train": 1,
-        "dropped_users": 1, "dropped_items": 2, "dropped_edges": 1, "dropped_test_edges": 1,
-    }  # fmt: skip
+        "playlists": 2,
+        "tracks": 2,
+        "edges": 2,
+        "empty_playlists": 1,
+        "test_edges": 2,
+        "test_edges_also_in_train": 1,
+        "dropped_users": 1,
+        "dropped_items": 2,
+        "dropped_edges": 1,
+        "dropped_test_edges": 1,
+    }
     again = part.reindex(torch.tensor([1]), torch.tensor([0, 1]))
-    assert (again.info["dropped_users"], again.info["dropped_edges"], again.info["dropped_test_edges"]) == (2, 3, 2)
+    assert (
+        again.info["dropped_users"],
+        again.info["dropped_edges"],
+        again.info["dropped_test_edges"],
+    ) == (2, 3, 2)
     assert whole.info == info
 
 
@@ -241,14 +302,22 @@ def test_the_edges_of_a_file_are_mapped_and_not_copied(tmp_path):
     Dataset(graph, {}, {}).save(tmp_path)
     path = tmp_path / "dataset.safetensors"
     loaded = Dataset.load(tmp_path).interactions
-    assert torch.equal(loaded.edge_index, graph.edge_index) and loaded.fingerprint() == graph.fingerprint()
+    assert (
+        torch.equal(loaded.edge_index, graph.edge_index)
+        and loaded.fingerprint() == graph.fingerprint()
+    )
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("looks for mapped files in /proc")
-    ranges = [line.split()[0].split("-") for line in maps.read_text().splitlines() if line.endswith(str(path))]
+    ranges = [
+        line.split()[0].split("-")
+        for line in maps.read_text().splitlines()
+        if line.endswith(str(path))
+    ]
     for tensor in (loaded.users, loaded.items):
         assert any(int(first, 16) <= tensor.data_ptr() < int(last, 16) for first, last in ranges)
-    # What is written anew is another file, and what is changed in memory is not changed in the file.
+    # What is written anew is another file, and what is changed in memory is not changed in the
+    # file.
     Dataset(synthetic_interactions(30, 20, 40), {}, {}).save(tmp_path)
     assert torch.equal(loaded.edge_index, graph.edge_index)
 
@@ -259,5 +328,7 @@ def test_a_file_that_holds_edges_as_older_versions_did_says_so(tmp_path):
     tensors, metadata = load_tensors(path, "dataset")
     tensors.pop("train.users")
     save_tensors(path, "dataset", tensors | {"train.indptr": torch.tensor([0, 2, 2, 3])}, metadata)
-    with pytest.raises(ValueError, match=r"older version, which held edges otherwise: prepare the data again$"):
+    with pytest.raises(
+        ValueError, match=r"older version, which held edges otherwise: prepare the data again$"
+    ):
         Dataset.load(tmp_path)

@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from lightgcn import cli
+from lightgcn.cli import main as cli
 from lightgcn.datasets import read_mpd
 
 
@@ -22,11 +22,20 @@ def track(uri, name="a song", artist="an artist"):
 
 
 def playlist(pid, *tracks, name="a title"):
-    return {"name": name, "collaborative": "false", "pid": pid, "num_tracks": 999, "tracks": list(tracks)}
+    return {
+        "name": name,
+        "collaborative": "false",
+        "pid": pid,
+        "num_tracks": 999,
+        "tracks": list(tracks),
+    }
 
 
 def write(path, playlists, indent=None):
-    path.write_text(json.dumps({"info": {"version": "v1"}, "playlists": playlists}, indent=indent), encoding="utf-8")
+    path.write_text(
+        json.dumps({"info": {"version": "v1"}, "playlists": playlists}, indent=indent),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -71,9 +80,17 @@ def folder(tmp_path):
         for pid in range(first, first + 5):
             drawn = torch.randint(30, (pid % 5 * 4,), generator=generator).tolist()
             playlists.append(
-                playlist(pid, *(track(n, f"song {n} é", f"artist {n % 7}") for n in drawn), name=f"p{pid}")
+                playlist(
+                    pid,
+                    *(track(n, f"song {n} é", f"artist {n % 7}") for n in drawn),
+                    name=f"p{pid}",
+                )
             )
-        write(tmp_path / f"mpd.slice.{first}-{first + 999}.json", playlists, indent=4 if first else None)
+        write(
+            tmp_path / f"mpd.slice.{first}-{first + 999}.json",
+            playlists,
+            indent=4 if first else None,
+        )
     return tmp_path
 
 
@@ -98,7 +115,10 @@ def test_order_is_the_first_place_of_each_track_in_its_playlist(folder, processe
     assert plain.interactions.order is None
     graph = dataset.interactions
     uris, pids = graph.item_ids.tolist(), graph.user_ids.tolist()
-    found = {(pids[u], uris[i]): o for u, i, o in zip(*graph.edge_index.tolist(), graph.order.tolist(), strict=True)}
+    found = {
+        (pids[u], uris[i]): o
+        for u, i, o in zip(*graph.edge_index.tolist(), graph.order.tolist(), strict=True)
+    }
     wanted = {}
     for file in in_order(folder):
         for record in json.loads(file.read_text(encoding="utf-8"))["playlists"]:
@@ -142,7 +162,10 @@ def test_a_folder_of_slices_passes_over_other_json(folder):
 
 
 def test_a_folder_without_slice_names_reads_all_json(tmp_path):
-    files = [write(tmp_path / name, [playlist(int(name[1:-5]), minimal("a"))]) for name in ("x2.json", "x10.json")]
+    files = [
+        write(tmp_path / name, [playlist(int(name[1:-5]), minimal("a"))])
+        for name in ("x2.json", "x10.json")
+    ]
     (tmp_path / "._x2.json").write_bytes(b"\x00\x05")
     assert_matches_naive(read_mpd(tmp_path), files)
 
@@ -156,15 +179,28 @@ def test_one_file_and_minimal_records(tmp_path):
     dataset = read_mpd(str(write(tmp_path / "any.json", records)))
     assert dataset.interactions.user_ids.tolist() == [7, 3, 0]
     assert dataset.users["name"] == ["one", "", ""]
-    assert dataset.items == {"name": ["B", "", ""], "artist": [""] * 3, "artist_id": [""] * 3, "album": [""] * 3}
+    assert dataset.items == {
+        "name": ["B", "", ""],
+        "artist": [""] * 3,
+        "artist_id": [""] * 3,
+        "album": [""] * 3,
+    }
     assert dataset.interactions.edge_index.tolist() == [[0, 0, 2], [0, 1, 2]]
-    counts = {"playlists": 3, "entries": 4, "edges": 3, "duplicate_entries": 1, "empty_playlists": 1}
+    counts = {
+        "playlists": 3,
+        "entries": 4,
+        "edges": 3,
+        "duplicate_entries": 1,
+        "empty_playlists": 1,
+    }
     assert {name: dataset.info[name] for name in counts} == counts
 
 
 def test_indented_and_compact_give_equal_results(tmp_path):
     records = [playlist(0, track(1), track(2)), playlist(1, track(2, name='"quoted" ü'))]
-    one, other = (read_mpd(write(tmp_path / f"{indent}.json", records, indent)) for indent in (4, None))
+    one, other = (
+        read_mpd(write(tmp_path / f"{indent}.json", records, indent)) for indent in (4, None)
+    )
     assert one.interactions.fingerprint() == other.interactions.fingerprint()
     assert (one.users, one.items) == (other.users, other.items)
 
@@ -188,7 +224,9 @@ def test_a_missing_path_is_named(tmp_path):
 
 
 def test_a_folder_without_json_is_named_and_the_inner_folder_suggested(tmp_path):
-    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path))}: the folder holds no JSON file"):
+    with pytest.raises(
+        ValueError, match=f"{re.escape(str(tmp_path))}: the folder holds no JSON file"
+    ):
         read_mpd(tmp_path)
     (tmp_path / "data").mkdir()
     write(tmp_path / "data" / "mpd.slice.0-999.json", [])
@@ -208,8 +246,14 @@ BAD_FILES = {
     "empty": ("", "not valid JSON"),
     "binary": ("\x00\x01", "not valid JSON"),
     "list at top": ("[1, 2]", "not an MPD slice: the top level is a list"),
-    "no playlists": ('{"songs": [], "x": 1}', "\"playlists\" must be a list, found only ['songs', 'x']"),
-    "playlists no list": ('{"playlists": {"pid": 1}}', '"playlists" must be a list, found an object'),
+    "no playlists": (
+        '{"songs": [], "x": 1}',
+        "\"playlists\" must be a list, found only ['songs', 'x']",
+    ),
+    "playlists no list": (
+        '{"playlists": {"pid": 1}}',
+        '"playlists" must be a list, found an object',
+    ),
     "no playlist at all": ('{"playlists": []}', "no playlist in 1 file"),
 }
 
@@ -244,19 +288,42 @@ BAD_PLAYLISTS = {
     "title a number": ({"pid": 5, "name": 2016, "tracks": []}, '(pid 5): "name" is 2016'),
     "track no object": ({"pid": 5, "tracks": ["spotify:track:x"]}, "(pid 5): track 0 is a string"),
     "track null": ({"pid": 5, "tracks": [minimal("a"), None]}, "(pid 5): track 1 is null"),
-    "no uri": ({"pid": 5, "tracks": [{"track_name": "x"}]}, '(pid 5): track 0: "track_uri" is missing'),
-    "uri empty": ({"pid": 5, "tracks": [{"track_uri": ""}]}, "(pid 5): track 0: \"track_uri\" is ''"),
-    "uri number": ({"pid": 5, "tracks": [minimal("b"), {"track_uri": 9}]}, '(pid 5): track 1: "track_uri" is 9'),
-    "uri null": ({"pid": 5, "tracks": [{"track_uri": None}]}, '(pid 5): track 0: "track_uri" is None'),
-    "uri a list": ({"pid": 5, "tracks": [{"track_uri": []}]}, '(pid 5): track 0: "track_uri" is []'),
-    "name number": ({"pid": 5, "tracks": [{"track_uri": "z", "track_name": 3}]}, 'track 0: "track_name" is 3'),
-    "artist list": ({"pid": 5, "tracks": [{"track_uri": "z", "artist_name": []}]}, 'track 0: "artist_name" is []'),
+    "no uri": (
+        {"pid": 5, "tracks": [{"track_name": "x"}]},
+        '(pid 5): track 0: "track_uri" is missing',
+    ),
+    "uri empty": (
+        {"pid": 5, "tracks": [{"track_uri": ""}]},
+        "(pid 5): track 0: \"track_uri\" is ''",
+    ),
+    "uri number": (
+        {"pid": 5, "tracks": [minimal("b"), {"track_uri": 9}]},
+        '(pid 5): track 1: "track_uri" is 9',
+    ),
+    "uri null": (
+        {"pid": 5, "tracks": [{"track_uri": None}]},
+        '(pid 5): track 0: "track_uri" is None',
+    ),
+    "uri a list": (
+        {"pid": 5, "tracks": [{"track_uri": []}]},
+        '(pid 5): track 0: "track_uri" is []',
+    ),
+    "name number": (
+        {"pid": 5, "tracks": [{"track_uri": "z", "track_name": 3}]},
+        'track 0: "track_name" is 3',
+    ),
+    "artist list": (
+        {"pid": 5, "tracks": [{"track_uri": "z", "artist_name": []}]},
+        'track 0: "artist_name" is []',
+    ),
 }
 
 
 @pytest.mark.parametrize(("record", "says"), BAD_PLAYLISTS.values(), ids=BAD_PLAYLISTS.keys())
 def test_a_bad_playlist_is_refused_by_file_place_field_and_value(tmp_path, record, says):
-    path = write(tmp_path / "mpd.slice.0-999.json", [GOOD, record, {"pid": 42, "tracks": [minimal("a")]}])
+    path = write(
+        tmp_path / "mpd.slice.0-999.json", [GOOD, record, {"pid": 42, "tracks": [minimal("a")]}]
+    )
     with pytest.raises(ValueError, match=re.escape(says)) as caught:
         read_mpd(path)
     assert str(caught.value).startswith(f"{path}: playlist 1")
@@ -265,14 +332,18 @@ def test_a_bad_playlist_is_refused_by_file_place_field_and_value(tmp_path, recor
 
 def test_a_pid_twice_in_one_file_names_both_playlists(tmp_path):
     path = write(tmp_path / "a.json", [playlist(1), playlist(2), playlist(1)])
-    with pytest.raises(ValueError, match=re.escape(f"{path}: playlist 2: pid 1 is also that of playlist 0")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{path}: playlist 2: pid 1 is also that of playlist 0")
+    ):
         read_mpd(path)
 
 
 def test_a_pid_in_two_files_names_both_files(tmp_path):
     first = write(tmp_path / "mpd.slice.0-1.json", [playlist(0), playlist(1)])
     second = write(tmp_path / "mpd.slice.2-3.json", [playlist(2), playlist(1)])
-    with pytest.raises(ValueError, match=re.escape(f"{second}: playlist 1: pid 1 is also that of {first}")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{second}: playlist 1: pid 1 is also that of {first}")
+    ):
         read_mpd(tmp_path)
 
 
@@ -282,7 +353,8 @@ def test_progress_is_silent_where_stderr_is_no_terminal(folder, capfd):
 
 
 def a_slice_with_bad_playlists(path, first=0):
-    """Write good and bad playlists in turn, each bad one wrong in its own way, and return the good pids."""
+    """Write good and bad playlists in turn, each bad one wrong in its own way, and return the good
+    pids."""
     bad = [
         "no object",
         {"name": "no pid", "tracks": []},
@@ -316,8 +388,15 @@ def test_bad_playlists_are_left_out_counted_and_listed(tmp_path, processes):
     for problem in dataset.info["skipped"]:
         assert str(tmp_path) in problem
     texts = " ".join(dataset.info["skipped"])
-    for words in ("is a string", '"pid" is missing', '"tracks" is missing', "track 1 is a string", "expected a string",
-                  "pid 100 is there again", "pid 1100 is there again"):  # fmt: skip
+    for words in (
+        "is a string",
+        '"pid" is missing',
+        '"tracks" is missing',
+        "track 1 is a string",
+        "expected a string",
+        "pid 100 is there again",
+        "pid 1100 is there again",
+    ):
         assert words in texts
     left_out = {f"spotify:track:{name}" for name in ("x", "y", "again")}
     assert left_out.isdisjoint(graph.item_ids.tolist()) and int(graph.item_degrees.min()) > 0
@@ -329,11 +408,16 @@ def test_bad_playlists_are_left_out_counted_and_listed(tmp_path, processes):
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_what_is_left_out_does_not_depend_on_who_read_what_before(tmp_path, processes):
     write(tmp_path / "mpd.slice.0-999.json", [playlist(0, track("a"))])
-    write(tmp_path / "mpd.slice.1000-1999.json", [playlist(1000, track("a", name=5)), playlist(1001, track("b"))])
+    write(
+        tmp_path / "mpd.slice.1000-1999.json",
+        [playlist(1000, track("a", name=5)), playlist(1001, track("b"))],
+    )
     write(tmp_path / "mpd.slice.2000-2999.json", [playlist(2000, track("a"))])
     dataset = read_mpd(tmp_path, processes=processes, skip_bad=True)
     assert dataset.interactions.user_ids.tolist() == [0, 1001, 2000]
-    assert dataset.info["skipped_playlists"] == 1 and '"track_name" is 5' in dataset.info["skipped"][0]
+    assert (
+        dataset.info["skipped_playlists"] == 1 and '"track_name" is 5' in dataset.info["skipped"][0]
+    )
 
 
 def test_nothing_but_bad_playlists_is_an_error_that_says_so(tmp_path):
@@ -349,7 +433,9 @@ def test_nothing_is_left_out_of_good_slices(folder):
 
 
 def test_a_file_that_is_no_slice_is_an_error_in_any_case(tmp_path):
-    (tmp_path / "mpd.slice.0-999.json").write_text('{"playlists": [{"pid": 0, "tracks": []}, {"pid"')
+    (tmp_path / "mpd.slice.0-999.json").write_text(
+        '{"playlists": [{"pid": 0, "tracks": []}, {"pid"'
+    )
     with pytest.raises(ValueError, match="not valid JSON"):
         read_mpd(tmp_path, skip_bad=True)
 

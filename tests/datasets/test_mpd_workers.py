@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from lightgcn.datasets import read_mpd, slice_reader, workers, write_synthetic_mpd
-from lightgcn.datasets.workers import parts_by_workers, process_count
+from lightgcn.datasets import read_mpd, write_synthetic_mpd
+from lightgcn.datasets.mpd import slice_reader, workers
+from lightgcn.datasets.mpd.workers import parts_by_workers, process_count
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("many")
-    write_synthetic_mpd(folder, num_playlists=210, num_tracks=900, mean_length=30, slice_size=30, seed=5)
+    write_synthetic_mpd(
+        folder, num_playlists=210, num_tracks=900, mean_length=30, slice_size=30, seed=5
+    )
     return folder
 
 
@@ -61,7 +64,9 @@ BREAKS = {
     "two commas": lambda text: text.replace("        },\n        {", "        },,\n        {", 1),
     "negative pid": lambda text: re.sub(r'"pid": 7\d,', '"pid": -1,', text, count=1),
     "bad names": lambda text: re.sub(r'"track_name": "[^"]*"', '"track_name": 5', text),
-    "bad artist, seen before": lambda text: re.sub(r'"artist_name": "[^"]*"', '"artist_name": []', text, count=1),
+    "bad artist, seen before": lambda text: re.sub(
+        r'"artist_name": "[^"]*"', '"artist_name": []', text, count=1
+    ),
     "same pid": lambda text: re.sub(r'"pid": 7\d,', '"pid": 3,', text, count=1),
     "elsewhere": lambda text: text.replace('"playlists"', '"lists"'),
 }
@@ -69,7 +74,9 @@ BREAKS = {
 
 @pytest.mark.parametrize("change", BREAKS.values(), ids=BREAKS.keys())
 def test_errors_are_those_of_one_document_in_one_process(tmp_path, monkeypatch, change):
-    files = write_synthetic_mpd(tmp_path, num_playlists=120, num_tracks=900, mean_length=20, slice_size=30)
+    files = write_synthetic_mpd(
+        tmp_path, num_playlists=120, num_tracks=900, mean_length=20, slice_size=30
+    )
     files[2].write_text(change(files[2].read_text(encoding="utf-8")), encoding="utf-8")
     files[3].write_text("not JSON: an error of a later file")
     monkeypatch.setattr(slice_reader, "PIECE", 20_000)
@@ -77,12 +84,16 @@ def test_errors_are_those_of_one_document_in_one_process(tmp_path, monkeypatch, 
     whole(monkeypatch)
     assert set(found) == {error_of(tmp_path, 1)}
     # A bad name of a track that an earlier file has is passed over, by one process and by many.
-    assert found[0][1].startswith(f"{files[3 if change is BREAKS['bad artist, seen before'] else 2]}: ")
+    assert found[0][1].startswith(
+        f"{files[3 if change is BREAKS['bad artist, seen before'] else 2]}: "
+    )
 
 
 def test_a_slice_that_only_looks_cut_is_read_as_it_is(tmp_path):
     record = {"pid": 1, "tracks": [{"track_uri": "a"}]}
-    inner = json.dumps({"info": {"playlists": [record]}, "playlists": [record | {"pid": 2}]}, indent=4)
+    inner = json.dumps(
+        {"info": {"playlists": [record]}, "playlists": [record | {"pid": 2}]}, indent=4
+    )
     twice = inner.replace('"info"', '"playlists"')
     for text in (inner, twice, inner[:-2] + ', "playlist\\u0073": []}'):
         path = tmp_path / "mpd.slice.0-999.json"
@@ -109,21 +120,26 @@ def test_a_worker_that_dies_is_named_with_its_signal(folder, monkeypatch):
         return started(self, path)
 
     monkeypatch.setattr(workers._Worker, "read", read)
-    with pytest.raises(ChildProcessError, match=r"mpd\.slice\.0-29\.json: .* was killed by SIGKILL"):
+    with pytest.raises(
+        ChildProcessError, match=r"mpd\.slice\.0-29\.json: .* was killed by SIGKILL"
+    ):
         read_mpd(folder, processes=2)
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
 def test_ctrl_c_ends_the_workers(folder):
     script = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom lightgcn.datasets.workers import parts_by_workers\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom lightgcn.datasets.mpd.workers "
+        "import parts_by_workers\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background jobs ignore
         f"files = sorted(Path({str(folder)!r}).glob('*.json'))\n"
         "with parts_by_workers(files * 5000, 2) as parts:\n"
         "    for number, part in enumerate(parts):\n"
         "        if number == 3: print('reading', flush=True)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert process.stdout.readline() == b"reading\n"
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) == 2
@@ -158,7 +174,9 @@ def test_how_many_processes(folder, monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_an_iterator_of_slices_that_are_made_as_they_are_read(folder, tmp_path, count):
-    files = sorted(folder.glob("*.json"), key=lambda path: int(path.name.split(".")[2].split("-")[0]))
+    files = sorted(
+        folder.glob("*.json"), key=lambda path: int(path.name.split(".")[2].split("-")[0])
+    )
     away = tmp_path / "made"
     away.mkdir()
     most = 0
@@ -183,7 +201,9 @@ def test_an_iterator_of_slices_that_are_made_as_they_are_read(folder, tmp_path, 
 def test_an_iterator_is_refused_where_it_gives_nothing_or_positions_are_asked_of_it(folder):
     with pytest.raises(ValueError, match="no file given; the iterator has none"):
         read_mpd(iter([]))
-    with pytest.raises(ValueError, match="slices are positions in a list, and source is an iterator"):
+    with pytest.raises(
+        ValueError, match="slices are positions in a list, and source is an iterator"
+    ):
         read_mpd(iter(folder.glob("*.json")), slices=(0, 1))
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_mpd(iter(["nowhere.json"]), processes=1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightgcn.datasets import Dataset, open_dataset
-from lightgcn.interactions import Interactions
+from lightgcn.graph.interactions import Interactions
 
 SLICE = json.dumps({"playlists": [{"pid": 9, "name": "x", "tracks": [{"track_uri": "a"}]}]})
 
@@ -75,10 +75,14 @@ def test_several_files_are_slices(sources):
 
 def test_several_files_that_are_no_slices_are_named(sources):
     tables = [sources / "table.csv", sources / "table.tsv"]
-    with pytest.raises(ValueError, match=r"table\.csv: several tables are not supported; join them"):
+    with pytest.raises(
+        ValueError, match=r"table\.csv: several tables are not supported; join them"
+    ):
         open_dataset(tables)
     mixed = [sources / "json" / "part.json", sources / "text" / "train.txt"]
-    with pytest.raises(ValueError, match=r"train\.txt: is no MPD slice by its name, which must end in \.json"):
+    with pytest.raises(
+        ValueError, match=r"train\.txt: is no MPD slice by its name, which must end in \.json"
+    ):
         open_dataset(mixed)
 
 
@@ -91,8 +95,16 @@ def test_options_reach_the_reader(sources):
     ("name", "options", "says"),
     [
         ("mpd", {"weight": "w"}, "format 'mpd' has no option 'weight'; its options are: slices"),
-        ("text", {"slices": (0, 1), "a": 1}, "format 'text' has no option 'a', 'slices'; its options are: test"),
-        ("prepared", {"test": "x"}, "format 'prepared' has no option 'test'; its options are: none"),
+        (
+            "text",
+            {"slices": (0, 1), "a": 1},
+            "format 'text' has no option 'a', 'slices'; its options are: test",
+        ),
+        (
+            "prepared",
+            {"test": "x"},
+            "format 'prepared' has no option 'test'; its options are: none",
+        ),
     ],
 )
 def test_an_option_of_another_format_is_refused(sources, name, options, says):
@@ -101,7 +113,9 @@ def test_an_option_of_another_format_is_refused(sources, name, options, says):
 
 
 def test_an_unknown_format_is_refused(sources):
-    with pytest.raises(ValueError, match="format must be auto, prepared, mpd, text, table, got 'pickle'"):
+    with pytest.raises(
+        ValueError, match="format must be auto, prepared, mpd, text, table, got 'pickle'"
+    ):
         open_dataset(sources / "mpd", format="pickle")
 
 
@@ -109,7 +123,9 @@ def test_what_cannot_be_told_says_what_is_there_and_what_is_accepted(tmp_path):
     with pytest.raises(ValueError, match=r"a folder that holds nothing; accepted are .*train\.txt"):
         open_dataset(tmp_path)
     (tmp_path / "notes.md").write_text("x")
-    with pytest.raises(ValueError, match=r"a folder that holds notes\.md; accepted are a prepared folder"):
+    with pytest.raises(
+        ValueError, match=r"a folder that holds notes\.md; accepted are a prepared folder"
+    ):
         open_dataset(tmp_path)
     with pytest.raises(ValueError, match=r"a file named 'notes\.md'; accepted are .*\.parquet"):
         open_dataset(tmp_path / "notes.md")

@@ -9,10 +9,13 @@ from lightgcn.datasets import read_mpd, synthetic_interactions, write_synthetic_
 
 SMALL = {"num_playlists": 130, "num_tracks": 900, "mean_length": 20.0, "slice_size": 50, "seed": 3}
 PLAYLIST_FIELDS = (
-    "name, collaborative, pid, modified_at, num_tracks, num_albums, num_followers, tracks, num_edits, duration_ms, "
+    "name, collaborative, pid, modified_at, num_tracks, num_albums, num_followers, tracks, "
+    "num_edits, duration_ms, "
     "num_artists"
 )
-TRACK_FIELDS = "pos, artist_name, track_uri, artist_uri, track_name, album_uri, duration_ms, album_name"
+TRACK_FIELDS = (
+    "pos, artist_name, track_uri, artist_uri, track_name, album_uri, duration_ms, album_name"
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,9 @@ def test_files_are_named_and_numbered_as_the_original(slices):
         "mpd.slice.50-99.json",
         "mpd.slice.100-129.json",
     ]
-    assert sorted(path.name for path in slices[0].parent.iterdir()) == sorted(path.name for path in slices)
+    assert sorted(path.name for path in slices[0].parent.iterdir()) == sorted(
+        path.name for path in slices
+    )
 
 
 def test_every_field_of_the_format_is_there_and_true(slices):
@@ -94,10 +99,13 @@ def test_the_seed_determines_the_files(slices, tmp_path):
     for folder, seed, same in (("a", 3, True), ("b", 4, False)):
         again = write_synthetic_mpd(tmp_path / folder, **(SMALL | {"seed": seed}))
         assert [path.name for path in again] == [path.name for path in slices]
-        assert [a.read_bytes() == b.read_bytes() for a, b in zip(again, slices, strict=True)] == [same] * 3
-        assert [column(a, "modified_at") == column(b, "modified_at") for a, b in zip(again, slices, strict=True)] == [
+        assert [a.read_bytes() == b.read_bytes() for a, b in zip(again, slices, strict=True)] == [
             same
         ] * 3
+        assert [
+            column(a, "modified_at") == column(b, "modified_at")
+            for a, b in zip(again, slices, strict=True)
+        ] == [same] * 3
 
 
 @pytest.mark.parametrize(("num_playlists", "num_tracks"), [(1, 1), (3, 2), (2, 60)])
@@ -159,7 +167,8 @@ def test_impossible_graphs_are_refused(options):
 
 
 def test_neighbours_know_more_than_popularity():
-    """Recall@20 of held-out edges: user neighbourhoods find far more than the most popular items do."""
+    """Recall@20 of held-out edges: user neighbourhoods find far more than the most popular items
+    do."""
     graph = synthetic_interactions(1500, 2000, 45_000, seed=2)
     order = torch.randperm(graph.num_edges, generator=torch.Generator().manual_seed(0))
     train = graph.select(order[9000:]).to_scipy().toarray()

@@ -1,0 +1,2 @@
+"""What every part may use: files, locks, checks, seeds, sorting, memory, process groups. No
+domain."""

@@ -1,0 +1,109 @@
+"""Checks of what callers pass in: the value in the form that the library uses, or a `ValueError`
+that names it.
+
+And of what was raised: whether it says that memory ran out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# The first integer that 32 bits cannot hold: below it, indices are as wide.
+INT32_END = 2**31
+
+
+def checked_count(name: str, value: object, least: int = 0) -> int:
+    """Return an integer of at least ``least`` as an int, or raise a ValueError; True is no
+    integer."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        kind = f"an integer of at least {least}" if least else "a non-negative integer"
+        raise ValueError(f"{name} must be {kind}, got {value!r}")
+    return int(value)
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite number; True is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def checked_integers(name: str, given: Any) -> Tensor:
+    """Return (n,) int64 from whatever (n,) integers were given, or raise a ValueError."""
+    values = torch.as_tensor(given)
+    if values.ndim != 1:
+        raise ValueError(f"{name} must have shape (E,), got {tuple(values.shape)}")
+    no_integer = values.dtype == torch.bool or values.is_floating_point() or values.is_complex()
+    if no_integer and values.numel():
+        raise ValueError(f"{name} must be integers, got {values.dtype}")
+    return values.to(torch.int64)
+
+
+def checked_pairs(edge_index: Any) -> Tensor:
+    """Return whatever pairs were given as a (2, E) tensor, or raise a ValueError."""
+    pairs = torch.as_tensor(edge_index)
+    if pairs.ndim != 2 or pairs.shape[0] != 2:
+        raise ValueError(f"edge_index must have shape (2, E), got {tuple(pairs.shape)}")
+    return pairs
+
+
+def checked_indices(name: str, given: Any, count: int, count_name: str) -> Tensor:
+    """Return (n,) int64, each in ``[0, count)``; a ValueError names the first that is not."""
+    values = checked_integers(name, given)
+    if not values.numel():
+        return values
+    least, most = values.aminmax()
+    if int(least) >= 0 and int(most) < count:
+        return values
+    wrong = ((values < 0) | (values >= count)).nonzero().flatten()
+    at = int(wrong[0])
+    hint = (
+        " Users and items count from zero, each on their own." if name in ("users", "items") else ""
+    )
+    raise ValueError(
+        f"{name}[{at}] is {int(values[at])}, outside [0, {count_name}={count}); "
+        f"{len(wrong)} of {len(values)} values are.{hint}"
+    )
+
+
+def checked_weights(given: Any, num_edges: int) -> Tensor | None:
+    """Return (num_edges,) finite positive floating weights, or None; a ValueError names the first
+    that is not."""
+    if given is None:
+        return None
+    weights = torch.as_tensor(given)
+    if not weights.is_floating_point():
+        weights = weights.to(torch.float32)
+    if weights.shape != (num_edges,):
+        raise ValueError(f"weights must have shape ({num_edges},), got {tuple(weights.shape)}")
+    wrong = (~(weights.isfinite() & (weights > 0))).nonzero().flatten()
+    if wrong.numel():
+        at = int(wrong[0])
+        raise ValueError(
+            f"weights[{at}] is {float(weights[at])}; a weight must be finite and positive"
+        )
+    return weights
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that memory ran out, on a CPU or a GPU."""
+    # On a CPU torch has no class of its own for it.
+    phrases = ("not enough memory", "can't allocate memory", "CUDA out of memory")
+    is_torch = isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_torch
+
+
+def check_finite(*embeddings: Tensor) -> None:
+    """Raise a ValueError if an embedding, a row of one of the tensors, is NaN or infinite."""
+    if all(bool(part.sum().isfinite()) for part in embeddings):
+        return
+    wrong = sum(int((~part.isfinite()).any(1).sum()) for part in embeddings)
+    if wrong:
+        total = sum(map(len, embeddings))
+        raise ValueError(
+            f"{wrong} of {total} embeddings are not finite: training diverged; lower the learning "
+            "rate"
+        )

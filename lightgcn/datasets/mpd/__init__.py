@@ -1,0 +1,1 @@
+"""The Spotify Million Playlist Dataset (MPD): slices of JSON."""

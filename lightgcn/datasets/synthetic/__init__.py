@@ -1,0 +1,1 @@
+"""Made-up playlists in the format of MPD slices."""

@@ -1,0 +1,1 @@
+"""Experiments in folders: runs, reproductions, the demo, pictures, the report."""

@@ -1,0 +1,319 @@
+"""Reproduce a published result: choose the epoch on validation, train on all of train, read the
+test set once.
+
+    FOLDER/prepared/             the data, nodes in an order that suits the caches
+    FOLDER/seed-0/validation/    run folder: a part of train, the best epoch chosen on the rest of
+    it FOLDER/seed-0/final/         run folder: all of train, for that many epochs
+    FOLDER/seed-0/result.json    the test metrics, read once FOLDER/reproduction.json     all seeds,
+    settings, versions and machine
+
+Both run folders are those of `lightgcn.experiments.run`: ``lightgcn evaluate FOLDER/seed-0/final``
+computes the result again.
+
+Validation is to train what test is to all: the same share of each user's edges and, where the file
+has an order, the end of each user's list. Gowalla's test edges go on where the lists of train end:
+items near each other in a list are alike, and those of test are most like the last ones. A random
+part of train is easier than that, and favours settings that rest on an item's neighbours in the
+list."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lightgcn.core.lock import holds
+from lightgcn.core.storage import read_json, write_json
+from lightgcn.datasets import Dataset
+from lightgcn.datasets.dataset import FILE_NAME
+from lightgcn.experiments.run import MODEL_FILE, TRAINED_FILE, RunConfig, evaluate_model, train_run
+from lightgcn.graph.split import link_set
+from lightgcn.graph.subgraph import locality_order
+from lightgcn.training.config import TrainConfig
+from lightgcn.training.trainer import CHECKPOINT_FILE, read_history
+
+RESULT_FILE, SUMMARY_FILE, PREPARED = "result.json", "reproduction.json", "prepared"
+METRICS = ("recall@20", "ndcg@20")
+
+# Users, items, train and test edges of the splits that the LightGCN authors published.
+KNOWN_SPLITS = {
+    (29_858, 40_981, 810_128, 217_242): "Gowalla",
+    (31_668, 38_048, 1_237_259, 324_147): "Yelp2018",
+    (52_643, 91_599, 2_380_730, 603_378): "Amazon-Book",
+}
+
+# Recall@20 and NDCG@20 on these splits at d = 64, as their papers or their authors' logs give them;
+# most chose settings and the epoch on the test set.
+PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
+    "LightGCN, 1 layer (He et al. 2020)": {
+        "Gowalla": (0.1755, 0.1492),
+        "Yelp2018": (0.0631, 0.0515),
+        "Amazon-Book": (0.0384, 0.0298),
+    },
+    "LightGCN, 3 layers": {
+        "Gowalla": (0.1823, 0.1555),
+        "Yelp2018": (0.0639, 0.0525),
+        "Amazon-Book": (0.0410, 0.0318),
+    },
+    "LightGCN, 4 layers": {
+        "Gowalla": (0.1830, 0.1550),
+        "Yelp2018": (0.0649, 0.0530),
+        "Amazon-Book": (0.0406, 0.0313),
+    },
+    "EASE (Steck 2019)": {
+        "Gowalla": (0.1765, 0.1467),
+        "Yelp2018": (0.0657, 0.0552),
+        "Amazon-Book": (0.0710, 0.0567),
+    },
+    "GF-CF (Shen et al. 2021)": {
+        "Gowalla": (0.1849, 0.1518),
+        "Yelp2018": (0.0697, 0.0571),
+        "Amazon-Book": (0.0710, 0.0584),
+    },
+    "UltraGCN (Mao et al. 2021)": {
+        "Gowalla": (0.1862, 0.1580),
+        "Yelp2018": (0.0683, 0.0561),
+        "Amazon-Book": (0.0681, 0.0556),
+    },
+    "LightGCN, BSL loss (Wu et al. 2024)": {
+        "Gowalla": (0.1892, 0.1590),
+        "Yelp2018": (0.0744, 0.0617),
+    },
+    "NESCL (Sun et al. 2023)": {"Gowalla": (0.1917, 0.1617), "Yelp2018": (0.0743, 0.0611)},
+    "BSPM-EM (Choi et al. 2023)": {
+        "Gowalla": (0.1920, 0.1597),
+        "Yelp2018": (0.0720, 0.0593),
+        "Amazon-Book": (0.0733, 0.0609),
+    },
+}
+
+
+class Reproduction(NamedTuple):
+    """What came of the seeds, each as in its ``result.json``, and the published split that the data
+    is, if any."""
+
+    results: list[dict[str, Any]]
+    split_name: str | None
+
+    def mean(self, metric: str) -> float:
+        """Return the mean of a metric over the seeds."""
+        return float(np.mean([result["test"][metric] for result in self.results]))
+
+    def spread(self, metric: str) -> float:
+        """Return the standard deviation of a metric over the seeds (n - 1), 0 for one seed."""
+        values = [result["test"][metric] for result in self.results]
+        return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+    def published(self) -> dict[str, tuple[float, float]]:
+        """Return (Recall@20, NDCG@20) of published methods on the same split; none for other
+        data."""
+        name = self.split_name or ""
+        return {method: rows[name] for method, rows in PUBLISHED.items() if name in rows}
+
+
+def split_name(dataset: Dataset) -> str | None:
+    """Return the name of the published split that a dataset has the size of, or None."""
+    graph, test = dataset.interactions, dataset.test
+    size = (
+        graph.num_users,
+        graph.num_items,
+        graph.num_edges,
+        0 if test is None else test.num_edges,
+    )
+    return KNOWN_SPLITS.get(size)
+
+
+@holds("folder")
+def reproduce(
+    dataset: Dataset,
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    device: torch.device | str = "cpu",
+    say: Callable[[str], None] = lambda _: None,
+    watch: Callable[[], AbstractContextManager[Callable[[], bool]]] | None = None,
+    progress: bool = False,
+) -> Reproduction | None:
+    """Reproduce a result for each seed; what the folder holds of it already is taken up where it
+    ended.
+
+    Args:
+        dataset: with a test split of its own.
+        config: the settings; its seed is replaced by each of ``seeds``, which also draws the
+            validation edges.
+        folder: where everything is written.
+        seeds: one result each.
+        device: where to train.
+        say: called with a line as each step ends.
+        watch: makes what is entered for the time of a training; where what that gives returns True
+            the training is saved and None comes back.
+        progress: show progress bars on a terminal.
+
+    Raises:
+        ValueError: if the data brings no test split, no seed is given, or the folder holds a
+            reproduction of other data or other settings.
+    """
+    if dataset.test is None:
+        raise ValueError(
+            "to reproduce a result the data must bring its own test split (test.txt beside "
+            "train.txt)"
+        )
+    if config.init == "words":
+        raise ValueError("reproduce cannot start from words: published results do not")
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds must be one or more different integers, got {list(seeds)}")
+    folder, name = Path(folder), split_name(dataset)
+    graph = dataset.interactions
+    say(
+        f"{name or 'data'}: {graph.num_users:,} users, {graph.num_items:,} items, "
+        f"{graph.num_edges:,} train and "
+        f"{dataset.test.num_edges:,} test edges"
+    )
+    dataset = _prepared(dataset, folder)
+    results = []
+    for seed in seeds:
+        result = _reproduce_one(
+            dataset,
+            replace(config, seed=seed),
+            folder,
+            device=device,
+            say=say,
+            watch=watch,
+            progress=progress,
+        )
+        if result is None:
+            return None
+        results.append(result)
+    reproduction = Reproduction(results, name)
+    summary = {
+        "split": name,
+        "test": {
+            metric: [reproduction.mean(metric), reproduction.spread(metric)] for metric in METRICS
+        },
+        "seeds": results,
+        "settings": asdict(config),
+        "versions": {
+            package: version(package) for package in ("lightgcn", "torch", "numpy", "scipy")
+        },
+        "machine": {
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+        },
+    }
+    write_json(folder / SUMMARY_FILE, summary)
+    return reproduction
+
+
+def _prepared(dataset: Dataset, folder: Path) -> Dataset:
+    """Return the dataset in an order that suits the caches, from the folder or written to it."""
+    ordered = dataset.reindex(*locality_order(dataset.interactions))
+    if not (folder / PREPARED / FILE_NAME).is_file():
+        ordered.save(folder / PREPARED)
+        return ordered
+    prepared = Dataset.load(folder / PREPARED)
+    if prepared.fingerprint() != ordered.fingerprint():
+        raise ValueError(f"{folder}: holds a reproduction on other data; choose another folder")
+    return prepared
+
+
+def _reproduce_one(
+    dataset: Dataset,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    device: torch.device | str,
+    say: Callable[[str], None],
+    watch: Callable[[], AbstractContextManager[Callable[[], bool]]] | None,
+    progress: bool,
+) -> dict[str, Any] | None:
+    seed, data = config.seed, str((folder / PREPARED).resolve())
+    place = folder / f"seed-{seed}"
+    validation, final = place / "validation", place / "final"
+
+    def trained(part: Path, settings: TrainConfig, ratios: tuple[float, ...]) -> bool:
+        stratify: Any = (
+            None if ratios == (1.0,) else "user" if dataset.interactions.order is None else "last"
+        )
+        run = RunConfig(
+            data, dataset.fingerprint(), settings, ratios=ratios, stratify=stratify, split_seed=seed
+        )
+        return _train_once(dataset, run, part, device=device, watch=watch, progress=progress)
+
+    assert dataset.test is not None
+    held_out = round(
+        dataset.test.num_edges / (dataset.test.num_edges + dataset.interactions.num_edges), 2
+    )
+    share = min(max(held_out, 0.05), 0.5)
+    if not trained(validation, config, (1 - share, share)):
+        return None
+    epoch = int(read_json(validation / TRAINED_FILE)["best_epoch"])
+    chosen = read_history(validation)[epoch - 1]
+    say(
+        f"seed {seed}: epoch {epoch} is best on validation ({config.metric} "
+        f"{chosen['val'][config.metric]:.4f})"
+    )
+    if not trained(final, replace(config, epochs=epoch), (1.0,)):
+        return None
+    if (place / RESULT_FILE).is_file():
+        result: dict[str, Any] = read_json(place / RESULT_FILE)
+    else:
+        history = read_history(final)
+        began = time.monotonic()
+        result = {
+            "seed": seed,
+            "epoch": epoch,
+            "validation": chosen["val"],
+            "test": _test_metrics(dataset, final / MODEL_FILE, config, device),
+            "test_seconds": round(time.monotonic() - began, 2),
+            "start_seconds": read_json(final / TRAINED_FILE).get("start_seconds"),
+            "training_seconds": round(sum(record["seconds"] for record in history), 2),
+            "search_seconds": round(
+                sum(record["seconds"] for record in read_history(validation)), 2
+            ),
+        }
+        write_json(place / RESULT_FILE, result)
+    values = "  ".join(f"{name} {result['test'][name]:.4f}" for name in METRICS)
+    say(
+        f"seed {seed}: test, read once after {result['training_seconds']:.1f} s of training: "
+        f"{values}"
+    )
+    return result
+
+
+def _train_once(
+    dataset: Dataset, run: RunConfig, folder: Path, *, watch: Any, **options: Any
+) -> bool:
+    """Train into a run folder unless that was done; False where it was interrupted."""
+    if (folder / TRAINED_FILE).is_file():
+        saved = RunConfig.load(folder)
+        run.check_resumes(saved)
+        if saved.train != run.train:
+            raise ValueError(
+                f"{folder}: was trained for {saved.train.epochs} epochs; choose another folder"
+            )
+        return True
+    resume = (folder / CHECKPOINT_FILE).is_file()
+    result = train_run(
+        dataset, run, folder, resume=resume, watch=None if watch is None else watch(), **options
+    )
+    return result.ended != "interrupted"
+
+
+def _test_metrics(
+    dataset: Dataset, model_file: Path, config: TrainConfig, device: Any
+) -> dict[str, float]:
+    assert dataset.test is not None
+    test = link_set(dataset.interactions, dataset.test, negatives=0).to(device)
+    return evaluate_model(model_file, config, test).metrics

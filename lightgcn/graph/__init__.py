@@ -1,0 +1,1 @@
+"""The user-item graph: interactions, their adjacency, splits, negative samples, side nodes."""

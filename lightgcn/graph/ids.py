@@ -1,0 +1,173 @@
+"""The ids that a data's owner gives to nodes, and the columns of data frames that hold them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[Any]
+
+
+def checked_ids(name: str, values: Ids | None, count: int) -> Ids | None:
+    """Return ids as `ids_array` does, or raise a ValueError if they are not ``count`` distinct ones
+    of one kind."""
+    if values is None:
+        return None
+    ids = ids_array(values)
+    assert ids is not None
+    if ids.ndim != 1 or len(ids) != count:
+        raise ValueError(f"{name} must be {count} values, one per node, got shape {ids.shape}")
+    if ids.dtype.kind not in "iu" and not all(isinstance(value, str) for value in ids):
+        others = [value for value in ids if not isinstance(value, str)]
+        wrong = next(
+            (value for value in others if not isinstance(value, int) or not _fits_64_bits(value)),
+            others[0],
+        )
+        raise ValueError(f"{name} must be all integers of 64 bits or all strings, got {wrong!r}")
+    if len(set(ids.tolist())) != count:
+        counts = Counter(ids.tolist())
+        repeated = next(value for value in counts if counts[value] > 1)
+        raise ValueError(f"{name} must be distinct, {repeated!r} is there more than once")
+    return ids
+
+
+def ids_array(values: Sequence[Any] | Ids | None) -> Ids | None:
+    """Return ids as an int64 array or as an object array of strings, whatever sequence they came
+    in."""
+    if values is None:
+        return None
+    # A list of strings must not become a fixed-width array: one long id would set the width of all.
+    strings = not isinstance(values, np.ndarray) and len(values) > 0 and isinstance(values[0], str)
+    array = np.asarray(values, dtype=object if strings else None)
+    if array.dtype.kind in "iu" and (not array.size or _fits_64_bits(int(array.max()))):
+        return array.astype(np.int64, copy=False)
+    return np.asarray(values, dtype=object)
+
+
+def _column(frame: Any, name: str) -> Any:
+    columns = list(frame.keys()) if isinstance(frame, Mapping) else None
+    if columns is None:
+        columns = list(getattr(frame, "column_names", getattr(frame, "columns", [])))
+    if name not in columns:
+        raise ValueError(f"no column {name!r}; the columns are {', '.join(map(repr, columns))}")
+    return frame[name]
+
+
+def factorize(frame: Any, name: str) -> tuple[npt.NDArray[np.int64], Ids]:
+    """Return each row's index among the column's sorted distinct values, and those values."""
+    values = np.asarray(_column(frame, name))
+    if values.dtype.kind in "iu":
+        ids, codes = np.unique(values, return_inverse=True)
+        return codes.astype(np.int64), ids
+    listed = values.tolist()
+    kinds = set(map(type, listed))
+    if kinds == {int} and all(map(_fits_64_bits, listed)):
+        return factorize({name: np.asarray(listed, dtype=np.int64)}, name)
+    if not kinds <= {str} or "" in listed:
+        _refuse_ids(name, listed)
+    distinct = sorted(set(listed))
+    index = {value: place for place, value in enumerate(distinct)}
+    codes = np.fromiter(map(index.__getitem__, listed), np.int64, len(listed))
+    return codes, np.asarray(distinct, dtype=object)
+
+
+def _fits_64_bits(value: int) -> bool:
+    return -(2**63) <= value < 2**63
+
+
+def _refuse_ids(name: str, listed: list[Any]) -> NoReturn:
+    for row, value in enumerate(listed):
+        if value is None or str(value) in ("", "nan", "NaT", "<NA>"):
+            raise ValueError(
+                f"column {name!r}, row {row}: missing value ({value!r}); ids must not be missing "
+                "or empty"
+            )
+    wanted = str if type(listed[0]) is str else int
+    row = next(
+        row
+        for row, value in enumerate(listed)
+        if type(value) is not wanted or (isinstance(value, int) and not _fits_64_bits(value))
+    )
+    raise ValueError(
+        f"column {name!r}, row {row}: {listed[row]!r} is no id; ids are all integers of 64 bits or "
+        "all strings"
+    )
+
+
+def numbers(frame: Any, name: str) -> npt.NDArray[np.float32]:
+    """Return a column of numbers; a ValueError names the column and, for a missing value, the
+    row."""
+    values = _column(frame, name)
+    try:
+        read = np.array(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"column {name!r} must hold numbers: {error}") from error
+    missing = np.isnan(read).nonzero()[0]
+    if len(missing):
+        raise ValueError(f"column {name!r}, row {missing[0]}: missing value")
+    return read
+
+
+Id = int | str
+
+
+def index_of_ids(ids: Any, count: int) -> dict[Id, int]:
+    """Return each id's index; indices are the ids where there are none."""
+    return {
+        value: index for index, value in enumerate(range(count) if ids is None else ids.tolist())
+    }
+
+
+def find_node(
+    side: str, wanted: Id, index: Mapping[Id, int], columns: Mapping[str, Sequence[str]]
+) -> int:
+    """Return the index of a node given by id, by an id as text, by unique name, or by "name by
+    artist".
+
+    Raises:
+        ValueError: if there is none (some with a name close to it are listed), or several have the
+            name.
+    """
+    if wanted in index:
+        return index[wanted]
+    text = str(wanted).strip()
+    if text in index:
+        return index[text]
+    if text.removeprefix("-").isdecimal() and int(text) in index:
+        return index[int(text)]
+    names, artists = columns.get("name"), columns.get("artist")
+    if names is None:
+        raise ValueError(
+            f"unknown {side} {wanted!r}: there is no such id among {len(index)} {side}s"
+        )
+    sought = text.casefold()
+    folded = [name.strip().casefold() for name in names]
+    found = [place for place, name in enumerate(folded) if name == sought]
+    if not found and artists is not None:
+        pairs = zip(folded, artists, strict=True)
+        found = [
+            place
+            for place, (name, artist) in enumerate(pairs)
+            if f"{name} by {artist.strip().casefold()}" == sought
+        ]
+    if len(found) == 1:
+        return found[0]
+    ids = list(index)
+    listed = found or [place for place, name in enumerate(folded) if sought and sought in name]
+    options = ", ".join(f"{ids[place]} ({_label(place, names, artists)})" for place in listed[:5])
+    if found:
+        raise ValueError(f"{len(found)} {side}s are called {wanted!r}; give an id: {options}")
+    hint = f"; close to it: {options}" if options else ""
+    raise ValueError(
+        f"unknown {side} {wanted!r}: no such id or name among {len(index)} {side}s{hint}"
+    )
+
+
+def _label(place: int, names: Sequence[str], artists: Sequence[str] | None) -> str:
+    return names[place] + (
+        f" by {artists[place]}" if artists is not None and artists[place] else ""
+    )

@@ -1,0 +1,1 @@
+"""The model: LightGCN, its propagation, losses and initialisation."""

@@ -1,0 +1,1 @@
+"""From embeddings to ranked lists: scores, top-k, metrics, evaluation, baselines."""

@@ -1,0 +1,286 @@
+"""Evaluate link prediction and ranking on a link set, with one type of result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightgcn.core.checks import check_finite
+from lightgcn.core.process_group import ProcessGroup
+from lightgcn.graph.adjacency import Adjacency
+from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.split import LinkSet
+from lightgcn.nn.link_scores import link_scores
+from lightgcn.nn.losses import bce_loss
+from lightgcn.nn.model import LightGCN
+from lightgcn.ranking.candidates import TopK
+from lightgcn.ranking.item_knn import NeighbourResidual
+from lightgcn.ranking.metrics import RANKING_METRICS, hits_of, roc_auc
+from lightgcn.ranking.ranker import scored_embeddings
+from lightgcn.ranking.time_decay import Recency
+from lightgcn.ranking.topk import check_k, top_k, top_k_scores
+
+DEFAULT_METRICS = ("recall", "ndcg", "precision", "hit_rate", "mrr", "map")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics by name, and how much they were measured on.
+
+    Attributes:
+        metrics: "roc_auc" and "loss" of the links; "recall@20", "ndcg@20", … means over the users.
+        num_links: positives and negatives behind the link metrics.
+        num_users: users with at least one relevant item, behind the ranking metrics.
+    """
+
+    metrics: dict[str, float]
+    num_links: int = 0
+    num_users: int = 0
+
+    def __getitem__(self, name: str) -> float:
+        if name not in self.metrics:
+            raise KeyError(f"no metric {name!r}; there are {', '.join(self.metrics)}")
+        return self.metrics[name]
+
+    def __str__(self) -> str:
+        values = "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        return f"{values}  ({self.num_users} users, {self.num_links} links)"
+
+
+@torch.no_grad()
+def evaluate(
+    model: LightGCN,
+    graph: Adjacency | Tensor,
+    links: LinkSet,
+    *,
+    ks: Sequence[int] = (20,),
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    popularity_prior: float | None = None,
+    residual: NeighbourResidual | None = None,
+    recency: Recency | None = None,
+) -> Evaluation:
+    """Evaluate a model on a link set: ROC-AUC and loss of its links, and a ranking of all items for
+    each user.
+
+    In the ranking the positives of the set are what is relevant, and a user's other message edges
+    are masked.
+
+    Args:
+        model: the model.
+        graph: what messages flow along: ``normalized_adjacency(links.message, …)``.
+        links: what to predict; link metrics are left out where it has no negatives.
+        ks: list lengths; empty for link metrics alone.
+        metrics: names out of `lightgcn.ranking.metrics.RANKING_METRICS`.
+        popularity_prior: None for raw dot products; a number for cosines plus so much of the
+            log-popularity among the message edges (see `lightgcn.with_popularity_prior`).
+        residual: what neighbours among the message edges add to the scores (see
+            `lightgcn.neighbour_residual`).
+        recency: what the users had last among the message edges (see `lightgcn.recent_items`).
+
+    Raises:
+        ValueError: if a k or a metric's name is wrong, there is nothing to predict, or an embedding
+            is not finite.
+    """
+    ks = _checked_ks(ks)
+    users, items = model.embed(graph)
+    check_finite(users, items)
+    users, items = scored_embeddings(users, items, links.message, popularity_prior, recency)
+    result = Evaluation({})
+    if links.negatives.shape[1]:
+        result = evaluate_links(users, items, links, residual=residual)
+    if ks:
+        ranking = _shared_ranking(model.processes, users, items, links, ks, metrics, residual)
+        result = Evaluation(result.metrics | ranking.metrics, result.num_links, ranking.num_users)
+    if not result.metrics:
+        raise ValueError("nothing to evaluate: the links have no negatives and no k was given")
+    # What is decided by them has to be decided alike.
+    said = model.processes.broadcast(list(result.metrics.values()))
+    return replace(result, metrics=dict(zip(result.metrics, said, strict=True)))
+
+
+def _shared_ranking(
+    processes: ProcessGroup,
+    users: Tensor,
+    items: Tensor,
+    links: LinkSet,
+    ks: Sequence[int],
+    metrics: Sequence[str],
+    residual: NeighbourResidual | None,
+) -> Evaluation:
+    """Evaluate the ranking, each process that of its share of the users."""
+
+    def rank(positives: Interactions) -> Evaluation:
+        return evaluate_ranking(
+            users, items, positives, seen=links.message, ks=ks, metrics=metrics, residual=residual
+        )
+
+    able = links.positives.user_degrees.nonzero().flatten()
+    if processes.size == 1 or len(able) < processes.size:
+        return rank(links.positives)
+    own = rank(links.positives.of_users(able[processes.rank :: processes.size]))
+    sums = torch.tensor(
+        [value * own.num_users for value in own.metrics.values()], dtype=torch.float64
+    )
+    means = (processes.all_reduce_numbers(sums) / len(able)).tolist()
+    return Evaluation(dict(zip(own.metrics, means, strict=True)), num_users=len(able))
+
+
+@torch.no_grad()
+def evaluate_links(
+    user_embeddings: Tensor,
+    item_embeddings: Tensor,
+    links: LinkSet,
+    *,
+    residual: NeighbourResidual | None = None,
+) -> Evaluation:
+    """Return ROC-AUC and binary cross-entropy ("loss") of a link set under dot-product scores.
+
+    Args:
+        user_embeddings: (num_users, d) final embeddings.
+        item_embeddings: (num_items, d) final embeddings.
+        links: with negatives.
+        residual: what neighbours add to the scores; not with ``negative_pairs="all"``, where pairs
+            are of any nodes.
+
+    Raises:
+        ValueError: if the set has no positives or no negatives, the embeddings are not of its
+            nodes, or a residual meets pairs of any nodes.
+    """
+    _check_nodes(user_embeddings, item_embeddings, links.positives)
+    left, right = links.edges
+    if links.negative_pairs != "all":
+        right = right + links.positives.num_users
+    logits = link_scores(torch.cat([user_embeddings, item_embeddings]), left, right)
+    if residual is not None:
+        if links.negative_pairs == "all":
+            raise ValueError(
+                'neighbours score user-item pairs; with negative_pairs="all" there are others'
+            )
+        logits += residual.of_links(*links.edges)
+    values = {
+        "roc_auc": roc_auc(logits, links.labels),
+        "loss": float(bce_loss(logits, links.labels)),
+    }
+    return Evaluation(values, num_links=len(logits))
+
+
+@torch.no_grad()
+def evaluate_ranking(
+    user_embeddings: Tensor,
+    item_embeddings: Tensor,
+    relevant: Interactions,
+    *,
+    seen: Interactions | None = None,
+    ks: Sequence[int] = (20,),
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    residual: NeighbourResidual | None = None,
+) -> Evaluation:
+    """Rank all items for each user with relevant ones and average the metrics over these users.
+
+    Args:
+        user_embeddings: (num_users, d) final embeddings.
+        item_embeddings: (num_items, d) final embeddings.
+        relevant: the edges to find.
+        seen: edges whose items are masked for their user; those that are to be found stay in.
+        ks: list lengths, each at most the number of items.
+        metrics: names out of `lightgcn.ranking.metrics.RANKING_METRICS`.
+        residual: what neighbours add to the dot products.
+
+    Raises:
+        ValueError: if no user has a relevant item, a k or a metric's name is wrong, or the
+            embeddings are not of the nodes of ``relevant``.
+    """
+    _check_nodes(user_embeddings, item_embeddings, relevant)
+
+    def best(users: Tensor, k: int, seen: Interactions | None) -> TopK:
+        return top_k(user_embeddings, item_embeddings, k, seen=seen, users=users, residual=residual)
+
+    return _evaluate_lists(best, relevant, seen, ks, metrics)
+
+
+@torch.no_grad()
+def evaluate_scores(
+    scores: Callable[[Tensor], Tensor],
+    relevant: Interactions,
+    *,
+    seen: Interactions | None = None,
+    ks: Sequence[int] = (20,),
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    chunk_size: int | None = None,
+) -> Evaluation:
+    """Evaluate as `evaluate_ranking` does whatever scores all items for a user: no embeddings
+    needed.
+
+    Args:
+        scores: gives (B, num_items) floating scores for (B,) int64 users; -inf is no item.
+        relevant: the edges to find.
+        seen: edges whose items are masked for their user; those that are to be found stay in.
+        ks: list lengths, each at most the number of items.
+        metrics: names out of `lightgcn.ranking.metrics.RANKING_METRICS`.
+        chunk_size: users at a time; None for what keeps a chunk's scores within some ten million.
+
+    Raises:
+        ValueError: if no user has a relevant item, a k or a metric's name is wrong, ``seen`` is of
+            other nodes than ``relevant``, or scores are of another shape or NaN.
+    """
+    if seen is not None and (seen.num_users, seen.num_items) != (
+        relevant.num_users,
+        relevant.num_items,
+    ):
+        raise ValueError(f"seen is {seen}, to predict is {relevant}")
+
+    def best(users: Tensor, k: int, seen: Interactions | None) -> TopK:
+        return top_k_scores(scores, users, relevant.num_items, k, seen=seen, chunk_size=chunk_size)
+
+    return _evaluate_lists(best, relevant, seen, ks, metrics)
+
+
+def _evaluate_lists(
+    best: Callable[[Tensor, int, Interactions | None], TopK],
+    relevant: Interactions,
+    seen: Interactions | None,
+    ks: Sequence[int],
+    metrics: Sequence[str],
+) -> Evaluation:
+    """Average the metrics of the lists that ``best`` gives for (B,) users, a length, and what is
+    masked."""
+    unknown = [name for name in metrics if name not in RANKING_METRICS]
+    if unknown:
+        raise ValueError(f"unknown metric {unknown[0]!r}; there are {', '.join(RANKING_METRICS)}")
+    ks = _checked_ks(ks)
+    for k in ks:
+        check_k(k, relevant.num_items)
+    users = relevant.user_degrees.nonzero().flatten()
+    if not len(users) or not ks:
+        raise ValueError(f"nothing to evaluate: {len(users)} users have relevant items, ks is {ks}")
+    # Where train edges both carry messages and are predicted, all that is to be found would be
+    # masked.
+    if seen is not None and bool(seen.contains(relevant.users, relevant.items).any()):
+        seen = seen.select(~relevant.contains(seen.users, seen.items))
+    hits = hits_of(best(users, max(ks), seen).items, relevant, users)
+    num_relevant = relevant.user_degrees[users]
+    values = {
+        f"{name}@{k}": float(RANKING_METRICS[name](hits[:, :k], num_relevant).mean())
+        for k in ks
+        for name in metrics
+    }
+    return Evaluation(values, num_users=len(users))
+
+
+def _checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
+    given = ks.tolist() if isinstance(ks, np.ndarray | Tensor) else ks
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise ValueError(f"ks must be a sequence of list lengths such as (10, 20), got {ks!r}")
+    return tuple(int(k) if isinstance(k, np.integer) else k for k in given)
+
+
+def _check_nodes(users: Tensor, items: Tensor, graph: Interactions) -> None:
+    if (len(users), len(items)) != (graph.num_users, graph.num_items):
+        raise ValueError(
+            f"the embeddings are of {len(users)} users and {len(items)} items, to predict is "
+            f"{graph}"
+        )

@@ -1,0 +1,280 @@
+"""Item-item neighbours, and what they add to a model's scores: the closed-form part of a ranking.
+
+Embeddings of a small width say what kind of item a user likes; which very items go together they
+can only hint at. The neighbours know that, and are one sparse matrix product away. With S the items
+of user u and w the similarity of `nearest_items`,
+
+    score(u, i) = model score + weight · r(u, i) / max_j r(u, j),    r(u, i) = Σ_{j ∈ S} w(j, i)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightgcn.core.checks import INT32_END, checked_count
+from lightgcn.graph.interactions import Interactions
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int32 | np.int64]
+
+# Similarities that are formed at a time, at most: so few that they are sorted while in cache.
+_BLOCK = 1 << 19
+# A positive float32 is 31 bits; what an integer of 63 has left is for the row and the item.
+_VALUE_BITS, _FREE_BITS, _LARGEST = 31, 32, (1 << 31) - 1
+# Users whose residuals are formed at a time.
+_USERS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class NeighbourResidual:
+    """What the neighbours of a user's items add to the scores of the items near them.
+
+    Attributes:
+        history: the users' items; where weighted, an item counts by its weight.
+        similarity: (num_items, num_items) SciPy CSR: row j has the items nearest to item j.
+        weight: what is added to the score of the item that is nearest of all to the user's items.
+    """
+
+    history: Interactions
+    similarity: Any = field(repr=False)
+    weight: float
+
+    def __post_init__(self) -> None:
+        shape = (self.history.num_items,) * 2
+        if self.similarity.shape != shape:
+            raise ValueError(f"similarity must be of shape {shape}, got {self.similarity.shape}")
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(
+                f"the weight of the neighbours must be a number of at least 0, got {self.weight!r}"
+            )
+
+    def of_users(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the scores of (B,) users gain: (n,) places in ``users``, sorted, (n,) items,
+        (n,) float32."""
+        rows, items, values = self._rows_of(self._histories(users))
+        return rows.to(users.device), items.to(users.device), values.to(users.device)
+
+    def of_links(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return what the scores of (B,) pairs of a user and an item gain, (B,) float32."""
+        distinct, place = users.cpu().unique(return_inverse=True)
+        place = place.numpy()
+        order = np.argsort(place, kind="stable")
+        place, wanted = place[order], items.cpu().numpy()[order]
+        gains = np.zeros(len(order), np.float32)
+        for first, sums, scale in self._sums(self._histories(distinct)):
+            begin, end = np.searchsorted(place, [first, first + sums.shape[0]])
+            if begin < end:
+                rows = place[begin:end] - first
+                gains[order[begin:end]] = (
+                    np.asarray(sums[rows, wanted[begin:end]]).ravel() * scale[rows]
+                )
+        return torch.from_numpy(gains).to(users.device)
+
+    def of_items(self, items: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return what the scores of a new user with the given distinct items gain: (n,) int64
+        items, (n,) float32.
+
+        Args:
+            items: (B,) int64.
+            weights: (B,) of the items, as those of ``history``; None for ones.
+        """
+        from scipy.sparse import csr_array
+
+        given = items.cpu().numpy()
+        counted = np.ones(len(given)) if weights is None else weights.cpu().numpy()
+        row = csr_array(
+            (counted.astype(np.float32), ([0] * len(given), given)), (1, self.similarity.shape[0])
+        )
+        _, near, values = self._rows_of(row)
+        return near.to(items.device), values.to(items.device)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return the similarities as tensors to be stored: ``ends`` (num_items + 1,), ``items`` and
+        ``values``."""
+        matrix = self.similarity
+        ends, items = (
+            torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices)
+        )
+        return {"ends": ends, "items": items, "values": torch.from_numpy(matrix.data)}
+
+    @classmethod
+    def from_tensors(
+        cls, history: Interactions, tensors: Mapping[str, Tensor], weight: float
+    ) -> NeighbourResidual:
+        """Return what `to_tensors` was called on.
+
+        Raises:
+            ValueError: if the tensors are not a matrix over the items of ``history``.
+        """
+        from scipy.sparse import csr_array
+
+        ends, items, values = (tensors[name].numpy() for name in ("ends", "items", "values"))
+        count = history.num_items
+        rises = ends.shape == (count + 1,) and ends[0] == 0 and bool((np.diff(ends) >= 0).all())
+        if not rises or not ends[-1] == len(items) == len(values):
+            raise ValueError(f"the neighbours are not those of {count} items")
+        if len(items) and not 0 <= items.min() <= items.max() < count:
+            raise ValueError(f"a neighbour is outside [0, {count})")
+        if not np.isfinite(values).all() or bool((values <= 0).any()):
+            raise ValueError("the similarities of neighbours must be positive and finite")
+        return cls(history, csr_array((values, items, ends), shape=(count, count)), weight)
+
+    def _rows_of(self, histories: Any) -> tuple[Tensor, Tensor, Tensor]:
+        parts = []
+        for first, sums, scale in self._sums(histories):
+            counts = np.diff(sums.indptr)
+            rows = np.repeat(np.arange(len(counts)) + first, counts)
+            parts.append(
+                (rows, sums.indices.astype(np.int64), sums.data * np.repeat(scale, counts))
+            )
+        if not parts:
+            return (
+                torch.empty(0, dtype=torch.int64),
+                torch.empty(0, dtype=torch.int64),
+                torch.empty(0),
+            )
+        rows, items, values = map(np.concatenate, zip(*parts, strict=True))
+        return torch.from_numpy(rows), torch.from_numpy(items), torch.from_numpy(values)
+
+    def _sums(self, histories: Any) -> Iterator[tuple[int, Any, Floats]]:
+        """Yield blocks of rows: the first, their summed similarities, and what these are multiplied
+        by to be gains.
+
+        A row is not sorted by item, which would take as long as the product.
+        """
+        for first in range(0, histories.shape[0], _USERS):
+            sums = (histories[first : first + _USERS] @ self.similarity).tocsr()
+            scale = np.zeros(sums.shape[0], np.float32)
+            some = np.diff(sums.indptr) > 0
+            if some.any():
+                scale[some] = self.weight / np.maximum.reduceat(sums.data, sums.indptr[:-1][some])
+            yield first, sums, scale
+
+    def _histories(self, users: Tensor) -> Any:
+        """Return the rows of (B,) users of ``history``, (B, num_items) CSR: of many, few are wanted
+        at a time."""
+        from scipy.sparse import csr_array
+
+        graph = self.history
+        users = users.to(graph.device)
+        _, places = graph.places_of(users)
+        items, ends = graph.items[places], graph.user_degrees[users].cumsum(0)
+        values = torch.ones(len(items)) if graph.weights is None else graph.weights[places].float()
+        narrow = torch.int32 if max(len(items), graph.num_items) < INT32_END else torch.int64
+        columns, row_ends = (
+            part.to("cpu", narrow).numpy() for part in (items, F.pad(ends, (1, 0)))
+        )
+        return csr_array((values.cpu().numpy(), columns, row_ends), (len(users), graph.num_items))
+
+
+def neighbour_residual(
+    train: Interactions, neighbours: int = 20, weight: float = 0.2
+) -> NeighbourResidual:
+    """Return what each item's nearest neighbours in a graph add to the scores of its users.
+
+    Args:
+        train: what messages flow along; weights count.
+        neighbours: how many other items are an item's nearest.
+        weight: see `NeighbourResidual`.
+
+    Raises:
+        ValueError: if ``neighbours`` < 1, or ``weight`` is negative or not finite.
+    """
+    return NeighbourResidual(train, nearest_items(train, neighbours), weight)
+
+
+def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool = False) -> Any:
+    """Return each item's nearest other items: a (num_items, num_items) float32 SciPy CSR array, so
+    many a row at most.
+
+    The similarity of i and j is Σ_u d_u^-½ r_ui r_uj / √(d_i d_j) with d the degrees: the cosine of
+    the two items' columns, in which a user of many items says less. Of equally near items the first
+    by index are kept; items without a common user are not near.
+
+    Args:
+        train: the graph; weights count.
+        neighbours: how many.
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        ValueError: if ``neighbours`` < 1.
+    """
+    from scipy.sparse import csr_array, diags_array
+    from tqdm import tqdm
+
+    neighbours = checked_count("neighbours", neighbours, 1)
+    matrix, count = train.to_scipy().astype(np.float32, copy=False), train.num_items
+    users, items = (np.asarray(matrix.sum(axis=axis)) for axis in (1, 0))
+    by_user = np.power(users, -0.25, out=np.zeros_like(users), where=users > 0)
+    by_item = np.power(items, -0.5, out=np.zeros_like(items), where=items > 0)
+    scaled = (diags_array(by_user) @ matrix @ diags_array(by_item)).tocsr().astype(np.float32)
+    columns = scaled.T.tocsr()
+    found: list[tuple[Floats, Integers, Integers]] = []
+    with tqdm(
+        total=count, desc="neighbours", unit="item", disable=None if progress else True
+    ) as bar:
+        for first, end in _blocks(train):
+            found.append(_nearest((columns[first:end] @ scaled).tocsr(), first, neighbours))
+            bar.update(end - first)
+    if not found:
+        return csr_array((count, count), dtype=np.float32)
+    values, near, counts = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return csr_array((values, near, np.concatenate([[0], np.cumsum(counts)])), shape=(count, count))
+
+
+def _blocks(train: Interactions) -> Iterator[tuple[int, int]]:
+    """Give (first, end) of blocks of items whose similarities take a bounded part of memory, or of
+    one item."""
+    # As many similarities at most as the items' users have items.
+    most = torch.zeros(train.num_items, dtype=torch.int64).index_add_(
+        0, train.items.cpu(), train.user_degrees.cpu()[train.users.cpu()]
+    )
+    ends = most.cumsum(0)
+    rows = 1 << min(_FREE_BITS - _item_bits(train.num_items), 20)
+    first = 0
+    while first < train.num_items:
+        before = int(ends[first - 1]) if first else 0
+        end = int(torch.searchsorted(ends, before + _BLOCK, right=True))
+        end = min(max(end, first + 1), first + rows)
+        yield first, end
+        first = end
+
+
+def _nearest(similarities: Any, first: int, neighbours: int) -> tuple[Floats, Integers, Integers]:
+    """Return each row's largest entries, but not of the item itself, largest first: values, items,
+    counts by row.
+
+    Each entry becomes one integer: the row, then the value, largest first, then the item. To sort
+    integers takes a tenth of the time of sorting by several keys, and equal values go by item."""
+    size, item_bits = similarities.shape[0], _item_bits(similarities.shape[1])
+    rows = np.repeat(np.arange(size), np.diff(similarities.indptr))
+    items, values = similarities.indices.astype(np.int64), similarities.data
+    other = (items != rows + first) & (values > 0)
+    rows, items, values = rows[other], items[other], values[other]
+    # The bits of positive floats are in the order of the floats.
+    descending = _LARGEST - values.view(np.int32).astype(np.int64)
+    keys = np.sort((rows << (_VALUE_BITS + item_bits)) | (descending << item_bits) | items)
+    counts = np.bincount(rows, minlength=size)
+    place = np.arange(len(keys)) - np.repeat(np.cumsum(counts) - counts, counts)
+    keys = keys[place < neighbours]
+    kept = (_LARGEST - ((keys >> item_bits) & _LARGEST)).astype(np.int32).view(np.float32)
+    near = keys & ((1 << item_bits) - 1)
+    # Narrow, as SciPy keeps them: of millions of items they are gigabytes.
+    return (
+        kept,
+        near.astype(np.int32 if item_bits < 32 else np.int64),
+        np.minimum(counts, neighbours),
+    )
+
+
+def _item_bits(num_items: int) -> int:
+    return max(num_items - 1, 1).bit_length()

@@ -1,0 +1,1 @@
+"""Training: settings, batches, the loop, several processes, the search for settings."""

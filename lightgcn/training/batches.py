@@ -1,0 +1,204 @@
+"""What an epoch learns from: the checks before it, its batches, and the loss of one batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from lightgcn.core.processor import fast_bfloat16
+from lightgcn.graph.adjacency import Adjacency
+from lightgcn.graph.negatives import sample_negative_items, sample_user_positives, shuffled_batches
+from lightgcn.graph.split import LinkSet, Split
+from lightgcn.nn.link_scores import link_scores
+from lightgcn.nn.losses import bce_loss, bpr_loss, in_batch_softmax_part, l2_penalty
+from lightgcn.nn.model import LightGCN
+from lightgcn.ranking.metrics import parse_metric
+from lightgcn.training.config import TrainConfig
+
+_NEGATIVES_AT_A_TIME = 1 << 20
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from, in node numbers (item ``i`` is node ``num_users + i``).
+
+    ``left`` and ``right`` are (B,) pairs; ``labels`` (B,) says which are edges (bce), otherwise all
+    are; ``negatives`` is (B, n) nodes that ``left`` has no edge to (bpr)."""
+
+    left: Tensor
+    right: Tensor
+    labels: Tensor | None = None
+    negatives: Tensor | None = None
+
+
+def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: TrainConfig) -> Tensor:
+    """Return the loss of one batch: one propagation, one gather of the batch's rows, the loss, the
+    L2 penalty.
+
+    Where a model's columns are on several processes, each gives its own and the loss is the same in
+    all of them."""
+    processes = model.processes
+    if config.loss == "bce" and config.batch_size is None and not config.l2:
+        # Of so many links that most nodes are among them; no row is formed for each link.
+        assert batch.labels is not None
+        scores = link_scores(model.propagate(adjacency), batch.left, batch.right)
+        return bce_loss(processes.all_reduce(scores), batch.labels)
+    parts = [batch.left, batch.right]
+    if batch.negatives is not None:
+        parts.append(batch.negatives.reshape(-1))
+    final, start = model.embed_nodes(adjacency, torch.cat(parts), with_start=config.l2 > 0)
+    if config.loss == "bce":
+        assert batch.labels is not None
+        left, right = final.chunk(2)
+        loss = bce_loss(processes.all_reduce((left * right).sum(1)), batch.labels)
+    elif config.loss == "bpr":
+        left, right, negatives = final.split([len(part) for part in parts])
+        negatives = negatives.view(len(left), -1, left.shape[1])
+        scores = torch.cat(
+            [(left * right).sum(1, keepdim=True), (left.unsqueeze(1) * negatives).sum(2)], dim=1
+        )
+        scores = processes.all_reduce(scores)
+        loss = bpr_loss(scores[:, 0], scores[:, 1:])
+    else:
+        loss = _softmax_loss(model, final, config)
+    if config.l2:
+        loss = loss + config.l2 * processes.all_reduce(
+            l2_penalty(start, batch_size=len(batch.left))
+        )
+    return loss
+
+
+def _softmax_loss(model: LightGCN, rows: Tensor, config: TrainConfig) -> Tensor:
+    """Return the softmax loss of a batch's rows, left ones and then right ones: each process scores
+    its part."""
+    size, block, processes = len(rows) // 2, config.block_size, model.processes
+    users, items = slice(0, size), slice(0, size)
+    if processes.size > 1:
+        parts = [_part(size, block, rank, processes.size) for rank in range(processes.size)]
+        sides = rows.chunk(2)
+        given = torch.cat(
+            [side[some] for part in parts for side, some in zip(sides, part, strict=True)]
+        )
+        users, items = parts[processes.rank]
+        counts = [sum(some.stop - some.start for some in part) for part in parts]
+        rows = processes.all_to_all(given, counts, model.embedding_dim)
+    loss = in_batch_softmax_part(
+        rows,
+        users.stop - users.start,
+        users.start - items.start,
+        size,
+        config.temperature,
+        config.negative_weight,
+        block,
+        _logits_dtype(rows, config),
+    )
+    return processes.all_reduce(loss)
+
+
+def _part(size: int, block: int, rank: int, count: int) -> tuple[slice, slice]:
+    """Return which users of a batch a process scores, and the items of the blocks that these are
+    in."""
+    blocks = math.ceil(size / block)
+    if blocks >= count:
+        users = slice(
+            rank * blocks // count * block, min((rank + 1) * blocks // count * block, size)
+        )
+        return users, users
+    users = slice(rank * size // count, (rank + 1) * size // count)
+    return users, slice(
+        users.start // block * block, min(math.ceil(users.stop / block) * block, size)
+    )
+
+
+def _logits_dtype(embeddings: Tensor, config: TrainConfig) -> torch.dtype | None:
+    mixed = (
+        config.precision == "mixed"
+        and embeddings.device.type == "cpu"
+        and embeddings.dtype == torch.float32
+    )
+    return torch.bfloat16 if mixed and config.temperature >= 0.05 and fast_bfloat16() else None
+
+
+def epoch_batches(
+    links: LinkSet, config: TrainConfig, generator: torch.Generator
+) -> Iterator[Batch]:
+    """Yield the batches of one epoch, drawn from a generator on the device of the links."""
+    num_users = links.message.num_users
+    if config.loss == "bce":
+        left, right = links.edges
+        right = right if links.negative_pairs == "all" else right + num_users
+        if config.batch_size is None:
+            yield Batch(left, right, links.labels)
+            return
+        for chosen in shuffled_batches(len(left), config.batch_size, generator):
+            yield Batch(left[chosen], right[chosen], links.labels[chosen])
+        return
+    users, items = links.positives.users, links.positives.items
+    size = config.batch_size or len(users)
+    if config.positives == "users":
+        drawn = sample_user_positives(links.positives, len(users), generator)
+        users, items = users[drawn], items[drawn]
+        batches = iter(torch.arange(len(users), device=users.device).split(size))
+    else:
+        batches = shuffled_batches(len(users), size, generator)
+    known = links.exclude if config.loss == "bpr" else None
+    if known is None:
+        for chosen in batches:
+            yield Batch(users[chosen], num_users + items[chosen])
+        return
+    # Negatives of many batches at a time: of an epoch of millions, or of a part of it that takes
+    # little memory.
+    group_size = max(1, _NEGATIVES_AT_A_TIME // (config.num_negatives * size))
+    while group := list(islice(batches, group_size)):
+        order = torch.cat(group)
+        negatives = num_users + sample_negative_items(
+            known, users[order], generator, config.num_negatives
+        )
+        for chosen, drawn_nodes in zip(group, negatives.split(size), strict=True):
+            yield Batch(users[chosen], num_users + items[chosen], negatives=drawn_nodes)
+
+
+def num_samples(links: LinkSet, config: TrainConfig) -> int:
+    """Return how many links an epoch learns from: positives, and for bce negatives too."""
+    return links.edges.shape[1] if config.loss == "bce" else links.positives.num_edges
+
+
+def num_steps(links: LinkSet, config: TrainConfig) -> int:
+    """Return how many steps an epoch has."""
+    return (
+        1
+        if config.batch_size is None
+        else math.ceil(num_samples(links, config) / config.batch_size)
+    )
+
+
+def check_split(model: LightGCN, split: Split, config: TrainConfig) -> None:
+    """Find at once what would otherwise end the run at its first validation."""
+    for links in (split.train, split.val):
+        for graph in (links.message, links.positives):
+            if (graph.num_users, graph.num_items) != (model.num_users, model.num_items):
+                nodes = f"{model.num_users} users and {model.num_items} items"
+                raise ValueError(f"the model has {nodes}, the split is of {graph}")
+    if not split.train.positives.num_edges:
+        raise ValueError("the train set has no positives")
+    if config.loss == "bce" and not split.train.negatives.shape[1]:
+        raise ValueError(
+            "the bce loss needs negatives, and the train set has none: split with negatives=1.0"
+        )
+    if not split.val.positives.num_edges:  # nothing to validate on
+        return
+    k = parse_metric(config.metric)[1]
+    if k is None and not split.val.negatives.shape[1]:
+        raise ValueError(
+            f"metric {config.metric} needs negatives, and the validation set has none: "
+            "split with negatives=1.0 or choose a ranking metric (recall@20)"
+        )
+    if k is not None and k > model.num_items:
+        raise ValueError(
+            f"metric {config.metric} asks for {k} items, but there are only {model.num_items}"
+        )

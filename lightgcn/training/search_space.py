@@ -1,0 +1,214 @@
+"""What `tune` searches, a line per setting, and how it proposes the next trial.
+
+A proposal is determined by the seed, the trial's number and what came of the trials before, so that
+a search that is taken up again goes on as it would have without the break."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lightgcn.training.config import PRESETS, TrainConfig
+from lightgcn.training.tuning import require_optuna
+
+# Trials before the Gaussian process takes over: presets, then draws at random.
+STARTUP_TRIALS = 8
+# The most steps of an epoch that a searched batch size leads to, where there is a larger one to
+# take.
+_MOST_STEPS = 400
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A setting to search: one of ``choices`` (numbers are taken as ordered), or a number from
+    ``low`` to ``high``.
+
+    ``at_random`` is what trials that are drawn at random have, where that is not any value.
+    """
+
+    name: str
+    choices: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    at_random: Any = None
+
+    def including(self, value: Any) -> Dimension:
+        """Return the dimension, widened to hold a value."""
+        if not self.choices:
+            return replace(self, low=min(self.low, value), high=max(self.high, value))
+        if value in self.choices:
+            return self
+        return replace(self, choices=tuple(sorted((*self.choices, value), key=_order)))
+
+    def holds(self, value: Any) -> bool:
+        """Return whether a value is in the dimension."""
+        return value in self.choices if self.choices else self.low <= value <= self.high
+
+    def encode(self, value: Any) -> Any:
+        """Return a value as the sampler sees it: the place of an ordered choice, otherwise
+        itself."""
+        return self.choices.index(value) if self._is_ordered else value
+
+    def decode(self, value: Any) -> Any:
+        """Return what `encode` was given; numbers of a range are rounded to 3 digits."""
+        if self.choices:
+            return self.choices[value] if self._is_ordered else value
+        return min(max(float(f"{value:.3g}"), self.low), self.high)
+
+    def distribution(self) -> Any:
+        """Return Optuna's distribution of the encoded values."""
+        from optuna import distributions
+
+        if self._is_ordered:
+            return distributions.IntDistribution(0, len(self.choices) - 1)
+        if self.choices:
+            return distributions.CategoricalDistribution(self.choices)
+        return distributions.FloatDistribution(self.low, self.high, log=self.log)
+
+    @property
+    def _is_ordered(self) -> bool:
+        return any(isinstance(choice, int | float) for choice in self.choices)
+
+
+SPACE = (
+    Dimension("loss", ("softmax", "bpr"), at_random="softmax"),
+    Dimension("num_layers", (0, 1, 2, 3, 4)),
+    Dimension("embedding_dim", (32, 64, 128, 256)),
+    Dimension("normalization", ("symmetric", "mean")),
+    Dimension("init", ("xavier", "normal", "spectral")),
+    Dimension("init_std", low=2e-3, high=0.2, log=True),
+    Dimension("learning_rate", low=3e-4, high=1e-2, log=True),
+    Dimension("batch_size", (128, 512, 2048, 8192, 16384, 32768)),
+    Dimension("temperature", low=0.05, high=0.5, log=True),
+    Dimension("negative_weight", low=0.6, high=1.1),
+    Dimension("block_size", (512, 1024, 2048, 4096)),
+    Dimension(
+        "popularity_prior", (0.0, 0.03, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4, None)
+    ),
+    Dimension("neighbours", (0, 10, 20, 50, 200)),
+    Dimension("neighbour_weight", low=0.05, high=0.8, log=True),
+    Dimension("recency", (0.0, 0.5, 1.0, 2.0)),
+    Dimension("recency_weight", low=0.1, high=1.5, log=True),
+    Dimension("l2", (0.0, 1e-5, 1e-4, 1e-3)),
+)
+
+
+def search_space(
+    start: TrainConfig, num_edges: int, *, max_dim: int, fixed: Collection[str] = ()
+) -> tuple[Dimension, ...]:
+    """Return the dimensions for a graph of so many train edges, each holding the start's value;
+    none is ``fixed``."""
+    return tuple(
+        _fitted(dimension, num_edges, max_dim).including(getattr(start, dimension.name))
+        for dimension in SPACE
+        if dimension.name not in fixed
+    )
+
+
+def _fitted(dimension: Dimension, num_edges: int, max_dim: int) -> Dimension:
+    choices = dimension.choices
+    if dimension.name == "embedding_dim":
+        choices = tuple(width for width in choices if width <= max_dim) or (max_dim,)
+    elif dimension.name == "batch_size":
+        some = tuple(size for size in choices if num_edges / _MOST_STEPS <= size <= num_edges)
+        choices = some or (min(choices, key=lambda size: abs(math.log(size / num_edges))),)
+    return replace(dimension, choices=choices)
+
+
+def first_trials(space: Sequence[Dimension], start: TrainConfig) -> list[dict[str, Any]]:
+    """Return the start's values, and those of each preset that lies in the space."""
+    trials = [{dimension.name: getattr(start, dimension.name) for dimension in space}]
+    for preset in PRESETS.values():
+        values = {dimension.name: getattr(preset, dimension.name) for dimension in space}
+        if values not in trials and all(
+            dimension.holds(values[dimension.name]) for dimension in space
+        ):
+            trials.append(values)
+    return trials
+
+
+def propose(
+    space: Sequence[Dimension],
+    earlier: Sequence[tuple[dict[str, Any], float | None]],
+    *,
+    number: int,
+    seed: int,
+    minimize: bool = False,
+) -> dict[str, Any]:
+    """Return a value for each dimension: at first at random, then where a Gaussian process expects
+    most improvement.
+
+    Args:
+        space: what to choose from.
+        earlier: values by name of the trials before and what they reached, None (as bad as the
+            worst) for those that failed; those that are not in the space are left out.
+        number: of the trial.
+        seed: of the search.
+        minimize: whether less is better.
+
+    Raises:
+        ValueError: if Optuna is not installed.
+    """
+    require_optuna()
+    import optuna
+
+    distributions = {dimension.name: dimension.distribution() for dimension in space}
+    known = [
+        (values, reached)
+        for values, reached in earlier
+        if all(each.holds(values[each.name]) for each in space)
+    ]
+    all_reached = [reached for _, reached in known if reached is not None]
+    worst = (max if minimize else min)(all_reached, default=0.0)
+    study_seed = np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)
+    with _quiet(optuna):
+        sampler = optuna.samplers.GPSampler(
+            n_startup_trials=STARTUP_TRIALS, seed=int(study_seed[0])
+        )
+        study = optuna.create_study(
+            direction="minimize" if minimize else "maximize", sampler=sampler
+        )
+        for values, reached in known:
+            encoded = {
+                dimension.name: dimension.encode(values[dimension.name]) for dimension in space
+            }
+            value = worst if reached is None else reached
+            study.add_trial(
+                optuna.trial.create_trial(value=value, params=encoded, distributions=distributions)
+            )
+        drawn = study.ask(distributions).params
+    proposal = {dimension.name: dimension.decode(drawn[dimension.name]) for dimension in space}
+    if len(known) < STARTUP_TRIALS:
+        proposal |= {
+            dimension.name: dimension.at_random
+            for dimension in space
+            if dimension.at_random is not None
+        }
+    return proposal
+
+
+@contextmanager
+def _quiet(optuna: Any) -> Iterator[None]:
+    """Keep Optuna from logging each study, and from warning that its sampler is new (version 4) or
+    could be faster."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def _order(value: Any) -> float:
+    """Numbers by size; a batch size of None is all edges, and no prior at all is farthest from one
+    of 0."""
+    return math.inf if value is None else value

@@ -1,0 +1,375 @@
+import functools
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightgcn import Adjacency, Interactions, normalized_adjacency
+from lightgcn.graph.adjacency import as_adjacency, exponents
+
+NORMALIZATIONS = ["mean", "symmetric", (0.3, 0.9), (0.0, 0.0), (0.0, 1.0), (1, 1)]
+GRAPHS = ["ordinary", "weighted", "isolated nodes", "one edge", "no edges", "no nodes"]
+
+
+@functools.cache
+def graph(kind, dtype=torch.float32):
+    if kind == "no nodes":
+        return Interactions([], [], 0, 0)
+    if kind == "no edges":
+        return Interactions([], [], 3, 2)
+    if kind == "one edge":
+        return Interactions(torch.tensor([0]), torch.tensor([0]), 1, 1)
+    source = np.random.default_rng(0)
+    users, items = np.divmod(source.choice(8 * 9, 30, replace=False), 9)
+    size = (13, 14) if kind == "isolated nodes" else (8, 9)
+    weights = torch.from_numpy(source.uniform(0.1, 3, 30)).to(dtype) if kind == "weighted" else None
+    return Interactions(torch.from_numpy(users), torch.from_numpy(items), *size, weights)
+
+
+@functools.cache
+def dense(interactions, normalization):
+    """A = D^-a P D^-b by loops, in float64."""
+    a, b = {"mean": (1.0, 0.0), "symmetric": (0.5, 0.5)}.get(normalization, normalization)
+    nodes = interactions.num_nodes
+    pattern = torch.zeros(nodes, nodes, dtype=torch.float64)
+    for edge in range(interactions.num_edges):
+        user, item = (
+            int(interactions.users[edge]),
+            interactions.num_users + int(interactions.items[edge]),
+        )
+        weight = 1.0 if interactions.weights is None else float(interactions.weights[edge])
+        pattern[user, item] = pattern[item, user] = weight
+    degree = [float(line.sum()) for line in pattern]
+    for row, column in pattern.nonzero().tolist():
+        pattern[row, column] *= degree[row] ** -a * degree[column] ** -b
+    return pattern
+
+
+def features(nodes, width=3, dtype=torch.float64, seed=0):
+    return torch.randn(
+        nodes, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS, ids=str)
+@pytest.mark.parametrize("kind", GRAPHS)
+class TestAgainstDense:
+    @pytest.mark.parametrize(
+        ("dtype", "tolerance"),
+        [
+            (torch.float64, 1e-12),
+            (torch.float32, 1e-5),
+            (torch.float16, 1e-2),
+            (torch.bfloat16, 8e-2),
+        ],
+        ids=str,
+    )
+    def test_product_and_transposed_product(self, kind, normalization, dtype, tolerance):
+        interactions = graph(kind, torch.float64)
+        adjacency, reference = (
+            normalized_adjacency(interactions, normalization),
+            dense(interactions, normalization),
+        )
+        x = features(interactions.num_nodes, dtype=dtype)
+        for product, expected in (
+            (adjacency @ x, reference @ x.double()),
+            (adjacency.T @ x, reference.T @ x.double()),
+        ):
+            assert product.dtype == dtype
+            scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+            torch.testing.assert_close(product.double(), expected, rtol=0, atol=tolerance * scale)
+
+    def test_exports(self, kind, normalization):
+        interactions = graph(kind, torch.float64)
+        adjacency = normalized_adjacency(interactions, normalization, dtype=torch.float64)
+        expected = dense(interactions, normalization)
+        for side, reference in ((adjacency, expected), (adjacency.T, expected.T)):
+            csr, coo = side.to_sparse_csr(), side.to_sparse_coo()
+            assert csr.layout == torch.sparse_csr
+            assert coo.layout == torch.sparse_coo
+            assert coo.is_coalesced()
+            for export in (csr.to_dense(), coo.to_dense(), side.to_dense()):
+                torch.testing.assert_close(export, reference, rtol=1e-12, atol=0)
+
+    def test_gradient(self, kind, normalization):
+        interactions = graph(kind, torch.float64)
+        if not interactions.num_nodes:
+            return
+        adjacency = normalized_adjacency(interactions, normalization)
+        x, weights = (
+            features(interactions.num_nodes).requires_grad_(),
+            features(interactions.num_nodes, seed=1),
+        )
+        (grad,) = torch.autograd.grad(adjacency @ x, x, weights)
+        torch.testing.assert_close(
+            grad, dense(interactions, normalization).T @ weights, rtol=1e-10, atol=1e-12
+        )
+
+    def test_pattern_serves_both_directions(self, kind, normalization):
+        adjacency = normalized_adjacency(graph(kind), normalization)
+        assert adjacency.T.pattern is adjacency.pattern
+        assert adjacency.transposed is adjacency.pattern
+        assert (adjacency.pattern.values is None) == (kind != "weighted")
+        assert len(adjacency.pattern.columns) == 2 * graph(kind).num_edges
+        assert adjacency.pattern.columns.dtype == adjacency.pattern.row_ends.dtype == torch.int32
+        assert adjacency.T.T.row_scale is adjacency.row_scale
+
+
+def test_gradcheck():
+    users, items = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
+    weights = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
+    adjacency = normalized_adjacency(Interactions(users, items, 3, 2, weights), (0.3, 0.9))
+    x = features(5, 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: adjacency @ x, x)
+    assert torch.autograd.gradgradcheck(lambda x: (adjacency @ x).square(), x)
+
+
+edge_lists = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), max_size=15, unique=True)
+
+
+@settings(deadline=None, max_examples=60)
+@given(edge_lists, st.floats(-1, 2), st.floats(-1, 2), st.booleans())
+def test_any_graph_and_exponents_against_dense(pairs, a, b, weighted):
+    pairs = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+    weights = torch.arange(1.0, len(pairs) + 1, dtype=torch.float64) if weighted else None
+    interactions = Interactions(pairs[:, 0], pairs[:, 1], 5, 6, weights)
+    adjacency = normalized_adjacency(interactions, (a, b), dtype=torch.float64)
+    torch.testing.assert_close(
+        adjacency.to_dense(), dense(interactions, (a, b)), rtol=1e-11, atol=1e-14
+    )
+
+
+def test_rows_of_mean_add_up_to_one_and_isolated_nodes_to_zero():
+    interactions = graph("isolated nodes")
+    sums = normalized_adjacency(interactions, "mean") @ torch.ones(interactions.num_nodes, 1)
+    degree = torch.cat([interactions.user_degrees, interactions.item_degrees])
+    assert (degree == 0).sum() >= 10
+    torch.testing.assert_close(sums.flatten(), (degree > 0).float())
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS, ids=str)
+def test_isolated_nodes_get_zero_and_never_nan(normalization):
+    interactions = graph("isolated nodes")
+    adjacency = normalized_adjacency(interactions, normalization)
+    x = torch.full((interactions.num_nodes, 2), 3.0, requires_grad=True)
+    product = adjacency @ x
+    product.sum().backward()
+    isolated = torch.cat([interactions.user_degrees, interactions.item_degrees]) == 0
+    assert (product[isolated] == 0).all()
+    assert (x.grad[isolated] == 0).all()
+    assert torch.isfinite(product).all()
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("kind", ["ordinary", "weighted"])
+def test_layout_of_x_does_not_matter_and_x_is_left_alone(kind, dtype):
+    adjacency = normalized_adjacency(graph(kind))
+    x = features(17, 8, dtype)
+    variants = [
+        x,
+        x.T.contiguous().T,
+        torch.stack([x, x], 2)[..., 1],
+        features(17, 8, dtype).repeat(1, 2)[:, :8],
+    ]
+    assert not any(variant.is_contiguous() for variant in variants[1:])
+    for variant in variants:
+        assert torch.equal(adjacency @ variant, adjacency @ x)
+        assert torch.equal(variant, features(17, 8, dtype))
+
+
+def test_no_columns():
+    adjacency = normalized_adjacency(graph("ordinary"))
+    assert (adjacency @ torch.ones(17, 0)).shape == (17, 0)
+
+
+def test_width_one():
+    adjacency = normalized_adjacency(graph("ordinary"), dtype=torch.float64)
+    x = features(17, 1)
+    torch.testing.assert_close(adjacency @ x, adjacency.to_dense() @ x)
+
+
+# Dtype and device
+
+
+def test_dtype_round_trip_loses_nothing():
+    for kind in ("ordinary", "weighted"):
+        adjacency = normalized_adjacency(graph(kind, torch.float64), dtype=torch.float64)
+        narrow = adjacency.to(dtype=torch.float16)
+        assert (
+            narrow.dtype == narrow.to_sparse_csr().dtype == narrow.to_dense().dtype == torch.float16
+        )
+        back = narrow.to(dtype=torch.float64)
+        assert torch.equal(back.to_dense(), adjacency.to_dense())
+        assert torch.equal(narrow @ features(17), adjacency @ features(17))
+
+
+def test_to_is_itself_where_nothing_changes_and_keeps_the_pattern_shared():
+    adjacency = normalized_adjacency(graph("ordinary"))
+    assert adjacency.to("cpu", torch.float32) is adjacency
+    moved = adjacency.to("meta")
+    assert moved.device.type == "meta"
+    assert moved.pattern is moved.transposed
+    other = Adjacency.from_sparse(adjacency.to_sparse_csr(), 8, 9).to("meta")
+    assert other.pattern is not other.transposed
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_dtype_must_be_floating(dtype):
+    with pytest.raises(ValueError, match=f"dtype must be floating, got {dtype}"):
+        normalized_adjacency(graph("ordinary"), dtype=dtype)
+
+
+# From what others hold
+
+
+def asymmetric():
+    return torch.where(features(17, 17) > 0.8, features(17, 17, seed=1), 0)
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc], ids=str)
+def test_from_sparse_of_an_asymmetric_matrix(layout):
+    matrix = asymmetric()
+    adjacency = Adjacency.from_sparse(matrix.to_sparse(layout=layout), 8, 9)
+    assert adjacency.dtype == torch.float64
+    assert torch.equal(adjacency.to_dense(), matrix)
+    assert torch.equal(adjacency.T.to_dense(), matrix.T)
+    x = features(17).requires_grad_()
+    torch.testing.assert_close(adjacency @ x, matrix @ x)
+    torch.testing.assert_close(adjacency.T @ x, matrix.T @ x)
+    weights = features(17, seed=2)
+    (adjacency @ x * weights).sum().backward()
+    torch.testing.assert_close(x.grad, matrix.T @ weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_from_sparse_in_other_dtypes(dtype):
+    matrix = asymmetric().to(dtype)
+    adjacency = Adjacency.from_sparse(matrix.to_sparse(), 8, 9)
+    assert adjacency.dtype == dtype
+    expected = matrix.double() @ features(17)
+    torch.testing.assert_close(adjacency @ features(17), expected)
+    torch.testing.assert_close(
+        (adjacency @ features(17, dtype=torch.float32)).double(), expected, rtol=0, atol=1e-5
+    )
+
+
+def test_from_sparse_adds_up_repeated_entries_and_detaches():
+    matrix = torch.sparse_coo_tensor(
+        [[0, 0], [1, 1]], [1.0, 2.0], (2, 2), check_invariants=True
+    ).requires_grad_()
+    adjacency = Adjacency.from_sparse(matrix, 1, 1)
+    assert adjacency.to_dense().tolist() == [[0, 3], [0, 0]]
+    assert not (adjacency @ torch.ones(2, 1)).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (torch.eye(3), "expected a torch.sparse tensor, got a dense one"),
+        (
+            torch.eye(4).to_sparse(),
+            "the adjacency must be (3, 3) for 1 users and 2 items, got (4, 4)",
+        ),
+        (
+            torch.ones(3, 4).to_sparse(),
+            "the adjacency must be (3, 3) for 1 users and 2 items, got (3, 4)",
+        ),
+        (
+            torch.eye(3, dtype=torch.int64).to_sparse(),
+            "the adjacency must be floating, got torch.int64",
+        ),
+    ],
+)
+def test_wrong_sparse_matrix(matrix, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Adjacency.from_sparse(matrix, 1, 2)
+
+
+def test_as_adjacency():
+    interactions = graph("ordinary")
+    adjacency = normalized_adjacency(interactions)
+    assert as_adjacency(adjacency, 8, 9) is adjacency
+    for form in (interactions.edge_index, adjacency.to_sparse_csr(), adjacency.to_sparse_coo()):
+        torch.testing.assert_close(as_adjacency(form, 8, 9).to_dense(), adjacency.to_dense())
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (
+            normalized_adjacency(graph("ordinary")),
+            "expected an adjacency over 8 users and 10 items, got Adjacency(8 users",
+        ),
+        (
+            [[0], [1]],
+            "expected an Adjacency, a torch.sparse tensor or a (2, E) edge_index, got list",
+        ),
+        (torch.eye(18), "edge_index must have shape (2, E), got (18, 18)"),
+        (torch.tensor([[0], [10]]), "items[0] is 10, outside [0, num_items=10)"),
+    ],
+)
+def test_wrong_form(form, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        as_adjacency(form, 8, 10)
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    "normalization",
+    ["max", None, 0.5, (1.0,), (1, 2, 3), (0.5, float("nan")), (float("inf"), 0)],
+    ids=str,
+)
+def test_wrong_normalization(normalization):
+    with pytest.raises(ValueError, match=re.escape(repr(normalization))):
+        normalized_adjacency(graph("ordinary"), normalization)
+
+
+def test_exponents():
+    assert exponents("mean") == (1, 0)
+    assert exponents("symmetric") == (0.5, 0.5)
+    assert exponents((0.25, 1)) == (0.25, 1)
+
+
+@pytest.mark.parametrize(
+    "x", [torch.ones(16, 2), torch.ones(17), torch.ones(17, 2, 2), torch.ones(17, 2).long()]
+)
+def test_wrong_x(x):
+    message = f"expected (17, d) floating, got {tuple(x.shape)} of {x.dtype}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        normalized_adjacency(graph("ordinary")) @ x
+
+
+def test_repr():
+    adjacency = normalized_adjacency(graph("ordinary"))
+    assert repr(adjacency) == "Adjacency(8 users + 9 items, 60 entries, torch.float32, cpu)"
+    assert adjacency.num_nodes == 17
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", GRAPHS[:5])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS[:3], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.float16, 1e-2)],
+    ids=str,
+)
+def test_cuda_product_equals_the_cpu_product(kind, normalization, dtype, tolerance):
+    interactions = graph(kind)
+    here = normalized_adjacency(interactions, normalization)
+    for there in (here.to("cuda"), normalized_adjacency(interactions.to("cuda"), normalization)):
+        assert there.pattern is there.transposed
+        x = features(interactions.num_nodes, 8, dtype)
+        for a, b in ((here, there), (here.T, there.T)):
+            expected = a @ x.double()
+            got = (b @ x.cuda()).cpu()
+            assert got.dtype == dtype
+            torch.testing.assert_close(
+                got.double(), expected, rtol=0, atol=tolerance * max(1, float(expected.abs().max()))
+            )

@@ -1,0 +1,192 @@
+"""Half-precision tables, gradients and losses where numbers are very small, very large, or all in
+one place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lightgcn import (
+    Interactions,
+    LightGCN,
+    Recommender,
+    evaluate,
+    fit,
+    link_set,
+    normalized_adjacency,
+    preset,
+    propagate,
+    split_edges,
+)
+from lightgcn.datasets import synthetic_interactions
+from lightgcn.graph.adjacency import Adjacency
+from lightgcn.nn.propagation import propagate_rows
+
+ALPHAS = ([0.25] * 4, [0.0, 0.0, 1.0], [0.1, 0.7, 0.2], [1.0, 0.5])
+
+
+def half(graph: Interactions, normalization: object = "symmetric") -> Adjacency:
+    return normalized_adjacency(graph, normalization, half_tables=True)  # type: ignore[arg-type]
+
+
+def reference(adjacency: Adjacency, x: torch.Tensor, alpha: list[float]) -> torch.Tensor:
+    """The layers one by one, dense and in float64."""
+    matrix, power = adjacency.to(dtype=torch.float64).to_dense(), x.double()
+    total = alpha[0] * power
+    for weight in alpha[1:]:
+        power = matrix @ power
+        total = total + weight * power
+    return total
+
+
+def assert_close_by_norm(found: torch.Tensor, wanted: torch.Tensor, share: float = 1e-3) -> None:
+    assert bool(found.isfinite().all())
+    assert float((found.double() - wanted).norm()) <= share * float(wanted.norm())
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e-5, 1.0, 3e4, 1e10, 1e30])
+@pytest.mark.parametrize("normalization", ["symmetric", "mean", (0.0, 1.0), (0.3, 0.7)])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_half_tables_at_any_scale(scale: float, normalization: object, alpha: list[float]) -> None:
+    graph = synthetic_interactions(50, 40, 600, seed=1)
+    adjacency = half(graph, normalization)
+    x = scale * torch.randn(90, 8, generator=torch.Generator().manual_seed(0))
+    assert adjacency.gathers_half(x)
+    assert_close_by_norm(propagate(adjacency, x, alpha), reference(adjacency, x, alpha))
+    nodes = torch.tensor([3, 80, 3, 0])
+    final, start = propagate_rows(adjacency, x, alpha, nodes)
+    assert_close_by_norm(final, reference(adjacency, x, alpha)[nodes])
+    assert torch.equal(start, x[nodes])
+
+
+@pytest.mark.parametrize("normalization", ["symmetric", "mean", (0.0, 1.0)])
+def test_half_tables_at_every_power_of_two_have_room_and_use_it(normalization: object) -> None:
+    # Whatever the scale, the table neither overflows nor falls among the subnormal numbers, where
+    # half has few bits.
+    adjacency = half(synthetic_interactions(30, 20, 300, seed=1), normalization)
+    x = torch.rand(50, 4, generator=torch.Generator().manual_seed(0)) + 0.5
+    for power in range(-100, 100):
+        scaled = x * 2.0**power
+        for alpha in ([0.0, 1.0], [0.0, 0.001, 5.0], [0.0, 30.0, 30.0, 30.0]):
+            assert_close_by_norm(
+                propagate(adjacency, scaled, alpha), reference(adjacency, scaled, alpha)
+            )
+
+
+@pytest.mark.parametrize("loss_scale", [1e-12, 1e-6, 1.0, 1e4])
+def test_gradients_through_half_tables_at_any_scale(loss_scale: float) -> None:
+    graph = synthetic_interactions(50, 40, 600, seed=1)
+    adjacency, alpha = half(graph), [0.25] * 4
+    weight = torch.randn(90, 8, generator=torch.Generator().manual_seed(1)) * loss_scale
+    x = torch.randn(90, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    (propagate(adjacency, x, alpha) * weight).sum().backward()
+    assert x.grad is not None
+    # The gradient of a linear map is its transpose, and a symmetric one's is itself.
+    assert_close_by_norm(x.grad, reference(adjacency, weight, alpha))
+    x.grad = None
+    nodes = torch.arange(0, 90, 7)
+    final, start = propagate_rows(adjacency, x, alpha, nodes)
+    ((final + start) * weight[nodes]).sum().backward()
+    only = torch.zeros_like(weight).index_add_(0, nodes, weight[nodes])
+    assert_close_by_norm(x.grad, reference(adjacency, only, alpha) + only.double())
+
+
+def test_nothing_at_all_stays_nothing() -> None:
+    adjacency = half(synthetic_interactions(50, 40, 600, seed=1))
+    assert not propagate(adjacency, torch.zeros(90, 8), [0.25] * 4).any()
+    x = torch.randn(90, 8)
+    final, start = propagate_rows(adjacency, x, [0.0, 0.0, 0.0], torch.tensor([1, 2]))
+    assert not final.any() and torch.equal(start, x[[1, 2]])
+
+
+@pytest.mark.parametrize("normalization", ["symmetric", "mean"])
+def test_a_hub_of_a_million_edges(normalization: str) -> None:
+    count = 1_000_000
+    users = torch.arange(count)
+    graph = Interactions(
+        torch.cat([users, users[:1000]]),
+        torch.cat([torch.zeros_like(users), users[:1000] + 1]),
+        count,
+        1001,
+    )
+    x = torch.rand(count + 1001, 2, generator=torch.Generator().manual_seed(0)) + 0.5
+    adjacency = half(graph, normalization)
+    sums = {}
+    for name, one in (("half", adjacency), ("float32", replace(adjacency, half_tables=False))):
+        sums[name] = propagate(one, x, [0.0, 1.0])
+        assert bool(sums[name].isfinite().all())
+    a, b = (1.0, 0.0) if normalization == "mean" else (0.5, 0.5)
+    degrees = graph.user_degrees.double()
+    hub = ((x[:count].double() * degrees.pow(-b).unsqueeze(1)).sum(0)) * float(count) ** -a
+    torch.testing.assert_close(sums["float32"][count].double(), hub, rtol=1e-5, atol=0)
+    torch.testing.assert_close(sums["half"][count].double(), hub, rtol=2e-3, atol=0)
+    three = propagate(adjacency, x, [0.25] * 4)
+    assert_close_by_norm(
+        three, propagate(replace(adjacency, half_tables=False), x.double(), [0.25] * 4), 2e-3
+    )
+
+
+@pytest.mark.parametrize("loss", ["bce", "bpr", "softmax"])
+@pytest.mark.parametrize(("num_layers", "learnable"), [(0, False), (2, True), (2, False)])
+def test_training_of_a_catalogue_of_one_item_and_of_users_without_items(
+    loss: str, num_layers: int, learnable: bool, one_thread: None
+) -> None:
+    users = torch.arange(0, 40, 2)
+    graph = Interactions(users, torch.zeros_like(users), 40, 3)
+    split = split_edges(graph, (0.8, 0.1, 0.1), disjoint=0.0)
+    config = preset(
+        "fast",
+        loss=loss,
+        num_layers=num_layers,
+        learnable_alpha=learnable,
+        init="normal",
+        epochs=3,
+        batch_size=8,
+        embedding_dim=4,
+        metric="recall@1",
+        neighbours=2,
+    )
+    model = config.new_model(40, 3)
+    fit(model, split, config)
+    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+    result = evaluate(model, normalized_adjacency(split.test.message), split.test, ks=(1,))
+    assert 0 <= result["recall@1"] <= 1
+    if num_layers:
+        recommender = Recommender.from_model(model, graph, **config.scoring(graph))
+        assert [one.index for one in recommender.recommend(1, k=1)] == [
+            0
+        ]  # of whom nothing is known: what is popular
+
+
+def test_one_user_and_one_item() -> None:
+    graph = Interactions(torch.tensor([0]), torch.tensor([0]), 1, 1)
+    model = LightGCN(1, 1, 4, 3)
+    users, items = model.embed(normalized_adjacency(graph))
+    torch.testing.assert_close(users, (model.embedding[:1] + model.embedding[1:]) / 2)
+    torch.testing.assert_close(items, users)
+    links = link_set(
+        Interactions(
+            torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64), 1, 1
+        ),
+        graph,
+        negatives=0,
+    )
+    assert evaluate(model, normalized_adjacency(graph), links, ks=(1,))["recall@1"] == 1
+
+
+def test_learnable_weights_have_the_gradient_of_float64() -> None:
+    graph = synthetic_interactions(30, 20, 200, seed=1)
+    adjacency = half(graph)
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    grads = []
+    for dtype, one in (
+        (torch.float32, adjacency),
+        (torch.float64, adjacency.to(dtype=torch.float64)),
+    ):
+        alpha = torch.tensor([0.4, 0.3, 0.2], dtype=dtype, requires_grad=True)
+        propagate(one, x.to(dtype), alpha).square().sum().backward()
+        assert alpha.grad is not None
+        grads.append(alpha.grad.double())
+    torch.testing.assert_close(grads[0], grads[1], rtol=2e-3, atol=0)
