@@ -50,9 +50,10 @@ from lightgcn.experiments.run import (
 from lightgcn.ranking.evaluation import Evaluation
 from lightgcn.recommender import Recommender, track_label
 from lightgcn.training.config import MAY_CHANGE, TrainConfig, preset
+from lightgcn.training.search_space import require_optuna
 from lightgcn.training.trainer import CHECKPOINT_FILE, TrainResult
 from lightgcn.training.trials import trial_line, trials_table
-from lightgcn.training.tuning import PRESET_FILE, require_optuna, tune
+from lightgcn.training.tuning import PRESET_FILE, tune
 
 # Playlists that were left out which are told one by one.
 _SHOWN = 20

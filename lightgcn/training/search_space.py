@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from lightgcn.training.config import PRESETS, TrainConfig
-from lightgcn.training.tuning import require_optuna
 
 # Trials before the Gaussian process takes over: presets, then draws at random.
 STARTUP_TRIALS = 8
@@ -212,3 +211,11 @@ def _order(value: Any) -> float:
     """Numbers by size; a batch size of None is all edges, and no prior at all is farthest from one
     of 0."""
     return math.inf if value is None else value
+
+
+def require_optuna() -> None:
+    """Raise a ValueError that says how to install Optuna, where it is not."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise ValueError('tune needs Optuna: pip install "lightgcn[tune]"') from error

@@ -8,9 +8,10 @@ rows, and each process scores its part of the batch.
 
     # torchrun --nproc-per-node 2 train.py
     with process_group() as processes:
-        model = ShardedLightGCN.from_whole(LightGCN(num_users, num_items) if processes.rank == 0 else
-        None, processes) fit(model, split, config, run_dir="run") whole = model.whole()  # a LightGCN in
-        process 0, None in the others
+        whole = LightGCN(num_users, num_items) if processes.rank == 0 else None
+        model = ShardedLightGCN.from_whole(whole, processes)
+        fit(model, split, config, run_dir="run")
+        trained = model.whole()  # a LightGCN in process 0, None in the others
 """
 
 from __future__ import annotations

@@ -28,7 +28,13 @@ from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.metrics import is_better, lower_is_better, parse_metric
 from lightgcn.training.batches import check_split
 from lightgcn.training.config import TrainConfig, preset, save_preset
-from lightgcn.training.search_space import STARTUP_TRIALS, first_trials, propose, search_space
+from lightgcn.training.search_space import (
+    STARTUP_TRIALS,
+    first_trials,
+    propose,
+    require_optuna,
+    search_space,
+)
 from lightgcn.training.trainer import fit
 from lightgcn.training.trials import (
     Point,
@@ -451,11 +457,3 @@ class _Search:
         )
         self.bar.n = min(done, self.bar.total)
         self.bar.update(0)
-
-
-def require_optuna() -> None:
-    """Raise a ValueError that says how to install Optuna, where it is not."""
-    try:
-        import optuna  # noqa: F401
-    except ImportError as error:
-        raise ValueError('tune needs Optuna: pip install "lightgcn[tune]"') from error

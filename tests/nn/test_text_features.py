@@ -9,7 +9,7 @@ import torch
 from language_model import write_language_model
 
 import lightgcn.nn.text_features as text_module
-from lightgcn import Interactions, cli, preset
+from lightgcn import cli, preset
 from lightgcn.core.storage import read_json
 from lightgcn.datasets import Dataset, read_mpd
 from lightgcn.nn.model_io import load_model
@@ -232,7 +232,6 @@ def test_a_start_from_words_needs_a_model_and_a_model_such_a_start(
 
 
 def test_data_without_names_is_refused(language_model: Path) -> None:
-    graph = Interactions(torch.tensor([0]), torch.tensor([0]), 1, 1)
     with pytest.raises(ValueError, match='the items have no column "name"'):
         word_features({"name": ["x"]}, {}, TextEncoder(language_model))
 
