@@ -13,20 +13,13 @@ from pathlib import Path
 
 import torch
 
-from lightgcn import (
-    LightGCN,
-    cli,
-    evaluate,
-    fit,
-    normalized_adjacency,
-    preset,
-    split_edges,
-    training,
-)
+from lightgcn import LightGCN, evaluate, fit, normalized_adjacency, preset, split_edges
+from lightgcn.cli import main as cli
 from lightgcn.core import process_group as process_group_module
 from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup, process_group
 from lightgcn.datasets import synthetic_interactions
 from lightgcn.nn.model_io import save_model
+from lightgcn.training import trainer as training
 from lightgcn.training.sharded import ShardedLightGCN
 
 USERS, ITEMS, WIDTH = 90, 70, 14

@@ -35,7 +35,7 @@ from typing import Any
 import orjson
 import torch
 
-from lightgcn import LightGCN, Recommender, cli, preset, save_preset
+from lightgcn import LightGCN, Recommender, preset, save_preset
 from lightgcn.challenge import (
     make_challenge,
     read_challenge_set,
@@ -45,6 +45,7 @@ from lightgcn.challenge import (
     write_holdouts,
     write_submission,
 )
+from lightgcn.cli import main as cli
 from lightgcn.datasets import Dataset, read_mpd, read_table, read_text, write_synthetic_mpd
 from lightgcn.experiments.run import RunConfig
 from lightgcn.nn.model_io import load_model, save_model

@@ -26,11 +26,13 @@ from pathlib import Path
 
 import torch
 
-from lightgcn import Recommender, cli, training
+from lightgcn import Recommender
+from lightgcn.cli import main as cli
 from lightgcn.core.storage import load_tensors
 from lightgcn.datasets import Dataset, read_mpd, synthetic_interactions, write_synthetic_mpd
 from lightgcn.experiments.run import RUN_FILES
 from lightgcn.nn.model_io import load_model
+from lightgcn.training import trainer as training
 
 # Times that a command is killed before it may end.
 _KILLS_IN_A_ROW = 3

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightgcn import TopK, retrieval, top_k
+from lightgcn import TopK, top_k
 from lightgcn.datasets import read_mpd
+from lightgcn.ranking import topk as retrieval
 
 PROGRAM = """
 import hashlib, json, sys, torch

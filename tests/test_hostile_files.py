@@ -17,7 +17,8 @@ import pytest
 import torch
 
 import lightgcn
-from lightgcn import Recommender, cli, preset
+from lightgcn import Recommender, preset
+from lightgcn.cli import main as cli
 from lightgcn.cli.console import complain, say
 from lightgcn.datasets import Dataset, open_dataset, read_mpd
 from lightgcn.nn.model_io import load_model

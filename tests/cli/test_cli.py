@@ -18,11 +18,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightgcn import Interactions, cli, inversion, preset, runs
+from lightgcn import Interactions, preset
+from lightgcn.cli import main as cli
 from lightgcn.core.checks import is_out_of_memory
 from lightgcn.datasets import Dataset, open_dataset, read_text
+from lightgcn.experiments import run as runs
 from lightgcn.experiments.run import RunConfig
 from lightgcn.nn.model_io import load_model
+from lightgcn.ranking import inversion
 
 FAST = ["--preset", "fast", "--epochs", "12", "--batch-size", "256"]
 

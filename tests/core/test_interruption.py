@@ -12,7 +12,8 @@ import pytest
 import soak
 import torch
 
-from lightgcn import checkpoint, cli
+from lightgcn.cli import main as cli
+from lightgcn.core import storage as checkpoint
 from lightgcn.datasets import Dataset, read_mpd, synthetic_interactions
 
 TRAIN = ["--epochs", "2", "--batch-size", "512", "--embedding-dim", "16"]

@@ -14,17 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from lightgcn import (
-    Adjacency,
-    Interactions,
-    adjacency,
-    cli,
-    interactions,
-    memory,
-    normalized_adjacency,
-    propagate,
-)
+from lightgcn import Adjacency, Interactions, normalized_adjacency, propagate
+from lightgcn.cli import main as cli
+from lightgcn.core import memory
 from lightgcn.datasets import files, read_table, read_text, synthetic_interactions
+from lightgcn.graph import adjacency, interactions
 
 
 @pytest.fixture

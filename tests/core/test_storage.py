@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lightgcn import LightGCN, checkpoint
+from lightgcn import LightGCN
+from lightgcn.core import storage as checkpoint
 from lightgcn.core.storage import (
     load_tensors,
     pack_strings,

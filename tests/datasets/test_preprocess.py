@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightgcn import Interactions, cli, graph_statistics
+from lightgcn import Interactions, graph_statistics
+from lightgcn.cli import main as cli
 from lightgcn.datasets import Dataset
 from lightgcn.datasets.preprocess import Cuts, prepare_dataset
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from lightgcn import Interactions, cli, preset
+from lightgcn import Interactions, preset
+from lightgcn.cli import main as cli
 
 plots = pytest.importorskip("lightgcn.experiments.plots")
 pytest.importorskip("matplotlib")

@@ -13,7 +13,8 @@ import pytest
 import torch
 from browser import browser, is_installed
 
-from lightgcn import Interactions, Recommender, cli, preset
+from lightgcn import Interactions, Recommender, preset
+from lightgcn.cli import main as cli
 from lightgcn.datasets import Dataset
 from lightgcn.experiments.run import RunConfig, evaluate_run, train_run
 

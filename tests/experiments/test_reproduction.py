@@ -12,8 +12,8 @@ import orjson
 import pytest
 
 from lightgcn import Interactions, preset, sample_negatives, split_edges
-from lightgcn import reproduction as module
 from lightgcn.datasets import Dataset, read_text, synthetic_interactions
+from lightgcn.experiments import reproduction as module
 from lightgcn.experiments.reproduction import (
     KNOWN_SPLITS,
     PUBLISHED,

@@ -8,7 +8,6 @@ import torch
 from lightgcn import (
     Interactions,
     Recommender,
-    cli,
     evaluate,
     fit,
     normalized_adjacency,
@@ -16,6 +15,7 @@ from lightgcn import (
     recent_items,
     split_edges,
 )
+from lightgcn.cli import main as cli
 from lightgcn.core.storage import read_json
 from lightgcn.datasets import Dataset, read_mpd, synthetic_interactions
 from lightgcn.graph.side_nodes import SideNodes

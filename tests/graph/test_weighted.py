@@ -14,13 +14,13 @@ import torch
 from lightgcn import (
     Interactions,
     Recommender,
-    cli,
     evaluate,
     fit,
     normalized_adjacency,
     preset,
     split_edges,
 )
+from lightgcn.cli import main as cli
 from lightgcn.datasets import Dataset
 
 CIRCLES = 6

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn import bce_loss, bpr_loss, in_batch_softmax_loss, l2_penalty, losses, softmax_loss
+from lightgcn import bce_loss, bpr_loss, in_batch_softmax_loss, l2_penalty, softmax_loss
+from lightgcn.nn import losses
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lightgcn import Adjacency, Interactions, normalized_adjacency, propagate, propagation
-from lightgcn import adjacency as adjacency_module
+from lightgcn import Adjacency, Interactions, normalized_adjacency, propagate
 from lightgcn.datasets import synthetic_interactions
+from lightgcn.graph import adjacency as adjacency_module
+from lightgcn.nn import propagation
 from lightgcn.nn.propagation import propagate_rows
 
 NORMALIZATIONS = ["mean", "symmetric", (0.3, 0.9)]

@@ -9,7 +9,8 @@ import torch
 from language_model import write_language_model
 
 import lightgcn.nn.text_features as text_module
-from lightgcn import cli, preset
+from lightgcn import preset
+from lightgcn.cli import main as cli
 from lightgcn.core.storage import read_json
 from lightgcn.datasets import Dataset, read_mpd
 from lightgcn.nn.model_io import load_model

@@ -14,16 +14,15 @@ from torch import Tensor
 from lightgcn import (
     Interactions,
     ItemScorer,
-    baselines,
     ease,
     evaluate_scores,
     gf_cf,
-    inversion,
     item_cosine,
     popularity,
     top_k,
     top_k_scores,
 )
+from lightgcn.ranking import baselines, inversion
 
 USERS, ITEMS = 40, 23
 CLOSED_FORMS = [item_cosine, ease, gf_cf]

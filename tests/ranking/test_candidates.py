@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightgcn import Interactions, NeighbourResidual, TopK, neighbour_residual, retrieval, top_k
+from lightgcn import Interactions, NeighbourResidual, TopK, neighbour_residual, top_k
+from lightgcn.ranking import topk as retrieval
 from lightgcn.ranking.candidates import CoarseProducts, rank_shortlists
 
 K = 10

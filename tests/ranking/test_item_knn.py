@@ -19,12 +19,12 @@ from lightgcn import (
     evaluate_ranking,
     nearest_items,
     neighbour_residual,
-    neighbours,
     normalized_adjacency,
     split_edges,
     top_k,
 )
 from lightgcn.core.storage import load_tensors, save_tensors
+from lightgcn.ranking import item_knn as neighbours
 
 USERS, ITEMS = 19, 23
 

@@ -17,13 +17,14 @@ import distributed_job as job
 import pytest
 import torch
 
-from lightgcn import LightGCN, Recommender, in_batch_softmax_loss, terminal
+from lightgcn import LightGCN, Recommender, in_batch_softmax_loss
+from lightgcn.cli import console as terminal
 from lightgcn.core import process_group as process_group_module
 from lightgcn.core.process_group import (
     SINGLE_PROCESS,
     ProcessGroup,
     ProcessLostError,
-    _common_name,
+    _rendezvous_name,
     process_group,
 )
 from lightgcn.core.storage import load_shared, load_tensors
@@ -306,17 +307,17 @@ def test_processes_agree_on_a_name_that_those_before_them_did_not_have(launched)
         with ThreadPoolExecutor(3) as pool:
             # The first process is the last one to come: the others find what is left of the attempt
             # before.
-            later = [pool.submit(_common_name, store, rank, 3) for rank in (2, 1)]
+            later = [pool.submit(_rendezvous_name, store, rank, 3) for rank in (2, 1)]
             time.sleep(0.1)
             assert not any(future.done() for future in later)
-            name = _common_name(store, 0, 3)
+            name = _rendezvous_name(store, 0, 3)
             assert [future.result(timeout=10) for future in later] == [name, name]
         names.append(name)
     assert len(set(names)) == 3
     launched.setattr(process_group_module, "JOIN_TIMEOUT", 0.1)
     for rank in (0, 1):
         with pytest.raises(ProcessLostError, match="process 1 of 3: the others have not come"):
-            _common_name(Store(), rank, 3)
+            _rendezvous_name(Store(), rank, 3)
 
 
 def test_what_is_to_be_typed_again_names_torchrun(launched):

@@ -22,7 +22,6 @@ from lightgcn import (
     Split,
     TrainConfig,
     TrainResult,
-    batches,
     evaluate,
     evaluate_ranking,
     fit,
@@ -32,10 +31,11 @@ from lightgcn import (
     preset,
     split_edges,
 )
-from lightgcn import adjacency as adjacency_module
 from lightgcn.core.buffer_pool import BufferPool
 from lightgcn.core.seeding import make_generator
 from lightgcn.datasets.synthetic.generate import synthetic_interactions
+from lightgcn.graph import adjacency as adjacency_module
+from lightgcn.training import batches
 from lightgcn.training.batches import Batch, batch_loss, epoch_batches, num_steps
 from lightgcn.training.trainer import _EPOCH_STREAM, CHECKPOINT_FILE, HISTORY_FILE
 
