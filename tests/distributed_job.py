@@ -19,7 +19,7 @@ from lightgcn.core import process_group as process_group_module
 from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup, process_group
 from lightgcn.datasets import synthetic_interactions
 from lightgcn.nn.model_io import save_model
-from lightgcn.training import trainer as training
+from lightgcn.training import checkpoint
 from lightgcn.training.sharded import ShardedLightGCN
 
 USERS, ITEMS, WIDTH = 90, 70, 14
@@ -129,7 +129,7 @@ def command(arguments: list[str]) -> int:
     """Run the command line with a checkpoint before every step, and little patience."""
     # It may be stopped where the others wait for it, as for one that has work of its own.
     process_group_module.STEP_TIMEOUT, process_group_module.LONG_TIMEOUT = 4.0, 12.0
-    training._CHECKPOINT_SECONDS, training._TIMES_SAVING = 0.0, 0
+    checkpoint._CHECKPOINT_SECONDS, checkpoint._TIMES_SAVING = 0.0, 0
     return cli.main(arguments)
 
 

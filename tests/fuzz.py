@@ -49,7 +49,7 @@ from lightgcn.cli import main as cli
 from lightgcn.datasets import Dataset, read_mpd, read_table, read_text, write_synthetic_mpd
 from lightgcn.experiments.run import RunConfig
 from lightgcn.nn.model_io import load_model, save_model
-from lightgcn.training.trainer import read_history
+from lightgcn.training.checkpoint import read_history
 from lightgcn.training.trials import read_trials
 
 SECONDS, MEMORY = 20, 3 << 30

@@ -32,7 +32,7 @@ from lightgcn.core.storage import load_tensors
 from lightgcn.datasets import Dataset, read_mpd, synthetic_interactions, write_synthetic_mpd
 from lightgcn.experiments.run import RUN_FILES
 from lightgcn.nn.model_io import load_model
-from lightgcn.training import trainer as training
+from lightgcn.training import checkpoint
 
 # Times that a command is killed before it may end.
 _KILLS_IN_A_ROW = 3
@@ -68,7 +68,7 @@ def in_child(work: Callable[[], object]) -> int:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
-        training._CHECKPOINT_SECONDS, training._TIMES_SAVING = -1.0, 0
+        checkpoint._CHECKPOINT_SECONDS, checkpoint._TIMES_SAVING = -1.0, 0
         code = work()
         os._exit(code if isinstance(code, int) else 0)
     except BaseException:

@@ -50,9 +50,10 @@ from lightgcn.experiments.run import (
 )
 from lightgcn.ranking.evaluation import Evaluation
 from lightgcn.recommender import Recommender
+from lightgcn.training.checkpoint import CHECKPOINT_FILE
 from lightgcn.training.config import MAY_CHANGE, Preset, preset
 from lightgcn.training.search_space import require_optuna
-from lightgcn.training.trainer import CHECKPOINT_FILE, TrainResult
+from lightgcn.training.trainer import TrainResult
 from lightgcn.training.trials import trial_line, trials_table
 from lightgcn.training.tuning import PRESET_FILE, tune
 

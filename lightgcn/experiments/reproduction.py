@@ -36,8 +36,8 @@ from lightgcn.datasets.dataset import FILE_NAME
 from lightgcn.experiments.run import MODEL_FILE, TRAINED_FILE, RunConfig, evaluate_model, train_run
 from lightgcn.graph.split import link_set
 from lightgcn.graph.subgraph import locality_order
+from lightgcn.training.checkpoint import CHECKPOINT_FILE, read_history
 from lightgcn.training.config import Preset
-from lightgcn.training.trainer import CHECKPOINT_FILE, read_history
 
 RESULT_FILE, SUMMARY_FILE, PREPARED = "result.json", "reproduction.json", "prepared"
 METRICS = ("recall@20", "ndcg@20")

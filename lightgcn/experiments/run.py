@@ -48,9 +48,10 @@ from lightgcn.ranking.evaluation import (
 )
 from lightgcn.ranking.inversion import check_memory
 from lightgcn.recommender import Recommender
+from lightgcn.training.checkpoint import CHECKPOINT_FILE, HISTORY_FILE, read_history
 from lightgcn.training.config import MAY_CHANGE, SETTINGS, Preset
 from lightgcn.training.sharded import ShardedLightGCN
-from lightgcn.training.trainer import CHECKPOINT_FILE, HISTORY_FILE, TrainResult, fit, read_history
+from lightgcn.training.trainer import TrainResult, fit
 
 CONFIG_FILE = "run.json"
 MODEL_FILE = "model.safetensors"

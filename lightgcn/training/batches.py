@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -171,6 +171,19 @@ def epoch_batches(
             yield Batch(users[chosen], num_users + items[chosen], negatives=drawn_nodes)
 
 
+def learnable_links(links: LinkSet, config: TrainConfig) -> LinkSet:
+    """Return the links without the edges of users who have every item, for whom no negative is left
+    to sample (bpr)."""
+    num_items = links.positives.num_items
+    most = links.message.user_degrees + links.positives.user_degrees  # without a union of both
+    if config.loss != "bpr" or not bool((most >= num_items).any()):
+        return links
+    full = links.exclude.user_degrees >= num_items
+    if not bool(full.any()):
+        return links
+    return replace(links, positives=links.positives.select(~full[links.positives.users]))
+
+
 def num_samples(links: LinkSet, config: TrainConfig) -> int:
     """Return how many links an epoch learns from: positives, and for bce negatives too."""
     return links.edges.shape[1] if config.loss == "bce" else links.positives.num_edges
@@ -194,6 +207,11 @@ def check_split(model: LightGCN, split: Split, config: TrainConfig) -> None:
                 raise ValueError(f"the model has {nodes}, the split is of {graph}")
     if not split.train.positives.num_edges:
         raise ValueError("the train set has no positives")
+    if not learnable_links(split.train, config).positives.num_edges:
+        raise ValueError(
+            f"the {config.loss} loss needs users without some item, and every user of the train "
+            "set has all of them"
+        )
     if config.loss == "bce" and not split.train.negatives.shape[1]:
         raise ValueError(
             "the bce loss needs negatives, and the train set has none: split with negatives=1.0"

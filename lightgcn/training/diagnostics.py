@@ -1,5 +1,4 @@
-"""Warnings before and while a model is trained: of settings that run, and give a number that says
-little."""
+"""Warnings before and during training: of settings that run, and give numbers of little use."""
 
 from __future__ import annotations
 
@@ -9,30 +8,30 @@ from torch import Tensor
 
 from lightgcn.graph.split import LinkSet, Split
 from lightgcn.ranking.metrics import parse_metric
-from lightgcn.training.batches import num_samples, num_steps
+from lightgcn.training.batches import learnable_links, num_samples, num_steps
 from lightgcn.training.config import TrainConfig
 
 # Fewer steps of Adam than this hardly move a model away from its start.
 _FEW_STEPS = 100
-# Steps of an epoch times edges from which on it takes hours on a CPU, the steps of one that the
-# presets are made for, and users times items from which on their ranking takes a quarter of an
-# hour.
+# From this product of an epoch's steps and edges on it takes hours on a CPU; the presets are made
+# for so many steps; and from this product of users and items on ranking takes a quarter of an hour.
 _LONG_EPOCH, _USUAL_STEPS, _LONG_RANKING = 2e10, 50, 1e11
-# Share of validation users without messages from which on they are spoken of.
+# Share of validation users without messages from which on they are warned of.
 _SOME_USERS = 0.01
 # No entry of an embedding is nearly as large where training converges.
 _LARGE_ENTRY = 1e3
 
 
 def warn_of_settings(split: Split, config: TrainConfig, num_layers: int) -> None:
-    """Warn of train edges that are not learned from, of too few or too many steps, and of users
-    that say nothing.
+    """Warn of train edges that are not learned from, of too few or too many steps, and of
+    validation users that are without train edges, or too many.
 
     Warns:
         UserWarning: for each of these.
     """
     found = (
         _unlearned_edges(split.train, config),
+        _saturated_users(split.train, config),
         _few_steps(split, config),
         _many_steps(split, config, num_layers),
         _unknown_users(split.val),
@@ -44,13 +43,12 @@ def warn_of_settings(split: Split, config: TrainConfig, num_layers: int) -> None
 
 
 def warn_of_size(largest: float, at_start: float, epoch: int) -> bool:
-    """Warn, and return True, where embeddings have grown so large that training is about to
-    diverge.
+    """Warn, and return True, if embeddings have grown so large that training is about to diverge.
 
     Args:
         largest: their largest entry (`largest_entry`).
         at_start: the same when training began.
-        epoch: to be named.
+        epoch: for the message.
     """
     if largest < _LARGE_ENTRY * max(1.0, at_start):
         return False
@@ -78,11 +76,24 @@ def _unlearned_edges(train: LinkSet, config: TrainConfig) -> str | None:
     if predicted + train.message.num_edges != total:  # some edge is both
         return None
     return (
-        f"{1 - predicted / total:.0%} of the train edges are not learned from in an epoch: the "
-        "split is disjoint, "
-        f"which the {config.loss} loss has no need of; split with disjoint=0, or set disjoint in "
-        "the config if "
-        "this is meant"
+        f"the split is disjoint: only {predicted / total:.0%} of the train edges are targets in an "
+        f"epoch, and the {config.loss} loss does not need that; split with disjoint=0, or set "
+        "disjoint in the settings if this is meant"
+    )
+
+
+def _saturated_users(train: LinkSet, config: TrainConfig) -> str | None:
+    left = learnable_links(train, config)
+    if left is train:
+        return None
+    full = (train.exclude.user_degrees >= train.exclude.num_items).nonzero().flatten().tolist()
+    ids = train.positives.user_ids
+    first = full[0] if ids is None else ids[full[0]]
+    without = train.positives.num_edges - left.positives.num_edges
+    return (
+        f"{_count(len(full), 'user')} ({first}{', …' if len(full) > 1 else ''}) with each of the "
+        f"{train.exclude.num_items} items: no negative is left to sample, so {without} of "
+        f"{train.positives.num_edges} train edges are left out of the {config.loss} loss"
     )
 
 
@@ -96,14 +107,12 @@ def _few_steps(split: Split, config: TrainConfig) -> str | None:
     advice = f"a batch size of {wanted} or less" if smaller else "more epochs"
     return (
         f"the whole training is {_count(steps, 'step')} ({_count(config.epochs, 'epoch')} of "
-        f"{per_epoch}), too few to "
-        f"learn much from {samples} samples: try {advice}"
+        f"{per_epoch}), too few to learn much from {samples} samples: try {advice}"
     )
 
 
 def _many_steps(split: Split, config: TrainConfig, num_layers: int) -> str | None:
-    """Speak of an epoch that passes over all edges so often that it takes hours: its time is their
-    product."""
+    """Warn of an epoch that takes hours: its time is the product of its steps and the edges."""
     edges, steps = split.train.message.num_edges, num_steps(split.train, config)
     if num_layers == 0 or split.train.message.device.type != "cpu" or steps * edges < _LONG_EPOCH:
         return None
@@ -122,9 +131,8 @@ def _many_users(val: LinkSet, config: TrainConfig) -> str | None:
     if val.positives.device.type != "cpu":
         return None
     return (
-        f"each validation ranks {val.positives.num_items} items for {ranked} users: "
-        "eval_users=10000 ranks them for "
-        "10000, drawn at random"
+        f"each validation ranks {val.positives.num_items} items for {ranked} users; with "
+        "eval_users=10000 it ranks them for 10000 users, drawn at random"
     )
 
 
@@ -135,9 +143,8 @@ def _unknown_users(val: LinkSet) -> str | None:
     if not total or unknown / total < _SOME_USERS:
         return None
     return (
-        f"{unknown} of {total} validation users have no train edge, so that nothing is known of "
-        "them, and they are "
-        "ranked for all the same: stratify the split by user, or leave out users of few items"
+        f"{unknown} of {total} validation users have no train edge, so their rankings say nothing: "
+        "stratify the split by user, or leave out users of few items"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import FrozenInstanceError, asdict, fields, replace
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightgcn import PRESETS, Interactions, TrainConfig, preset, save_preset
+from lightgcn import Interactions, ModelConfig, Preset, RankingConfig, TrainConfig, preset
 from lightgcn.ranking.metrics import parse_metric
+from lightgcn.training.config import CONCERNS, PRESETS, SETTINGS, save_preset
 
 OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     "loss": ("hinge", None),
@@ -35,10 +36,10 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     "negative_weight": (0.0, -1.0, math.inf),
     "block_size": (0, None),
     "popularity_prior": (-0.1, math.inf, "0.1"),
-    "neighbours": (-1, 1.5, None),
-    "neighbour_weight": (-0.1, math.nan, None),
-    "recency": (-0.5, math.inf, None),
-    "recency_weight": (-0.5, math.nan, None),
+    "item_knn": (-1, 1.5, None),
+    "item_knn_weight": (-0.1, math.nan, None),
+    "time_decay": (-0.5, math.inf, None),
+    "time_decay_weight": (-0.5, math.nan, None),
     "disjoint": (1.0, -0.1, math.nan, "0.2"),
     "negative_pairs": ("nodes", None),
     "metric": ("recall", "recall@0", "auc", "roc_auc@20", "", None),
@@ -50,216 +51,182 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
 }
 
 
-def test_every_setting_has_a_range() -> None:
-    assert set(OUT_OF_RANGE) == {field.name for field in fields(TrainConfig)}
+def test_a_setting_out_of_range_is_named_with_its_value() -> None:
+    assert set(OUT_OF_RANGE) == set(SETTINGS)
+    assert len(SETTINGS) == len(set(SETTINGS)), "two concerns have a setting of one name"
+    for name, values in OUT_OF_RANGE.items():
+        for value in values:
+            for make in (lambda **given: Preset().changed(**given), _concern_of(name)):
+                with pytest.raises(ValueError, match=rf"^{name} must be ") as caught:
+                    make(**{name: value})
+                assert str(value) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, bad in OUT_OF_RANGE.items() for value in bad]
-)
-def test_a_setting_out_of_range_is_named_with_its_value(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} must be ") as caught:
-        TrainConfig(**{name: value})
-    assert str(value) in str(caught.value)
+def _concern_of(name: str) -> Any:
+    return next(config for config in CONCERNS.values() if name in config.__dataclass_fields__)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"batch_size": None},
-        {"patience": None},
-        {"l2": 0},
-        {"weight_decay": 0},
-        {"disjoint": 0},
-        {"num_layers": 0},
-        {"seed": 0},
-        {"init_std": 0},
-        {"metric": "loss"},
-        {"metric": "clicks@500"},
-    ],
-)
-def test_the_ends_of_ranges_are_allowed(changes: dict[str, Any]) -> None:
-    config = TrainConfig(**changes)
-    assert all(getattr(config, name) == value for name, value in changes.items())
+def test_the_ends_of_ranges_are_allowed() -> None:
+    ends = {
+        "batch_size": None,
+        "patience": None,
+        "l2": 0,
+        "weight_decay": 0,
+        "disjoint": 0,
+        "num_layers": 0,
+        "seed": 0,
+        "init_std": 0,
+        "item_knn_weight": 0,
+    }
+    for metric in ("loss", "clicks@500"):
+        settings = Preset().changed(**ends, metric=metric)
+        assert settings.flat() == Preset().flat() | ends | {"metric": metric}
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
+def test_parse_metric() -> None:
+    for name, expected in (
         ("recall@20", ("recall", 20)),
         ("clicks@500", ("clicks", 500)),
         ("roc_auc", ("roc_auc", None)),
         ("loss", ("loss", None)),
         ("r_precision@1", ("r_precision", 1)),
-    ],
-)
-def test_parse_metric(name: str, expected: tuple[str, int | None]) -> None:
-    assert parse_metric(name) == expected
+    ):
+        assert parse_metric(name) == expected
+    for name in ("recall", "recall@", "recall@0", "recall@-1", "recall@x", "recall@020"):
+        with pytest.raises(ValueError, match=f"'{name}'"):
+            parse_metric(name)
+    for name in ("recall@２", "@20", "loss@3", "auc"):
+        with pytest.raises(ValueError, match=f"'{name}'"):
+            parse_metric(name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "recall",
-        "recall@",
-        "recall@0",
-        "recall@-1",
-        "recall@x",
-        "recall@020",
-        "recall@２",
-        "@20",
-        "loss@3",
-        "auc",
-    ],
-)
-def test_parse_metric_names_what_it_cannot_read(name: str) -> None:
-    with pytest.raises(ValueError, match=f"got '{name}'"):
-        parse_metric(name)
-
-
-def test_the_tutorial_preset_has_the_tutorial_settings() -> None:
-    config = preset("tutorial")
-    assert (config.loss, config.num_layers, config.embedding_dim, config.batch_size) == (
-        "bce",
-        3,
-        32,
-        None,
-    )
-    assert (config.learning_rate, config.weight_decay, config.l2, config.epochs) == (
-        0.01,
-        1e-5,
-        0.0,
-        300,
-    )
-    assert (config.normalization, config.disjoint, config.metric) == ("mean", 0.2, "roc_auc")
-    # The best of all epochs, as it is there.
-    assert (config.eval_every, config.patience) == (1, None)
-
-
-def test_the_paper_preset_has_the_paper_settings() -> None:
-    config = preset("paper")
-    assert (config.loss, config.normalization, config.num_layers, config.embedding_dim) == (
-        "bpr",
-        "symmetric",
-        3,
-        64,
-    )
-    assert (config.init, config.init_std, config.batch_size, config.learning_rate) == (
-        "normal",
-        0.1,
-        2048,
-        1e-3,
-    )
-    assert (config.l2, config.weight_decay, config.epochs, config.num_negatives) == (
-        1e-4,
-        0.0,
-        1000,
-        1,
-    )
-    assert (config.disjoint, config.metric) == (0.0, "recall@20")
-
-
-def test_the_fast_preset_has_the_measured_settings() -> None:
-    config = preset("fast")
-    assert (config.loss, config.normalization, config.num_layers, config.embedding_dim) == (
-        "softmax",
-        "symmetric",
-        2,
-        64,
-    )
-    assert (config.init, config.temperature, config.negative_weight, config.block_size) == (
-        "spectral",
-        0.15,
-        1.0,
-        2048,
-    )
-    assert (config.learning_rate, config.l2, config.weight_decay) == (1e-3, 0.0, 0.0)
-    assert (config.popularity_prior, config.neighbours) == (0.13, 20)
-
-
-def test_the_best_preset_counts_neighbours() -> None:
-    config = preset("best")
-    assert (config.loss, config.num_layers, config.embedding_dim, config.neighbours) == (
-        "softmax",
-        3,
-        64,
-        20,
-    )
-    interactions = Interactions.from_edge_index(torch.tensor([[0, 0, 1], [0, 1, 1]]), 2, 3)
-    residual = config.scoring(interactions)["residual"]
-    assert residual is not None and residual.weight == 0.2 and residual.history is interactions
-    assert preset("fast", neighbours=0).scoring(interactions) == {
-        "popularity_prior": 0.13,
-        "residual": None,
-        "recency": None,
+def test_presets_have_the_settings_that_were_measured() -> None:
+    tutorial = {
+        "loss": "bce",
+        "num_layers": 3,
+        "embedding_dim": 32,
+        "batch_size": None,
+        "learning_rate": 0.01,
+        "weight_decay": 1e-5,
+        "l2": 0.0,
+        "epochs": 300,
+        "normalization": "mean",
+        "disjoint": 0.2,
+        "metric": "roc_auc",
+        # The best of all epochs, as in the tutorial.
+        "eval_every": 1,
+        "patience": None,
+        "popularity_prior": None,
     }
-    with pytest.raises(ValueError, match='neighbours must be 0 with negative_pairs="all"'):
+    paper = {
+        "loss": "bpr",
+        "normalization": "symmetric",
+        "num_layers": 3,
+        "embedding_dim": 64,
+        "init": "normal",
+        "init_std": 0.1,
+        "batch_size": 2048,
+        "learning_rate": 1e-3,
+        "l2": 1e-4,
+        "weight_decay": 0.0,
+        "epochs": 1000,
+        "num_negatives": 1,
+        "disjoint": 0.0,
+        "metric": "recall@20",
+        "popularity_prior": None,
+        "item_knn": 0,
+    }
+    fast = {
+        "loss": "softmax",
+        "normalization": "symmetric",
+        "num_layers": 2,
+        "embedding_dim": 64,
+        "init": "spectral",
+        "temperature": 0.15,
+        "negative_weight": 1.0,
+        "block_size": 2048,
+        "learning_rate": 1e-3,
+        "l2": 0.0,
+        "weight_decay": 0.0,
+        "popularity_prior": 0.13,
+        "item_knn": 20,
+        "time_decay": 0.0,
+    }
+    best = fast | {"num_layers": 3, "time_decay": 2.0, "time_decay_weight": 1.0}
+    for name, wanted in (("tutorial", tutorial), ("paper", paper), ("fast", fast), ("best", best)):
+        flat = preset(name).flat()
+        assert {setting: flat[setting] for setting in wanted} == wanted, name
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match='item_knn must be 0 with negative_pairs="all"'):
         preset("best", negative_pairs="all")
+    with pytest.raises(ValueError, match="positives='users'"):
+        TrainConfig(loss="bce", positives="users")
 
 
 def test_a_preset_takes_changes_and_stays_as_it_is() -> None:
-    changed = preset("paper", epochs=5, seed=9)
-    assert asdict(changed) == asdict(PRESETS["paper"]) | {"epochs": 5, "seed": 9}
-    assert PRESETS["paper"].epochs == 1000
+    changed = preset("paper", epochs=5, seed=9, num_layers=1, item_knn=3)
+    changes = {"epochs": 5, "seed": 9, "num_layers": 1, "item_knn": 3}
+    assert changed.flat() == PRESETS["paper"].flat() | changes
+    assert changed.model == ModelConfig(num_layers=1) and changed.ranking == RankingConfig(
+        item_knn=3
+    )
+    assert PRESETS["paper"].train.epochs == 1000
     with pytest.raises(FrozenInstanceError):
-        changed.epochs = 6  # type: ignore[misc]
+        changed.train = TrainConfig()  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        changed.train.epochs = 6  # type: ignore[misc]
 
 
 def test_unknown_presets_settings_and_values_are_named() -> None:
-    with pytest.raises(ValueError, match="no preset 'papper'; there are tutorial, paper, fast"):
+    with pytest.raises(ValueError, match=r"'papper'.*tutorial, paper, fast"):
         preset("papper")
-    with pytest.raises(ValueError, match="no setting 'epoch'; there are loss, "):
+    with pytest.raises(ValueError, match=r"'epoch'.*epochs.*epoch=5"):
         preset("paper", epoch=5)
     with pytest.raises(ValueError, match="epochs must be"):
         preset("paper", epochs=0)
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_survive_json(name: str) -> None:
-    assert TrainConfig(**orjson.loads(orjson.dumps(asdict(PRESETS[name])))) == PRESETS[name]
+def test_presets_survive_json() -> None:
+    for name, settings in PRESETS.items():
+        read = orjson.loads(orjson.dumps(settings.flat()))
+        assert Preset().changed(**read) == settings == preset(name)
 
 
 def test_new_model_has_the_settings() -> None:
-    model = TrainConfig(
-        embedding_dim=7, num_layers=2, learnable_alpha=True, init_std=0.5, seed=4
-    ).new_model(30, 40)
-    assert (model.num_users, model.num_items, model.embedding_dim, model.num_layers) == (
-        30,
-        40,
-        7,
-        2,
-    )
+    graph = Interactions.from_edge_index([[0, 1], [0, 1]], 30, 40)
+    base = Preset().changed(embedding_dim=7, num_layers=2, init_std=0.5, seed=4, item_knn=5)
+    model = base.changed(learnable_alpha=True, normalization="mean").new_model(graph)
+    shape = (model.num_users, model.num_items, model.embedding_dim, model.num_layers)
+    assert shape == (30, 40, 7, 2)
     assert isinstance(model.alpha, nn.Parameter)
+    assert (model.normalization, model.ranking) == ("mean", RankingConfig(item_knn=5))
     assert model.embedding.std().item() == pytest.approx(0.5, rel=0.1)
-    again = TrainConfig(embedding_dim=7, num_layers=2, init_std=0.5, seed=4).new_model(30, 40)
+    again = base.new_model(graph)
     assert isinstance(again.alpha, tuple) and torch.equal(again.embedding, model.embedding)
-    other = TrainConfig(embedding_dim=7, seed=5, init_std=0.5).new_model(30, 40)
-    assert not torch.equal(other.embedding, model.embedding)
-    xavier = TrainConfig(embedding_dim=7, init="xavier").new_model(30, 40).embedding
+    assert not torch.equal(base.changed(seed=5).new_model(graph).embedding, model.embedding)
+    xavier = base.changed(init="xavier").new_model(graph).embedding
     assert xavier.abs().max().item() <= (6 / 77) ** 0.5
 
 
-def test_positives_by_user_do_not_go_with_cross_entropy() -> None:
-    with pytest.raises(ValueError, match="positives='users' goes with bpr and softmax"):
-        TrainConfig(loss="bce", positives="users")
-
-
 def test_numpy_numbers_become_plain_ones() -> None:
-    config = preset("fast", epochs=np.int64(3), seed=np.uint8(4), learning_rate=np.float32(0.5))
-    assert (config.epochs, config.seed, config.learning_rate) == (3, 4, 0.5)
-    assert {type(config.epochs), type(config.seed)} == {int} and type(config.learning_rate) is float
+    settings = preset("fast", epochs=np.int64(3), seed=np.uint8(4), init_std=np.float32(0.5))
+    flat = settings.flat()
+    for name, value in (("epochs", 3), ("seed", 4), ("init_std", 0.5)):
+        assert flat[name] == value and type(flat[name]) is type(value)
     with pytest.raises(ValueError, match="epochs must be an integer of at least 1, got 0"):
         preset("fast", epochs=np.int64(0))
 
 
 def test_a_preset_file_gives_the_same_settings_and_takes_changes(tmp_path: Path) -> None:
-    config = preset("tutorial", temperature=0.123456789, batch_size=None, seed=7)
-    save_preset(tmp_path / "mine.json", config, {"value": 0.5})
-    assert preset(tmp_path / "mine.json") == config == preset(str(tmp_path / "mine.json"))
-    assert preset(tmp_path / "mine.json", epochs=3) == replace(config, epochs=3)
-    with pytest.raises(ValueError, match=r"must end in \.json"):
-        save_preset(tmp_path / "mine", config)
+    settings = preset("tutorial", temperature=0.123456789, batch_size=None, seed=7, item_knn=3)
+    save_preset(tmp_path / "mine.json", settings, {"value": 0.5})
+    assert preset(tmp_path / "mine.json") == settings == preset(str(tmp_path / "mine.json"))
+    assert preset(tmp_path / "mine.json", epochs=3) == settings.changed(epochs=3)
+    with pytest.raises(ValueError, match=r"\.json"):
+        save_preset(tmp_path / "mine", settings)
     (tmp_path / "part.json").write_text(
         '{"kind": "lightgcn preset", "version": 1, "settings": {"num_layers": 2}}'
     )
-    assert preset(tmp_path / "part.json") == TrainConfig(num_layers=2)
+    assert preset(tmp_path / "part.json") == Preset(ModelConfig(num_layers=2))

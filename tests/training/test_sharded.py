@@ -32,8 +32,8 @@ from lightgcn.datasets import write_synthetic_mpd
 from lightgcn.nn.losses import in_batch_softmax_part
 from lightgcn.nn.model_io import load_model, save_model
 from lightgcn.training.batches import _part
+from lightgcn.training.checkpoint import read_history
 from lightgcn.training.sharded import ShardedLightGCN
-from lightgcn.training.trainer import read_history
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed"
