@@ -1,7 +1,6 @@
-"""What the processes of `test_distributed` run under torchrun: trainings of every loss, into a
-folder of results.
+"""What the processes of `test_sharded` run under torchrun: trainings of every loss, into a folder.
 
-The same function, called in one process, gives what these have to equal.
+The same functions, called in one process, give what these have to equal.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from lightgcn import LightGCN, evaluate, fit, normalized_adjacency, preset, split_edges
+from lightgcn import LightGCN, evaluate, fit, preset, split_edges
 from lightgcn.cli import main as cli
 from lightgcn.core import process_group as process_group_module
 from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup, process_group
@@ -54,24 +53,19 @@ def shared(model: LightGCN | None, processes: ProcessGroup) -> LightGCN:
 
 def train(name: str, folder: Path, processes: ProcessGroup = SINGLE_PROCESS) -> dict:
     """Train one case; write the model and return figures, in process 0."""
-    config = CASES[name]
-    split = split_edges(graph(), disjoint=config.disjoint)
-    model = shared(
-        config.new_model(USERS, ITEMS, split.val.message) if processes.rank == 0 else None,
-        processes,
-    )
+    settings = CASES[name]
+    split = split_edges(graph(), disjoint=settings.train.disjoint)
+    whole = settings.new_model(split.val.message) if processes.rank == 0 else None
+    model = shared(whole, processes)
     before = processes.sent
-    result = fit(model, split, config)
-    adjacency = normalized_adjacency(split.test.message, config.normalization)
-    tested = evaluate(
-        model, adjacency, split.test, ks=(5, 20), popularity_prior=config.popularity_prior
-    )
+    result = fit(model, split, settings)
+    tested = evaluate(model, split.test, ks=(5, 20))
     with torch.no_grad():
-        scores = model(adjacency, split.test.positives.edge_index)
+        scores = model(split.test.message, split.test.positives)
     whole = model.whole() if isinstance(model, ShardedLightGCN) else model
     if whole is not None:
         save_model(folder / f"{name}.safetensors", whole)
-        torch.testing.assert_close(scores, whole(adjacency, split.test.positives.edge_index))
+        torch.testing.assert_close(scores, whole(split.test.message, split.test.positives))
     return {
         "history": [
             {key: value for key, value in record.items() if "seconds" not in key}
@@ -94,7 +88,8 @@ def stop(
 ) -> None:
     """Train ``STOPPED`` up to a step, or to its end; write the model if it comes to that."""
     split = split_edges(graph(), disjoint=0.0)
-    model = shared(STOPPED.new_model(USERS, ITEMS) if processes.rank == 0 else None, processes)
+    whole = STOPPED.new_model(graph()) if processes.rank == 0 else None
+    model = shared(whole, processes)
     asked = iter(range(1_000_000))
     # One process alone is asked to stop, and all have to.
     ask = (
@@ -112,14 +107,14 @@ def stop(
 def differ(processes: ProcessGroup) -> str:
     """Return what is said where one process has other settings than the others."""
     model = shared(LightGCN(USERS, ITEMS, WIDTH) if processes.rank == 0 else None, processes)
-    config = preset(
+    settings = preset(
         "paper",
         epochs=1,
         embedding_dim=WIDTH,
         learning_rate=0.1 if processes.rank == processes.size - 1 else 0.2,
     )
     try:
-        fit(model, split_edges(graph()), config)
+        fit(model, split_edges(graph()), settings)
     except ValueError as error:
         return str(error)
     return "no error"

@@ -43,8 +43,8 @@ class ShardedLightGCN(LightGCN):
     """A `LightGCN` of which this process holds some columns; made by `from_whole`, the same in
     every process.
 
-    `propagate` and `embed_nodes` give this process's columns of what they give in a `LightGCN`.
-    `embed`, `forward` and `whole` speak to the other processes: all have to call them.
+    `propagate` and `embed_nodes` return this process's columns of what they return in a `LightGCN`.
+    `embed`, `forward` and `whole` are collective: all processes have to call them.
 
     Attributes:
         embedding: (num_users + num_items, own columns) parameter.
@@ -58,20 +58,20 @@ class ShardedLightGCN(LightGCN):
     def from_whole(
         cls, model: LightGCN | None, processes: ProcessGroup, device: torch.device | str = "cpu"
     ) -> ShardedLightGCN:
-        """Share out the columns of a model that process 0 has; the other processes give None.
+        """Share out the columns of the model of process 0; the other processes pass None.
 
         Raises:
-            ValueError: if there are fewer columns than processes, or process 0 gives None.
+            ValueError: if there are fewer columns than processes, or process 0 passes None.
         """
         layers = 0 if model is None else model.num_layers
         shape = (
             (0, 0, 0) if model is None else (model.num_users, model.num_items, model.embedding_dim)
         )
         learnable = model is not None and isinstance(model.alpha, nn.Parameter)
-        said = processes.broadcast([*shape, layers, learnable, *_exponents(model)])
-        num_users, num_items, width, layers = map(int, said[:4])
+        sent = processes.broadcast([*shape, layers, learnable, *_exponents(model)])
+        num_users, num_items, width, layers = map(int, sent[:4])
         if not width:
-            raise ValueError("process 0 has to give the model that is shared out")
+            raise ValueError("process 0 must pass the model, got None")
         processes.column_counts(width)
         given = (0.0,) * (layers + 1) if model is None else model.alpha
         alpha = given.tolist() if isinstance(given, Tensor) else list(given)
@@ -86,13 +86,13 @@ class ShardedLightGCN(LightGCN):
         )
         table = None if model is None else model.embedding.detach()
         shard.processes, shard.ranking = processes, RankingConfig()
-        a, b, known = said[5:8]
+        a, b, known = sent[5:8]
         shard.normalization = normalization_name((a, b)) if known else None
         shard.embedding = nn.Parameter(
             processes.scatter_columns(table, (num_users + num_items, width), torch.device(device))
         )
         shard.alpha = tuple(alpha)
-        if said[4]:
+        if sent[4]:
             shard.alpha = nn.Parameter(torch.tensor(alpha, dtype=torch.float32, device=device))
         return shard
 
@@ -105,14 +105,13 @@ class ShardedLightGCN(LightGCN):
     def forward(
         self, graph: Graph, edges: Tensor | Interactions | LinkSet, *, node_pairs: bool = False
     ) -> Tensor:
-        """Score pairs as `LightGCN` does; every process gives the same pairs and gets all
-        scores."""
+        """Score pairs as `LightGCN` does; all processes pass the same pairs and get all scores."""
         return self.processes.all_reduce(super().forward(graph, edges, node_pairs=node_pairs))
 
     @torch.no_grad()
     def whole(self) -> LightGCN | None:
         """Return the model with all columns, on the CPU, in process 0; None in the others."""
-        self.processes.barrier()  # for one that had work of its own
+        self.processes.barrier()  # one may have had work of its own
         blocks = self.processes.gather_row_blocks(self.embedding.detach(), self.embedding_dim)
         if self.processes.rank != 0:
             for _ in blocks:
@@ -122,7 +121,9 @@ class ShardedLightGCN(LightGCN):
         model = LightGCN(self.num_users, self.num_items, 1, self.num_layers, alpha, init_std=0.0)  # type: ignore[arg-type]
         model.normalization, model.ranking = self.normalization, self.ranking
         model.embedding_dim = self.embedding_dim
-        model.embedding = nn.Parameter(torch.empty(len(self.embedding), self.embedding_dim))
+        shape = len(self.embedding), self.embedding_dim
+        table = torch.empty(shape, dtype=self.embedding.dtype, device="cpu")
+        model.embedding = nn.Parameter(table)
         first = 0
         for block in blocks:
             model.embedding[first : first + len(block)] = block
@@ -132,8 +133,8 @@ class ShardedLightGCN(LightGCN):
         return model
 
     def extra_repr(self) -> str:
-        own = self.embedding.shape[1]
-        return f"{super().extra_repr()}, {own} columns here, process {self.processes.rank} of {self.processes.size}"
+        own, rank, size = self.embedding.shape[1], self.processes.rank, self.processes.size
+        return f"{super().extra_repr()}, {own} columns here, process {rank} of {size}"
 
 
 def processes_of(model: LightGCN) -> ProcessGroup:

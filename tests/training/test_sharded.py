@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import distributed_job as job
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 from lightgcn import LightGCN, Recommender, in_batch_softmax_loss
-from lightgcn.cli import console as terminal
+from lightgcn.cli import console
 from lightgcn.core import process_group as process_group_module
 from lightgcn.core.process_group import (
     SINGLE_PROCESS,
@@ -85,6 +86,7 @@ def together(request, tmp_path_factory):
     return request.param, folder, json.loads((folder / "found.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", job.CASES)
 def test_several_processes_train_as_one_does(alone, together, name):
     count, folder, found = together
@@ -108,16 +110,18 @@ def test_several_processes_train_as_one_does(alone, together, name):
     # It did train: what it began with is far away.
     assert not torch.allclose(
         ours.embedding,
-        job.CASES[name].new_model(job.USERS, job.ITEMS, job.graph()).embedding,
+        job.CASES[name].new_model(job.graph()).embedding,
         atol=1e-4,
     )
-    assert got["columns"] == SINGLE_PROCESS.widths(job.WIDTH)[0] // count + (job.WIDTH % count > 0)
+    assert got["columns"] == job.WIDTH // count + (job.WIDTH % count > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", job.CASES)
 def test_no_more_is_sent_than_the_rows_of_the_batch(together, name):
     count, _, found = together
-    config = job.CASES[name]
+    config = job.CASES[name].train
+    layers = job.CASES[name].model.num_layers
     links = {"softmax": 1, "bpr": 1, "bce": 2}[config.loss]
     samples = int(0.8 * 2000) if config.loss != "bce" else int(0.2 * 0.8 * 2000) * links
     steps = -(-samples // (config.batch_size or samples)) * config.epochs
@@ -125,12 +129,13 @@ def test_no_more_is_sent_than_the_rows_of_the_batch(together, name):
     share = (count - 1) / count
     # The gradient of the layer weights, the loss, the penalty, whether to stop; and an evaluation
     # at the end.
-    scalars = steps * (config.num_layers + 4) * 8 + 64 * config.epochs
+    scalars = steps * (layers + 4) * 8 + 64 * config.epochs
     assert 0 < found[name]["sent"] <= 2 * rows * job.WIDTH * 4 * share + scalars
     if config.loss != "softmax":  # of a pair the score alone
         assert found[name]["sent"] <= 2 * rows * 4 * share + scalars + job.graph().num_edges * 8
 
 
+@pytest.mark.slow
 def test_processes_with_other_settings_are_refused(together):
     assert re.search(
         r"process 0 of \d: settings must be the same in all processes, and process \d has others",
@@ -138,6 +143,7 @@ def test_processes_with_other_settings_are_refused(together):
     )
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_in_any_number_of_processes(alone, together, tmp_path):
     count, folder, _ = together
     straight = load_model(alone[0] / "straight" / "model.safetensors")
@@ -161,7 +167,7 @@ def test_a_checkpoint_goes_on_in_any_number_of_processes(alone, together, tmp_pa
         atol=1e-5,
     )
     if count > 2:
-        return  # what follows is the same for any count, and a start of several processes takes seconds
+        return  # what follows is the same for any count, and starting processes takes seconds
     kept = tmp_path / "run"
     kept.mkdir()
     for name in ("checkpoint.safetensors", "history.jsonl"):
@@ -173,33 +179,32 @@ def test_a_checkpoint_goes_on_in_any_number_of_processes(alone, together, tmp_pa
     )
 
 
-@pytest.mark.parametrize("size", [1, 7, 250, 1000, 1001])
-@pytest.mark.parametrize("block", [1, 96, 130, 2048])
-@pytest.mark.parametrize("count", [1, 2, 3, 8])
-def test_the_parts_of_a_softmax_batch_add_up_to_it(size, block, count):
-    generator = torch.Generator().manual_seed(size)
-    users, items = (
-        torch.randn(size, 6, generator=generator, dtype=torch.float64).requires_grad_()
-        for _ in range(2)
-    )
-    settings = {"temperature": 0.2, "negative_weight": 0.9, "block_size": block}
-    expected = in_batch_softmax_loss(users, items, **settings)
-    gradient = torch.autograd.grad(expected, (users, items))
-    total = torch.zeros((), dtype=torch.float64)
-    covered = []
-    for rank in range(count):
-        own, near = _part(size, block, rank, count)
-        covered += range(size)[own]
-        assert (
-            near.start % block == 0 and near.start <= own.start <= own.stop <= near.stop
-        ) or own.start == own.stop
-        rows = torch.cat([users[own], items[near]])
-        total = total + in_batch_softmax_part(
-            rows, own.stop - own.start, own.start - near.start, size, **settings
+def test_the_parts_of_a_softmax_batch_add_up_to_it():
+    for size, block, count in product((1, 7, 250, 1001), (1, 96, 130, 2048), (1, 2, 3, 8)):
+        if block == 1 and size > 250:  # a thousand blocks of one row
+            continue
+        generator = torch.Generator().manual_seed(size)
+        users, items = (
+            torch.randn(size, 6, generator=generator, dtype=torch.float64).requires_grad_()
+            for _ in range(2)
         )
-    assert covered == list(range(size))
-    torch.testing.assert_close(total, expected)
-    torch.testing.assert_close(torch.autograd.grad(total, (users, items)), gradient)
+        settings = {"temperature": 0.2, "negative_weight": 0.9, "block_size": block}
+        expected = in_batch_softmax_loss(users, items, **settings)
+        gradient = torch.autograd.grad(expected, (users, items))
+        total = torch.zeros((), dtype=torch.float64)
+        covered = []
+        for rank in range(count):
+            own, near = _part(size, block, rank, count)
+            covered += range(size)[own]
+            inside = near.start <= own.start <= own.stop <= near.stop
+            assert (near.start % block == 0 and inside) or own.start == own.stop
+            rows = torch.cat([users[own], items[near]])
+            total = total + in_batch_softmax_part(
+                rows, own.stop - own.start, own.start - near.start, size, **settings
+            )
+        assert covered == list(range(size)), (size, block, count)
+        torch.testing.assert_close(total, expected)
+        torch.testing.assert_close(torch.autograd.grad(total, (users, items)), gradient)
 
 
 def test_columns_are_shared_out_evenly_and_each_process_has_one():
@@ -210,9 +215,7 @@ def test_columns_are_shared_out_evenly_and_each_process_has_one():
     for processes.rank in range(4):
         starts.append((processes.columns(14).start, processes.columns(14).stop))
     assert starts == [(0, 4), (4, 8), (8, 11), (11, 14)]
-    with pytest.raises(
-        ValueError, match="embedding_dim=3 has fewer columns than there are processes"
-    ):
+    with pytest.raises(ValueError, match="embedding_dim=3"):
         processes.column_counts(3)
 
 
@@ -231,19 +234,18 @@ def test_a_process_without_others_is_alone():
         shard.embedding.copy_(whole.embedding)
     again = shard.whole()
     assert torch.equal(again.embedding, whole.embedding) and torch.equal(again.alpha, whole.alpha)
-    with pytest.raises(ValueError, match="process 0 has to give the model"):
+    with pytest.raises(ValueError, match="process 0"):
         ShardedLightGCN.from_whole(None, SINGLE_PROCESS)
 
 
 def test_a_part_of_a_model_is_not_taken_for_the_whole(tmp_path):
-    part = LightGCN(5, 4, 6)
-    part.processes = ProcessGroup()
-    part.processes.size = 2
+    part = LightGCN(job.USERS, job.ITEMS, 6)
+    part.embedding = torch.nn.Parameter(part.embedding.detach()[:, :3].clone())
     for refused in (
         lambda: save_model(tmp_path / "model", part),
-        lambda: Recommender.from_model(part, job.graph()),
+        lambda: Recommender(part, job.graph()),
     ):
-        with pytest.raises(ValueError, match=r"holds a part of the model: model\.whole"):
+        with pytest.raises(ValueError, match=r"model\.whole"):
             refused()
     assert not list(tmp_path.iterdir())
 
@@ -259,10 +261,9 @@ def test_a_part_is_not_taken_from_a_table_of_another_width(alone):
     torch.testing.assert_close(
         tensors["model.embedding"], whole["model.embedding"][:, job.WIDTH // 2 :]
     )
-    shape = rf"\({job.USERS + job.ITEMS}, {job.WIDTH}\)"
-    found = rf"checkpoint\.safetensors: holds .*embedding of shape {shape}, the model is of"
+    found = rf"checkpoint\.safetensors.*\({job.USERS + job.ITEMS}, {job.WIDTH}\)"
     for width in (job.WIDTH // 2, 2 * job.WIDTH):
-        with pytest.raises(ValueError, match=f"{found} width {width}"):
+        with pytest.raises(ValueError, match=f"{found}.*{width}"):
             load_shared(path, "checkpoint", processes, width)
 
 
@@ -278,16 +279,14 @@ def launched(monkeypatch):
 def test_every_process_has_a_gpu_or_all_say_that_there_are_too_few(launched):
     launched.setattr(torch.cuda, "is_available", lambda: True)
     launched.setattr(torch.cuda, "device_count", lambda: 3)
-    assert (
-        terminal.chosen_device("auto") == terminal.chosen_device("cuda") == torch.device("cuda", 1)
-    )
+    assert console.chosen_device("auto") == console.chosen_device("cuda") == torch.device("cuda", 1)
     launched.setattr(torch.cuda, "device_count", lambda: 2)
-    wanted = r"process 1 of 3: 3 processes on a machine of 2 CUDA devices: start --nproc-per-node 2, or .*--device cpu"
+    wanted = "process 1 of 3.*2 CUDA devices.*--nproc-per-node 2"
     with pytest.raises(ValueError, match=wanted):
-        terminal.chosen_device("auto")
+        console.chosen_device("auto")
     with pytest.raises(ValueError, match=wanted), process_group("cuda"):
         pass
-    assert terminal.chosen_device("cpu") == torch.device("cpu")
+    assert console.chosen_device("cpu") == torch.device("cpu")
 
 
 class Store(dict):
@@ -322,11 +321,11 @@ def test_processes_agree_on_a_name_that_those_before_them_did_not_have(launched)
 
 def test_what_is_to_be_typed_again_names_torchrun(launched):
     assert (
-        terminal.command_line(["train", "a b", "run"])
+        console.command_line(["train", "a b", "run"])
         == "torchrun --nproc-per-node 3 -m lightgcn train 'a b' run"
     )
     launched.delenv("TORCHELASTIC_RUN_ID")
-    assert terminal.command_line(["train", "run"]) == "lightgcn train run"
+    assert console.command_line(["train", "run"]) == "lightgcn train run"
 
 
 @pytest.fixture(scope="module")
