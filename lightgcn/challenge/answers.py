@@ -159,7 +159,9 @@ def seed_tracks(recommender: Recommender, playlists: Sequence[ChallengePlaylist]
         for uri, place in zip(playlist.seeds, playlist.places, strict=True)
         if uri in index
     ]
-    rows, items, places = torch.tensor(told, dtype=torch.int64).reshape(-1, 3).T.contiguous()
+    rows, items, places = (
+        torch.tensor(told, dtype=torch.int64, device="cpu").reshape(-1, 3).T.contiguous()
+    )
     return Interactions(rows, items, len(playlists), len(uris), order=places).to(
         recommender.ranker.device
     )
@@ -253,9 +255,8 @@ def _lists(
         total=len(playlists), desc="answers", unit="playlist", disable=None if progress else True
     ) as bar:
         for first in range(0, len(playlists), _AT_A_TIME):
-            chunk = torch.arange(
-                first, min(first + _AT_A_TIME, len(playlists)), device=users.device
-            )
+            end = min(first + _AT_A_TIME, len(playlists))
+            chunk = torch.arange(first, end, dtype=torch.int64, device=users.device)
             best = (
                 top_k(users, items, k, seen=history, users=chunk, residual=residual)
                 .items.cpu()

@@ -30,14 +30,9 @@ from lightgcn.core.checks import checked_count
 from lightgcn.core.lock import holds, holds_files
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset
-from lightgcn.experiments.run import (
-    CONFIG_FILE,
-    RECOMMENDER_FILE,
-    RunConfig,
-    newer_training,
-    run_side_nodes,
-    train_run,
-)
+from lightgcn.experiments.finished import newer_training
+from lightgcn.experiments.run import CONFIG_FILE, RECOMMENDER_FILE, RunConfig, run_side_nodes
+from lightgcn.experiments.train import train_run
 from lightgcn.recommender import Recommender
 from lightgcn.training.config import Preset
 

@@ -136,7 +136,7 @@ def make_challenge(dataset: Dataset, num_playlists: int = 10_000, *, seed: int =
     rng = np.random.default_rng(np.random.SeedSequence((seed_from(seed), _SEED_STREAM)))
     chosen = _draw(dataset, num_playlists // len(TASKS), rng)
     users = torch.from_numpy(np.concatenate(chosen))
-    left = torch.ones(graph.num_users, dtype=torch.bool)
+    left = torch.ones(graph.num_users, dtype=torch.bool, device="cpu")
     left[users] = False
     known = torch.bincount(graph.items[left[graph.users]], minlength=graph.num_items) > 0
     train = dataset.reindex(left.nonzero().flatten(), known.nonzero().flatten())
@@ -233,9 +233,8 @@ def _tracks_in_order(graph: Interactions, users: torch.Tensor) -> dict[int, Ints
     rows, items = edges_of(graph, users)
     first = graph.indptr[users]
     ends = graph.user_degrees[users].cumsum(0)
-    places = graph.order[
-        first[rows] + torch.arange(len(rows)) - (ends - graph.user_degrees[users])[rows]
-    ]
+    positions = torch.arange(len(rows), dtype=torch.int64, device="cpu")
+    places = graph.order[first[rows] + positions - (ends - graph.user_degrees[users])[rows]]
     tracks = {}
     for place, user in enumerate(users.tolist()):
         span = slice(int(ends[place] - graph.user_degrees[user]), int(ends[place]))

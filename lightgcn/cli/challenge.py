@@ -1,4 +1,4 @@
-"""What `lightgcn challenge …` does."""
+"""`lightgcn challenge evaluate`, `answer`, `check` and `score`."""
 
 from __future__ import annotations
 
@@ -28,15 +28,63 @@ from lightgcn.cli.console import (
     say,
     stop_on_interrupt,
 )
-from lightgcn.cli.options import changed_settings, language_model_of
+from lightgcn.cli.options import (
+    Command,
+    add_names,
+    add_preset,
+    add_settings,
+    changed_settings,
+    language_model_of,
+)
 from lightgcn.datasets import open_dataset
 from lightgcn.datasets.dataset import FILE_NAME
-from lightgcn.experiments.run import recommender_file
+from lightgcn.experiments.finished import recommender_file
 from lightgcn.recommender import Recommender
 from lightgcn.training.config import preset
 
 _COLUMNS = ("r_precision", "r_precision_artists", "ndcg", "clicks", "recall")
 _TITLES = ("R-precision", "with artists", "NDCG", "clicks", "recall")
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", help="dataset folder, prepared from MPD slices with --order")
+    parser.add_argument("out", help="folder to write, or to go on in with the same challenge")
+    parser.add_argument(
+        "--playlists",
+        type=int,
+        default=10_000,
+        help="playlists to hold out, for all ten tasks (%(default)s)",
+    )
+    parser.add_argument(
+        "--draw-seed", type=int, default=0, help="seed of the draw of playlists (%(default)s)"
+    )
+    add_preset(parser)
+    add_settings(parser)
+    add_names(parser)
+
+
+def _answer_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="run folder, or a recommender.safetensors file")
+    parser.add_argument("set", help="challenge set (challenge_set.json)")
+    parser.add_argument("out", help="submission to write (.csv or .csv.gz)")
+    parser.add_argument("--team", default="lightgcn", help="team name (%(default)s)")
+    parser.add_argument(
+        "--email", default="nobody@example.com", help="email address of the team (%(default)s)"
+    )
+    parser.add_argument("--no-titles", action="store_true", help="ignore the playlists' titles")
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("submission", help="submission (.csv or .csv.gz)")
+    parser.add_argument("set", help="the challenge set that it answers")
+
+
+def _score_arguments(parser: argparse.ArgumentParser) -> None:
+    _check_arguments(parser)
+    parser.add_argument("holdouts", help="held-out tracks (holdouts.json of challenge evaluate)")
+    parser.add_argument(
+        "--data", help="dataset with the tracks' artists (train/ beside the holdouts)"
+    )
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -94,10 +142,8 @@ def answer(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Tell what the challenge would refuse in a submission."""
-    chosen_device(
-        arguments.device
-    )  # has no use for one, but an option that cannot be met is refused
+    """List what the challenge would refuse in a submission."""
+    chosen_device(arguments.device)  # not used, but an impossible one is refused
     lists = read_submission(arguments.submission)
     problems = submission_problems(lists, read_challenge_set(arguments.set))
     if arguments.json:
@@ -117,12 +163,10 @@ def score(arguments: argparse.Namespace) -> int:
     missing = next((playlist.pid for playlist in playlists if not holdouts.get(playlist.pid)), None)
     if missing is not None:
         raise ValueError(
-            f"{arguments.holdouts}: has no tracks of playlist {missing}, which {arguments.set} "
-            "asks for; "
-            "are the two exchanged?"
+            f"{arguments.holdouts}: has no tracks of playlist {missing}, which is in "
+            f"{arguments.set}; are the two exchanged?"
         )
-    # Without the artists of the tracks that were proposed there is no saying which of them were
-    # found.
+    # Without the artists of the proposed tracks it is not known which artists were found.
     scores = score_lists(playlists, lists, holdouts, known | artists if known else None)
     for problem in submission_problems(lists, playlists):
         complain(f"note: the challenge would refuse this: {problem}")
@@ -142,8 +186,47 @@ def _say_problems(problems: list[str]) -> None:
 
 def _say_table(scores: Mapping[str, ChallengeScores], title: str = "task") -> None:
     width = max(len(title), *(len(name) for name in scores))
-    say(f"{title:<{width}} {'playlists':>10}" + "".join(f"{column:>14}" for column in _TITLES))
+    say(f"{title:<{width}}  playlists" + "".join(f"  {column:>7}" for column in _TITLES))
     for name, values in scores.items():
-        row = [getattr(values, column) for column in _COLUMNS]
-        numbers = "".join(f"{'-':>14}" if value is None else f"{value:>14.4f}" for value in row)
-        say(f"{name:<{width}} {values.playlists:>10,}{numbers}")
+        row = f"{name:<{width}}  {values.playlists:>9,}"
+        for column, header in zip(_COLUMNS, _TITLES, strict=True):
+            value = getattr(values, column)
+            row += f"  {'-' if value is None else f'{value:.4f}':>{max(7, len(header))}}"
+        say(row)
+
+
+COMMANDS = {
+    "challenge evaluate": Command(
+        evaluate,
+        _evaluate_arguments,
+        "hold playlists out, train on the others, and score the ten tasks beside baselines",
+        (
+            "lightgcn challenge evaluate prepared challenge",
+            "lightgcn challenge evaluate prepared challenge --playlists 1000 --preset best",
+        ),
+    ),
+    "challenge answer": Command(
+        answer,
+        _answer_arguments,
+        "answer a challenge set from a run, as a submission",
+        (
+            "lightgcn challenge answer runs/first challenge_set.json submission.csv.gz --team us "
+            "--email us@example.com",
+        ),
+    ),
+    "challenge check": Command(
+        check,
+        _check_arguments,
+        "list what the challenge would refuse in a submission",
+        ("lightgcn challenge check submission.csv.gz challenge_set.json",),
+    ),
+    "challenge score": Command(
+        score,
+        _score_arguments,
+        "score a submission by task, if the held-out tracks are known",
+        (
+            "lightgcn challenge score submission.csv challenge/challenge_set.json "
+            "challenge/holdouts.json",
+        ),
+    ),
+}

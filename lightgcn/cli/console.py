@@ -1,4 +1,4 @@
-"""What commands have in common: lines on the terminal, JSON, Ctrl-C, and the device."""
+"""What commands share: output, JSON, Ctrl-C, the device, the processes of torchrun."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import orjson
@@ -25,18 +25,23 @@ from lightgcn.core.process_group import (
     this_process,
 )
 
-# Control characters but the line break, half surrogate pairs, and what changes the direction of
-# writing.
+# Control characters but the line break, lone surrogates, and marks that change the direction of
+# text.
 _COMMANDS = re.compile(
     "[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u202a-\\u202e\\u2066-\\u2069]"
 )
 LOST = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
+PIPE_CLOSED = 141
 
 
 def chosen_device(name: str) -> torch.device:
-    """Return the device of an option's value; a ValueError says that there is none, or too few."""
+    """Return the device of an option's value.
+
+    Raises:
+        ValueError: if there is no such device, or fewer than processes.
+    """
     available = torch.cuda.is_available()
     if available and name != "cpu" and is_launched():
         return own_gpu()
@@ -50,7 +55,7 @@ def chosen_device(name: str) -> torch.device:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a question that the training loop asks; a second one interrupts at
+    """Give a function that returns whether Ctrl-C was pressed; pressed twice, it interrupts at
     once."""
     pressed = False
 
@@ -96,12 +101,12 @@ def joined_processes(device: torch.device) -> Iterator[ProcessGroup]:
 
 
 def say(line: str) -> None:
-    """Print a line of the command's answer."""
+    """Print a line of the command's output."""
     print(_shown(line), flush=True)
 
 
 def complain(line: str) -> None:
-    """Print an error or a remark, on stderr; of several processes each says which it is."""
+    """Print an error or a remark on stderr; one of several processes puts its number in front."""
     if is_launched() and not line.startswith("process "):
         line = f"{this_process()}: {line}"
     print(f"lightgcn: {_shown(line)}", file=sys.stderr, flush=True)
@@ -114,14 +119,12 @@ def remark(line: str) -> None:
 
 
 def _shown(text: str) -> str:
-    """Return text in which nothing commands a terminal or turns a line around: names come from
-    anywhere."""
+    """Return text without terminal commands and marks of direction, which names may hold."""
     return _COMMANDS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """Return what is to be typed for a command with these arguments, by as many processes as this
-    one is of."""
+    """Return a command with these arguments as it is typed, under torchrun if this one is."""
     launcher = (
         ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m"]
         if is_launched()
@@ -131,7 +134,7 @@ def command_line(arguments: Sequence[str]) -> str:
 
 
 def interrupted(folder: str) -> int:
-    """Say that the same command goes on from a folder, and return the exit code."""
+    """Print that the same command resumes from a folder, and return the exit code."""
     complain(
         f"interrupted; saved to {folder}; go on with the same command: {command_line(sys.argv[1:])}"
     )
@@ -139,13 +142,23 @@ def interrupted(folder: str) -> int:
 
 
 def print_json(value: Any) -> None:
-    """Print the command's answer as JSON."""
+    """Print the command's output as JSON."""
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode()
-    print(_COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    print(_COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
+
+
+def silence() -> None:
+    """Send what is still to be printed nowhere: nobody reads it, and Python would complain at its
+    exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # not a file, or closed
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def one_line(error: BaseException | str) -> str:
-    """Return an error's message as one line, with the file that the system could not use."""
+    """Return an error's message as one line, with the file that it is about."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())

@@ -15,14 +15,9 @@ from lightgcn.core.lock import holds, holds_files
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset, read_mpd, write_synthetic_mpd
 from lightgcn.datasets.mpd.slices import SLICE_NAME
-from lightgcn.experiments.run import (
-    RECOMMENDER_FILE,
-    RUN_FILES,
-    RunConfig,
-    evaluate_run,
-    split_run,
-    train_run,
-)
+from lightgcn.experiments.evaluate import evaluate_run
+from lightgcn.experiments.run import RECOMMENDER_FILE, RUN_FILES, RunConfig, split_run
+from lightgcn.experiments.train import train_run
 from lightgcn.graph.subgraph import largest_component
 from lightgcn.recommender import Recommendation, Recommender
 from lightgcn.training.config import PRESETS, Preset, preset
@@ -92,16 +87,15 @@ def run_demo(
     )
     train, val, test = (part.positives.num_edges for part in split_run(config, dataset))
     say(f"3  Split: {train:,} train, {val:,} validation, {test:,} test edges")
-    say(
-        f"4  Training LightGCN, {settings.model.num_layers} layers, d = {settings.model.embedding_dim}, into "
-        f"{run}"
-    )
+    shape, metric = settings.model, settings.train.metric
+    layers, width = shape.num_layers, shape.embedding_dim
+    say(f"4  Training LightGCN, {layers} layers, d = {width}, into {run}")
     result = train_run(dataset, config, run, device=device, watch=watch, progress=progress)
     if result.ended == "interrupted":
         return None
     seconds = sum(record["seconds"] for record in result.history)
     say(
-        f"   {len(result.history)} epochs in {seconds:.0f} s, best validation {settings.train.metric} "
+        f"   {len(result.history)} epochs in {seconds:.0f} s, best validation {metric} "
         f"{result.best_value:.4f} in epoch {result.best_epoch}"
     )
 
@@ -133,9 +127,8 @@ def run_demo(
         f"Done in {time.monotonic() - began:.0f} s. The data is synthetic: figures on real "
         "playlists are lower."
     )
-    say(
-        f'Next:  lightgcn recommend {run} --user {known_id}   or   lightgcn recommend {run} --items "{five[0].id}"'
-    )
+    again = f"lightgcn recommend {run}"
+    say(f'Next:  {again} --user {known_id}   or   {again} --items "{five[0].id}"')
     return {
         "synthetic": True,
         "folder": str(folder),

@@ -24,6 +24,7 @@ from lightgcn.core.checks import checked_count
 from lightgcn.core.seeding import make_generator
 from lightgcn.core.storage import read_json, write_atomic
 from lightgcn.datasets import Dataset
+from lightgcn.experiments.finished import finished_run
 from lightgcn.experiments.plots import (
     degree_distributions,
     draw,
@@ -31,7 +32,7 @@ from lightgcn.experiments.plots import (
     nouns,
     require_plot,
 )
-from lightgcn.experiments.run import TEST_FILE, TRAINED_FILE, RunConfig, finished_run
+from lightgcn.experiments.run import TEST_FILE, TRAINED_FILE, RunConfig
 from lightgcn.graph.subgraph import GraphStatistics, graph_statistics
 from lightgcn.recommender import Recommender
 
@@ -144,9 +145,8 @@ def sample_recommendations(
     """
     seen = recommender.seen
     users = seen.user_degrees.nonzero().flatten().cpu()
-    drawn = (
-        users[torch.randperm(len(users), generator=make_generator(seed))[:num_users]].sort().values
-    )
+    order = torch.randperm(len(users), generator=make_generator(seed), device="cpu")
+    drawn = users[order[:num_users]].sort().values
     best = recommender.ranker.top_k(min(k, seen.num_items), drawn)
     rows = []
     for user, items in zip(drawn.tolist(), best.items.tolist(), strict=True):
@@ -297,7 +297,10 @@ def _plain(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-_NOT_EVALUATED = "<p>Not evaluated yet: <code>lightgcn evaluate RUN --baselines all</code>, and then the report again.</p>"
+_NOT_EVALUATED = (
+    "<p>Not evaluated yet: run <code>lightgcn evaluate RUN --baselines all</code>, and then the "
+    "report again.</p>"
+)
 _SPLIT = (
     "data",
     "fingerprint",

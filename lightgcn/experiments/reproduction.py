@@ -1,20 +1,20 @@
-"""Reproduce a published result: choose the epoch on validation, train on all of train, read the
-test set once.
+"""Reproduce a published result: choose the epoch on validation, train on all of train, evaluate on
+the test set once.
 
-    FOLDER/prepared/             the data, nodes in an order that suits the caches
-    FOLDER/seed-0/validation/    run folder: a part of train, the best epoch chosen on the rest of
-    it FOLDER/seed-0/final/         run folder: all of train, for that many epochs
-    FOLDER/seed-0/result.json    the test metrics, read once FOLDER/reproduction.json     all seeds,
-    settings, versions and machine
+    FOLDER/prepared/             the data, its nodes in an order that suits the caches
+    FOLDER/seed-0/validation/    run folder: a part of train; the rest chooses the best epoch
+    FOLDER/seed-0/final/         run folder: all of train, for that many epochs
+    FOLDER/seed-0/result.json    the test metrics, computed once
+    FOLDER/reproduction.json     all seeds, settings, versions and machine
 
 Both run folders are those of `lightgcn.experiments.run`: ``lightgcn evaluate FOLDER/seed-0/final``
 computes the result again.
 
-Validation is to train what test is to all: the same share of each user's edges and, where the file
-has an order, the end of each user's list. Gowalla's test edges go on where the lists of train end:
-items near each other in a list are alike, and those of test are most like the last ones. A random
-part of train is easier than that, and favours settings that rest on an item's neighbours in the
-list."""
+The validation set is built like the test set: the same share of each user's edges and, if the file
+has an order, the end of each user's list. Gowalla's test edges continue the lists of train: items
+near each other in a list are alike, and those of test are most like the last ones. A random part of
+train is easier than that, and favours settings that rest on an item's neighbours in the list.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ from lightgcn.core.lock import holds
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset
 from lightgcn.datasets.dataset import FILE_NAME
-from lightgcn.experiments.run import MODEL_FILE, TRAINED_FILE, RunConfig, evaluate_model, train_run
+from lightgcn.experiments.evaluate import evaluate_model
+from lightgcn.experiments.run import MODEL_FILE, TRAINED_FILE, RunConfig
+from lightgcn.experiments.train import train_run
 from lightgcn.graph.split import link_set
 from lightgcn.graph.subgraph import locality_order
 from lightgcn.training.checkpoint import CHECKPOINT_FILE, read_history
@@ -299,9 +301,8 @@ def _train_once(
         saved = RunConfig.load(folder)
         run.check_resumes(saved)
         if saved.settings != run.settings:
-            raise ValueError(
-                f"{folder}: was trained for {saved.settings.train.epochs} epochs; choose another folder"
-            )
+            epochs = saved.settings.train.epochs
+            raise ValueError(f"{folder}: was trained for {epochs} epochs; choose another folder")
         return True
     resume = (folder / CHECKPOINT_FILE).is_file()
     result = train_run(

@@ -1,34 +1,24 @@
-"""A run folder: what a model was trained with, on what data, and what came of it.
+"""What determines a run: its data, its split and its settings; and what a run folder holds.
 
 run.json                   data, split and training settings, versions
 checkpoint.safetensors     the state of training, to resume from
-history.jsonl              one record per epoch
+history.jsonl              a record per epoch
 model.safetensors          the best model
-recommender.safetensors    final embeddings over all known edges, with ids and names, for
-`Recommender.load` trained.json               how many epochs these two were trained, and how long
-the start took to make test.json                  metrics on the test set, once they were asked for
+recommender.safetensors    embeddings over all known edges, ids and names, for `Recommender.load`
+trained.json               epochs behind these two, and the seconds that the start took to make
+test.json                  metrics on the test set, once it was evaluated
 """
 
 from __future__ import annotations
 
 import os
-import time
-import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from lightgcn.core.checks import checked_count
-from lightgcn.core.lock import folder_lock
-from lightgcn.core.memory import answering_memory, training_memory, warn_of_shortage
-from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset
 from lightgcn.datasets.dataset import FILE_NAME
@@ -36,22 +26,9 @@ from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.graph.split import LinkSet, Split, link_set, split_edges
 from lightgcn.nn.model import LightGCN
-from lightgcn.nn.model_io import load_model, save_model
 from lightgcn.nn.text_features import TextEncoder, word_features
-from lightgcn.ranking.baselines import ItemScorer, ease, gf_cf, item_cosine, popularity
-from lightgcn.ranking.evaluation import (
-    Evaluation,
-    evaluate,
-    evaluate_links,
-    evaluate_ranking,
-    evaluate_scores,
-)
-from lightgcn.ranking.inversion import check_memory
-from lightgcn.recommender import Recommender
-from lightgcn.training.checkpoint import CHECKPOINT_FILE, HISTORY_FILE, read_history
+from lightgcn.training.checkpoint import CHECKPOINT_FILE, HISTORY_FILE
 from lightgcn.training.config import MAY_CHANGE, SETTINGS, Preset
-from lightgcn.training.sharded import ShardedLightGCN
-from lightgcn.training.trainer import TrainResult, fit
 
 CONFIG_FILE = "run.json"
 MODEL_FILE = "model.safetensors"
@@ -68,13 +45,6 @@ RUN_FILES = (
     TEST_FILE,
 )
 
-_SCORERS: dict[str, Callable[..., ItemScorer]] = {
-    "item_cosine": item_cosine,
-    "ease": ease,
-    "gf_cf": gf_cf,
-}
-BASELINES = ("popularity", *_SCORERS, "mf")
-
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -87,8 +57,8 @@ class RunConfig:
         settings: of the model, its training and its ranking.
         ratios: (train, validation, test) shares; (train, validation) for a dataset that brings its
             own test split.
-        stratify: None or "user", as for `split_edges`, or "last": by user, and what is held out is
-            the end of each user's list (`Interactions.order`).
+        stratify: None or "user", as for `split_edges`, or "last": by user, with the end of each
+            user's list held out (`Interactions.order`).
         negatives: negatives per positive of each link set.
         split_seed: seed of the split.
         words: the language model behind a start from words, as
@@ -124,9 +94,10 @@ class RunConfig:
         """
         path = Path(folder) / CONFIG_FILE
         if not path.is_file():
+            inner = [*path.parent.glob("seed-*/final"), *path.parent.glob("run")]
+            hint = f"did you mean {inner[0]}?" if inner else "make one with lightgcn train"
             raise FileNotFoundError(
-                f"{folder}: not a run folder ({CONFIG_FILE} is missing); make one with lightgcn "
-                "train"
+                f"{folder}: not a run folder ({CONFIG_FILE} is missing); {hint}"
             )
         values = read_json(path)
         try:
@@ -155,20 +126,17 @@ class RunConfig:
         ):
             if name not in MAY_CHANGE and now[name] != before[name]:
                 raise ValueError(
-                    f"{name} cannot change: it is {before[name]!r} there, and {now[name]!r} was "
-                    "given; "
-                    f"in a run that is resumed only {' and '.join(MAY_CHANGE)} can"
+                    f"{name} cannot change: it is {before[name]!r} in the run, {now[name]!r} was "
+                    f"given; when a run is resumed only {' and '.join(MAY_CHANGE)} can change"
                 )
 
 
-def check_dataset(config: RunConfig, dataset: Dataset, where: str | Path | None = None) -> None:
-    """Raise a ValueError unless a dataset holds the interactions that the run was made with."""
+def check_dataset(config: RunConfig, dataset: Dataset, data: str | None = None) -> None:
+    """Raise a ValueError unless a dataset, from the path ``data``, is that of the run."""
     if dataset.fingerprint() != config.fingerprint:
-        found = "the data" if where is None else str(where)
-        raise ValueError(
-            f"{found}: holds other interactions than those that the run was made with "
-            f"({config.data}, fingerprint {config.fingerprint[:12]}…)"
-        )
+        path = config.data if data is None else data
+        was = f"in {config.data} when it was made" if path == config.data else f"of {config.data}"
+        raise ValueError(f"{path}: holds other interactions than the run's, which were {was}")
 
 
 def new_run_model(
@@ -230,8 +198,8 @@ def split_run(config: RunConfig, dataset: Dataset) -> Split:
         _check_own_test(dataset.interactions, dataset.test, config.ratios)
     if config.stratify == "last" and dataset.interactions.order is None:
         raise ValueError(
-            f'{config.data}: the edges have no order, so stratify="last" has no last edges; '
-            "stratify by user"
+            f'stratify "last" holds out each user\'s last items, and {config.data} has no order of '
+            'them: use "user", or prepare the data with an order'
         )
     return split_edges(
         dataset.interactions,
@@ -284,347 +252,3 @@ def _check_own_test(train: Interactions, test: Interactions, ratios: tuple[float
 def default_ratios(dataset: Dataset) -> tuple[float, ...]:
     """Return (.8, .1, .1), or (.9, .1) for a dataset that brings its own test split."""
     return (0.8, 0.1, 0.1) if dataset.test is None else (0.9, 0.1)
-
-
-def train_run(
-    dataset: Dataset,
-    config: RunConfig,
-    folder: str | Path,
-    *,
-    resume: bool = False,
-    device: torch.device | str = "cpu",
-    on_epoch: Callable[[dict[str, Any]], None] | None = None,
-    watch: AbstractContextManager[Callable[[], bool]] | None = None,
-    progress: bool = False,
-    processes: ProcessGroup = SINGLE_PROCESS,
-) -> TrainResult:
-    """Train on a dataset into a run folder and, unless interrupted, write the model and a
-    recommender.
-
-    ``watch`` is entered for the time of training alone; what it gives is `fit`'s ``should_stop``.
-    The settings are written once `fit` has accepted them and the checkpoint to resume from. Each of
-    several processes (``processes``, of `lightgcn.core.process_group.process_group`) calls this with
-    the same arguments and holds a part of the model's columns; process 0 makes the start, and
-    writes the files.
-
-    Raises:
-        FileExistsError: if the folder holds a run already (a checkpoint or a model) and ``resume``
-            is not set.
-        FolderInUseError: if another process writes to the folder.
-        ValueError: as `fit` does, or if ``resume`` is set and other settings than how long to train
-            differ.
-        ProcessLostError: if another of several processes is gone.
-    """
-    with folder_lock(folder) if processes.rank == 0 else nullcontext():
-        return _train_run(
-            dataset,
-            config,
-            Path(folder),
-            resume,
-            torch.device(device),
-            on_epoch,
-            watch,
-            progress,
-            processes,
-        )
-
-
-def _train_run(
-    dataset: Dataset,
-    config: RunConfig,
-    folder: Path,
-    resume: bool,
-    device: torch.device,
-    on_epoch: Callable[[dict[str, Any]], None] | None,
-    watch: AbstractContextManager[Callable[[], bool]] | None,
-    progress: bool,
-    processes: ProcessGroup,
-) -> TrainResult:
-    there = any((folder / name).exists() for name in (CHECKPOINT_FILE, MODEL_FILE))
-    processes.check_same(f"whether {folder} holds a run", str(there))
-    if there and not resume:
-        raise FileExistsError(f"{folder}: holds a run already; resume it, or choose another folder")
-    if resume and (folder / CONFIG_FILE).is_file():
-        config.check_resumes(RunConfig.load(folder))
-    split, groups = split_run(config, dataset), run_side_nodes(config, dataset)
-    if groups is not None:
-        split = groups.extend_split(split)
-    if device.type == "cpu":
-        graph = split.val.message
-        own = processes.columns(config.settings.model.embedding_dim)
-        needed = processes.local_size * training_memory(
-            graph.num_nodes, graph.num_edges, own.stop - own.start
-        )
-        warn_of_shortage(
-            "training",
-            needed,
-            "take a smaller embedding_dim, or less data (prepare --slices, --sample)",
-        )
-    began = time.monotonic()
-    model: LightGCN | None = None
-    if processes.rank == 0:
-        model = new_run_model(config, dataset, split, folder, progress=progress)
-    model = (
-        ShardedLightGCN.from_whole(model, processes, device)
-        if processes.size > 1 or model is None
-        else model.to(device)
-    )
-    start_seconds = round(time.monotonic() - began, 2)
-    with watch or nullcontext() as stop_asked:
-        saved = False
-
-        def should_stop() -> bool:
-            # Asked before each step, so the first time once everything was accepted: a refused run
-            # leaves no trace.
-            nonlocal saved
-            if not saved and processes.rank == 0:
-                if not resume:  # what may be left of a run whose other files were removed
-                    for name in (TEST_FILE, TRAINED_FILE):
-                        (folder / name).unlink(missing_ok=True)
-                config.save(folder)
-                processes.remember(f"began {folder}")
-            saved = True
-            return stop_asked is not None and stop_asked()
-
-        result = fit(
-            model,
-            split,
-            config.settings,
-            run_dir=folder,
-            resume=resume,
-            on_epoch=on_epoch,
-            should_stop=should_stop,
-            progress=progress,
-        )
-    if not saved and processes.rank == 0:  # there was no step left to do
-        config.save(folder)
-    if result.ended == "interrupted":
-        return result
-    whole = model.whole() if isinstance(model, ShardedLightGCN) else model
-    if whole is not None:
-        trained = {"epochs": len(result.history), "best_epoch": result.best_epoch}
-        if _trained_or_none(folder) != trained:
-            (folder / TEST_FILE).unlink(missing_ok=True)  # of another model
-        save_model(folder / MODEL_FILE, whole)
-        known = (
-            dataset.interactions
-            if dataset.test is None
-            else dataset.interactions.union(dataset.test)
-        )
-        recommender = Recommender(
-            whole,
-            known,
-            side_nodes=groups,
-            user_columns=dataset.users,
-            item_columns=dataset.items,
-        )
-        recommender.save(folder / RECOMMENDER_FILE)
-        write_json(folder / TRAINED_FILE, trained | {"start_seconds": start_seconds})
-    return result
-
-
-def _trained_or_none(folder: Path) -> dict[str, int] | None:
-    try:
-        return _trained(folder)
-    except ValueError:  # damaged, and about to be written anew
-        return None
-
-
-def _trained(folder: Path) -> dict[str, int] | None:
-    """Return how many epochs are behind a folder's model, and which is its best; None where it has
-    none.
-
-    Raises:
-        ValueError: naming the file, if it says something else.
-    """
-    path = folder / TRAINED_FILE
-    if not path.is_file():
-        return None
-    found = read_json(path)
-    try:
-        return {name: checked_count(name, found[name]) for name in ("epochs", "best_epoch")}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: does not say how many epochs were trained ({error!r})"
-        ) from error
-
-
-class FinishedRun(NamedTuple):
-    """What a run folder holds for those who look at it: settings, the recommender, and a record per
-    epoch behind it."""
-
-    config: RunConfig
-    recommender: Recommender
-    history: list[dict[str, Any]]
-    best_epoch: int
-
-
-def finished_run(dataset: Dataset, folder: str | Path) -> FinishedRun:
-    """Read a run folder in which training has ended.
-
-    Raises:
-        FileNotFoundError: if the folder is no run folder, or training has not ended in it.
-        ValueError: if the dataset is not the run's, or a file of the run is corrupt.
-    """
-    folder = Path(folder)
-    config, trained = RunConfig.load(folder), _trained(folder)
-    if not (folder / RECOMMENDER_FILE).is_file() or trained is None:
-        raise FileNotFoundError(_not_ended(folder))
-    check_dataset(config, dataset)
-    # Training may have gone on since, without an end.
-    history = read_history(folder)[: trained["epochs"]]
-    if not history:
-        raise ValueError(f"{folder / HISTORY_FILE}: has no record of an epoch")
-    return FinishedRun(
-        config, Recommender.load(folder / RECOMMENDER_FILE), history, trained["best_epoch"]
-    )
-
-
-def recommender_file(path: str | Path) -> Path:
-    """Return the recommender's file of a run folder, or the file itself that was given.
-
-    Raises:
-        FileNotFoundError: if the folder holds none.
-    """
-    path = Path(path)
-    file = path / RECOMMENDER_FILE if path.is_dir() else path
-    if path.is_dir() and not file.exists():
-        raise FileNotFoundError(
-            f"{path}: no {RECOMMENDER_FILE} here; train a model first (lightgcn train)"
-        )
-    if file.is_file():
-        warn_of_shortage(
-            f"{file}: to answer from it", answering_memory(file), "use a machine with more"
-        )
-    return file
-
-
-def _not_ended(folder: Path) -> str:
-    return f"{folder}: training has not ended here yet; go on with lightgcn train --resume"
-
-
-def newer_training(folder: str | Path) -> tuple[int, int] | None:
-    """Return (epochs behind the folder's model, epochs trained by now) where training has gone on
-    since, else None."""
-    trained, history = _trained(Path(folder)), Path(folder) / HISTORY_FILE
-    if trained is None or not history.is_file():
-        return None
-    behind, done = trained["epochs"], history.read_bytes().count(b"\n")
-    return (behind, done) if done > behind else None
-
-
-def evaluate_run(
-    dataset: Dataset,
-    folder: str | Path,
-    *,
-    ks: Sequence[int] = (20,),
-    baselines: Sequence[str] = ("popularity",),
-    device: torch.device | str = "cpu",
-    progress: bool = False,
-) -> dict[str, Evaluation]:
-    """Evaluate a run's best model, and baselines beside it, on the run's test set; write
-    ``test.json``.
-
-    Popularity and the closed forms of `lightgcn.ranking.baselines`, on the CPU and with their
-    default settings, know all edges that messages flow along in the test. "mf" is the run's model
-    without layers, trained anew with its settings on its split.
-
-    Args:
-        dataset: the run's data.
-        folder: the run folder.
-        ks: list lengths.
-        baselines: names out of `BASELINES`.
-        device: where to evaluate, and to train "mf".
-        progress: show progress bars on a terminal.
-
-    Returns:
-        "lightgcn" and the baselines by name, each an `Evaluation`; the closed forms have no link
-        metrics.
-
-    Raises:
-        FileNotFoundError: if the folder holds no trained model.
-        ValueError: if the dataset is not the run's, there is no test set, a k or a baseline's name
-            is wrong, or "ease" does not fit in memory.
-    """
-    folder = Path(folder)
-    config = RunConfig.load(folder)
-    unknown = [name for name in baselines if name not in BASELINES]
-    if unknown:
-        raise ValueError(f"unknown baseline {unknown[0]!r}; there are {', '.join(BASELINES)}")
-    if not (folder / MODEL_FILE).is_file():
-        raise FileNotFoundError(_not_ended(folder))
-    if "ease" in baselines:
-        check_memory(dataset.interactions.num_items)
-    test = test_links_of(config, dataset).to(device)
-    evaluated = _trained_or_none(folder)
-    groups = run_side_nodes(config, dataset)
-    links = test if groups is None else groups.extend_links(test)
-    results = {"lightgcn": evaluate_model(folder / MODEL_FILE, links, ks=ks)}
-    for name in dict.fromkeys(baselines):
-        if name == "popularity":
-            results[name] = _evaluate_popularity(test, ks)
-        elif name == "mf":
-            other = _train_mf(dataset, config, device, progress)
-            results[name] = evaluate(other, test, ks=ks)
-        else:
-            results[name] = _evaluate_scorer(name, test.to("cpu"), ks, progress)
-    if (
-        _trained_or_none(folder) == evaluated
-    ):  # else training has ended meanwhile, and there is another model
-        try:
-            write_json(
-                folder / TEST_FILE, {name: asdict(result) for name, result in results.items()}
-            )
-        except OSError as error:  # which is no reason to lose them
-            warnings.warn(
-                f"the metrics could not be written: {error.filename}: {error.strerror}",
-                stacklevel=2,
-            )
-    return results
-
-
-def evaluate_model(file: str | Path, links: LinkSet, *, ks: Sequence[int] = (20,)) -> Evaluation:
-    """Evaluate a saved model on a link set, on its device."""
-    return evaluate(load_model(file).to(links.message.device), links, ks=ks)
-
-
-def _evaluate_popularity(test: LinkSet, ks: Sequence[int]) -> Evaluation:
-    users, items = popularity(test.message)
-    ranking = evaluate_ranking(users, items, test.positives, seen=test.message, ks=ks)
-    if not test.negatives.shape[1]:
-        return ranking
-    links = evaluate_links(users, items, test)
-    # The loss of a count of users says nothing about it as a probability.
-    return Evaluation(
-        {"roc_auc": links["roc_auc"]} | ranking.metrics, links.num_links, ranking.num_users
-    )
-
-
-def _evaluate_scorer(name: str, test: LinkSet, ks: Sequence[int], progress: bool) -> Evaluation:
-    from tqdm import tqdm
-
-    scorer = _SCORERS[name](test.message, progress=progress)
-    users = int((test.positives.user_degrees > 0).sum())
-    with tqdm(
-        total=users, desc=f"{name}: ranking", unit="user", disable=None if progress else True
-    ) as bar:
-
-        def scores(users: Tensor) -> Tensor:
-            rows = scorer.scores(users)
-            bar.update(len(users))
-            return rows
-
-        return evaluate_scores(scores, test.positives, seen=test.message, ks=ks)
-
-
-def _train_mf(
-    dataset: Dataset, config: RunConfig, device: torch.device | str, progress: bool
-) -> LightGCN:
-    settings = config.settings.changed(num_layers=0, item_knn=0, time_decay=0.0)
-    split = split_run(config, dataset)
-    config = replace(config, settings=settings, side_nodes=None)
-    model = new_run_model(config, dataset, split, progress=progress).to(device)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # they came with the run itself
-        fit(model, split, settings, progress=progress)
-    return model

@@ -151,7 +151,8 @@ def epoch_batches(
     if config.positives == "users":
         drawn = sample_user_positives(links.positives, len(users), generator)
         users, items = users[drawn], items[drawn]
-        batches = iter(torch.arange(len(users), device=users.device).split(size))
+        order = torch.arange(len(users), dtype=torch.int64, device=users.device)
+        batches = iter(order.split(size))
     else:
         batches = shuffled_batches(len(users), size, generator)
     known = links.exclude if config.loss == "bpr" else None
@@ -199,12 +200,17 @@ def num_steps(links: LinkSet, config: TrainConfig) -> int:
 
 
 def check_split(model: LightGCN, split: Split, config: TrainConfig) -> None:
-    """Find at once what would otherwise end the run at its first validation."""
+    """Raise a ValueError if a split is not of the model's nodes, and as `check_links`."""
     for links in (split.train, split.val):
         for graph in (links.message, links.positives):
             if (graph.num_users, graph.num_items) != (model.num_users, model.num_items):
                 nodes = f"{model.num_users} users and {model.num_items} items"
                 raise ValueError(f"the model has {nodes}, the split is of {graph}")
+    check_links(split, config)
+
+
+def check_links(split: Split, config: TrainConfig) -> None:
+    """Raise a ValueError for what would end a run later, at its first step or validation."""
     if not split.train.positives.num_edges:
         raise ValueError("the train set has no positives")
     if not learnable_links(split.train, config).positives.num_edges:
@@ -218,13 +224,13 @@ def check_split(model: LightGCN, split: Split, config: TrainConfig) -> None:
         )
     if not split.val.positives.num_edges:  # nothing to validate on
         return
-    k = parse_metric(config.metric)[1]
+    k, num_items = parse_metric(config.metric)[1], split.val.positives.num_items
     if k is None and not split.val.negatives.shape[1]:
         raise ValueError(
             f"metric {config.metric} needs negatives, and the validation set has none: "
             "split with negatives=1.0 or choose a ranking metric (recall@20)"
         )
-    if k is not None and k > model.num_items:
+    if k is not None and k > num_items:
         raise ValueError(
-            f"metric {config.metric} asks for {k} items, but there are only {model.num_items}"
+            f"metric {config.metric} asks for {k} items, but there are only {num_items}"
         )

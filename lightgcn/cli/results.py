@@ -1,0 +1,250 @@
+"""`lightgcn evaluate`, `recommend`, `plot` and `report`: what uses a run folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lightgcn.cli.console import chosen_device, complain, print_json, say
+from lightgcn.cli.options import Command
+from lightgcn.datasets import Dataset, open_dataset
+from lightgcn.experiments.evaluate import BASELINES, evaluate_run
+from lightgcn.experiments.finished import newer_training, recommender_file
+from lightgcn.experiments.run import RunConfig
+from lightgcn.ranking.evaluation import Evaluation
+from lightgcn.recommender import Recommender
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="run folder")
+    parser.add_argument("--data", help="the run's dataset, if it has moved since training")
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_arguments(parser)
+    parser.add_argument("-k", "--k", type=int, nargs="+", default=[20], help="list lengths (20)")
+    parser.add_argument(
+        "--baselines",
+        nargs="+",
+        choices=[*BASELINES, "all"],
+        default=["popularity"],
+        metavar="NAME",
+        help=f"baselines to show beside the model: {', '.join(BASELINES)}, or all (popularity)",
+    )
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Evaluate a run on its test set, beside baselines."""
+    device = chosen_device(arguments.device)
+    dataset = _dataset_of_run(arguments)
+    baselines = BASELINES if "all" in arguments.baselines else arguments.baselines
+    results = evaluate_run(
+        dataset,
+        arguments.run,
+        ks=arguments.k,
+        baselines=baselines,
+        device=device,
+        progress=not arguments.json,
+    )
+    newer = _note_newer_training(Path(arguments.run))
+    if arguments.json:
+        values: dict[str, Any] = {name: asdict(result) for name, result in results.items()}
+        if newer is not None:
+            values["newer_training"] = {"model_epochs": newer[0], "checkpoint_epochs": newer[1]}
+        print_json(values)
+        return 0
+    _say_evaluations(results)
+    return 0
+
+
+def _say_evaluations(results: Mapping[str, Evaluation]) -> None:
+    first = next(iter(results.values()))
+    links = f", {first.num_links:,} links (positive and negative)" if first.num_links else ""
+    say(f"test: {first.num_users:,} users{links}")
+    widths = {name: max(len(name), 6) + 2 for name in results}
+    say(f"{'':<14}" + "".join(f"{name:>{width}}" for name, width in widths.items()))
+    for metric in first.metrics:
+        row = f"{metric:<14}"
+        for name, width in widths.items():
+            value = results[name].metrics.get(metric)
+            row += f"{'-' if value is None else f'{value:.4f}':>{width}}"
+        say(row)
+
+
+def _dataset_of_run(arguments: argparse.Namespace) -> Dataset:
+    config = RunConfig.load(arguments.run)
+    try:
+        return open_dataset(arguments.data or config.data, progress=not arguments.json)
+    except FileNotFoundError as error:
+        hint = "" if arguments.data else "; if the run's data has moved, give --data"
+        raise FileNotFoundError(f"{error}{hint}") from error
+
+
+def _note_newer_training(run: Path) -> tuple[int, int] | None:
+    """Print a note if a longer run was interrupted, and the model is still the one before it."""
+    newer = newer_training(run)
+    if newer is not None:
+        complain(
+            f"note: the model in {run} is of {newer[0]} epochs, and training has gone on to "
+            f"{newer[1]} since without ending; finish it with lightgcn train --resume"
+        )
+    return newer
+
+
+def _recommend_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="run folder, or a recommender.safetensors file")
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--user", help="a known user (playlist), by id or unique name")
+    who.add_argument(
+        "--items",
+        nargs="+",
+        metavar="ITEM",
+        help="a new user's items, by id, name or 'name by artist'",
+    )
+    who.add_argument("--similar", metavar="ITEM", help="items similar to this one")
+    parser.add_argument("-k", "--k", type=int, default=10, help="how many (%(default)s)")
+
+
+def recommend(arguments: argparse.Namespace) -> int:
+    """Recommend for a known or a new user, or name similar items."""
+    device = chosen_device(arguments.device)
+    file = recommender_file(arguments.run)
+    recommender = Recommender.load(file, device)
+    _note_newer_training(file.parent)
+    if arguments.user is not None:
+        tracks = recommender.recommend(arguments.user, arguments.k)
+        title = f"for user {arguments.user}"
+    elif arguments.similar is not None:
+        tracks = recommender.similar_items(arguments.similar, arguments.k)
+        title = f"similar to {arguments.similar}"
+    else:
+        tracks = recommender.recommend_new(arguments.items, arguments.k)
+        title = f"for a new user with {len(arguments.items)} items"
+    if arguments.json:
+        print_json([asdict(track) for track in tracks])
+        return 0
+    say(title)
+    for rank, track in enumerate(tracks, 1):
+        label = track.label
+        known_as = "" if label == str(track.id) else f"  {track.id}"
+        say(f"{rank:>4}  {track.score:8.4f}  {label}{known_as}")
+    return 0
+
+
+def _plot_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_arguments(parser)
+    parser.add_argument("--out", help="folder for the pictures (RUN/pictures)")
+    parser.add_argument(
+        "--nodes", type=int, default=300, help="nodes of the piece of the graph (%(default)s)"
+    )
+    parser.add_argument(
+        "--items", type=int, default=2000, help="items on the map, the most popular (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of draws and layouts (%(default)s)"
+    )
+
+
+def plot(arguments: argparse.Namespace) -> int:
+    """Draw pictures of a run."""
+    from lightgcn.experiments.plots import plot_run
+
+    chosen_device(arguments.device)  # not used, but an impossible one is refused
+    dataset = _dataset_of_run(arguments)
+    _note_newer_training(Path(arguments.run))
+    files = plot_run(
+        dataset,
+        arguments.run,
+        arguments.out or Path(arguments.run) / "pictures",
+        num_nodes=arguments.nodes,
+        num_items=arguments.items,
+        seed=arguments.seed,
+    )
+    if arguments.json:
+        print_json({"files": [str(file) for file in files]})
+        return 0
+    for file in files:
+        say(str(file))
+    if not any(file.stem == "map" for file in files):
+        complain("note: no map was drawn, which needs at least 10 items")
+    return 0
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_arguments(parser)
+    parser.add_argument("--out", help="file to write (RUN/report.html)")
+    parser.add_argument(
+        "--users", type=int, default=200, help="users with recommendations (%(default)s)"
+    )
+    parser.add_argument(
+        "-k", "--k", type=int, default=10, help="recommendations for each (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the draw of users (%(default)s)"
+    )
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write the HTML report of a run."""
+    from lightgcn.experiments.report import write_report
+
+    chosen_device(arguments.device)  # not used, but an impossible one is refused
+    dataset = _dataset_of_run(arguments)
+    _note_newer_training(Path(arguments.run))
+    file = write_report(
+        dataset,
+        arguments.run,
+        arguments.out,
+        num_users=arguments.users,
+        k=arguments.k,
+        seed=arguments.seed,
+    )
+    if arguments.json:
+        print_json({"file": str(file)})
+    else:
+        say(f"saved to {file}")
+    return 0
+
+
+COMMANDS = {
+    "evaluate": Command(
+        evaluate,
+        _evaluate_arguments,
+        "test metrics of a run beside baselines",
+        (
+            "lightgcn evaluate runs/first --k 10 20 50",
+            "lightgcn evaluate runs/first --baselines popularity item_cosine ease gf_cf mf",
+        ),
+    ),
+    "recommend": Command(
+        recommend,
+        _recommend_arguments,
+        "recommendations from a run",
+        (
+            "lightgcn recommend runs/first --user 1042 -k 10",
+            'lightgcn recommend runs/first --items "Blue Harbour by The Tidewater Set" '
+            "spotify:track:0aB1cD2eF3gH4iJ",
+        ),
+    ),
+    "plot": Command(
+        plot,
+        _plot_arguments,
+        "pictures of a run: curves, degrees, a piece of the graph, a map of the items",
+        (
+            "lightgcn plot runs/first",
+            "lightgcn plot runs/first --out pictures --nodes 500 --items 5000",
+        ),
+    ),
+    "report": Command(
+        report,
+        _report_arguments,
+        "a run as one HTML file: settings, data, curves, metrics, recommendations to search",
+        (
+            "lightgcn report runs/first",
+            "lightgcn report runs/first --out first.html --users 1000",
+        ),
+    ),
+}

@@ -1,0 +1,228 @@
+"""`lightgcn train` and `lightgcn reproduce`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightgcn.cli.console import (
+    INTERRUPTED,
+    chosen_device,
+    command_line,
+    complain,
+    interrupted,
+    joined_processes,
+    print_json,
+    remark,
+    say,
+    stop_on_interrupt,
+)
+from lightgcn.cli.options import (
+    DATA_HELP,
+    Command,
+    add_names,
+    add_preset,
+    add_settings,
+    add_split,
+    changed_settings,
+    language_model_of,
+)
+from lightgcn.core.lock import holds_files
+from lightgcn.datasets import Dataset, open_dataset
+from lightgcn.experiments.reproduction import METRICS, Reproduction, reproduce
+from lightgcn.experiments.run import RunConfig, default_ratios
+from lightgcn.experiments.train import train_run
+from lightgcn.training.checkpoint import CHECKPOINT_FILE
+from lightgcn.training.config import MAY_CHANGE, Preset, preset
+from lightgcn.training.trainer import TrainResult
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", help=DATA_HELP)
+    parser.add_argument("run", help="run folder to write")
+    add_preset(parser)
+    add_settings(parser)
+    add_split(parser)
+    add_names(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in the folder; only --epochs and --patience may change",
+    )
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Train a model into a run folder."""
+    device = chosen_device(arguments.device)
+    with joined_processes(device) as processes:
+        folder = Path(arguments.run)
+        # torchrun starts the same command again after a failure: it resumes what it began itself,
+        # but not a run that was there before, which was refused.
+        restarted = processes.remembers(f"began {folder}")
+        resume = arguments.resume or (restarted and (folder / CHECKPOINT_FILE).is_file())
+        if resume and folder.is_dir() and not holds_files(folder):  # killed before its first step
+            remark(f"{folder}: nothing to resume yet; training begins")
+            resume = False
+        saved = RunConfig.load(folder) if resume else None
+        settings = _settings(arguments, saved)
+        shown = not arguments.json and processes.rank == 0
+        dataset = open_dataset(arguments.data, progress=shown)
+        result = train_run(
+            dataset,
+            new_run_config(arguments, settings, dataset, saved),
+            folder,
+            resume=resume,
+            device=device,
+            on_epoch=_say_epoch if shown and not sys.stderr.isatty() else None,
+            watch=stop_on_interrupt(),
+            progress=shown,
+            processes=processes,
+        )
+    if processes.rank != 0:
+        return INTERRUPTED if result.ended == "interrupted" else 0
+    return _say_trained(arguments, result)
+
+
+def _settings(arguments: argparse.Namespace, saved: RunConfig | None) -> Preset:
+    """Return the settings: those of the run to resume, if there is one, with what was given."""
+    changes = changed_settings(arguments)
+    if saved is None:
+        return preset(arguments.preset or "fast", **changes)
+    if arguments.preset is None:
+        return saved.settings.changed(**changes)
+    # A preset that is given again sets all but how long to train.
+    kept = {name: getattr(saved.settings.train, name) for name in MAY_CHANGE}
+    return preset(arguments.preset, **kept | changes)
+
+
+def new_run_config(
+    arguments: argparse.Namespace, settings: Preset, dataset: Dataset, saved: RunConfig | None
+) -> RunConfig:
+    """Return what determines the run of a command line, or of one to resume (``saved``)."""
+    data = str(Path(arguments.data).resolve())
+    names = ("ratios", "stratify", "negatives", "side_nodes")
+    given: dict[str, Any] = {
+        name: value for name in names if (value := getattr(arguments, name, None)) is not None
+    }
+    if "ratios" in given:
+        given["ratios"] = tuple(given["ratios"])
+    if getattr(arguments, "words", None) is not None:
+        given["words"] = language_model_of(arguments)
+    if saved is not None:
+        return replace(saved, data=data, settings=settings, **given)
+    defaults: dict[str, Any] = {
+        "ratios": default_ratios(dataset),
+        "split_seed": settings.train.seed,
+    }
+    return RunConfig(data, dataset.fingerprint(), settings, **defaults | given)
+
+
+def _say_epoch(record: dict[str, Any]) -> None:
+    if "val" in record:
+        values = "  ".join(f"{name} {value:.4f}" for name, value in record["val"].items())
+        say(f"epoch {record['epoch']:>4}  loss {record['loss']:.4f}  validation: {values}")
+
+
+def _say_trained(arguments: argparse.Namespace, result: TrainResult) -> int:
+    run, epochs = arguments.run, len(result.history)
+    if result.ended == "interrupted":
+        again = command_line(["train", arguments.data, run, "--resume"])
+        complain(f"interrupted; saved to {run}; go on with: {again}")
+        return INTERRUPTED
+    best = next((record for record in result.history if record["epoch"] == result.best_epoch), {})
+    if arguments.json:
+        print_json({"run": run, "ended": result.ended, "epochs": epochs, "best": best})
+        return 0
+    reason = "no better validation for a while" if result.ended == "early" else "all epochs done"
+    seconds = sum(record["seconds"] for record in result.history)
+    say(f"{epochs} epochs, {seconds:.1f} s of training ({reason})")
+    values = "  ".join(f"{name} {value:.4f}" for name, value in best.get("val", {}).items())
+    chosen = f"best epoch {result.best_epoch}, validation: {values}"
+    say(chosen if best else "no validation edges: the model is the last epoch's")
+    say(f"saved to {run}\nNext:  lightgcn evaluate {run}")
+    return 0
+
+
+def _reproduce_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data", help="data with its own test split, such as a folder with train.txt and test.txt"
+    )
+    parser.add_argument(
+        "run",
+        nargs="?",
+        help="folder to write, or to go on in (runs/DATA-PRESET)",
+    )
+    add_preset(parser)
+    add_settings(parser)
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="one result for each (0)"
+    )
+
+
+def reproduce_result(arguments: argparse.Namespace) -> int:
+    """Reproduce a published result."""
+    device = chosen_device(arguments.device)
+    if arguments.seed is not None:
+        raise ValueError("reproduce takes --seeds, one or more, in place of --seed")
+    name = arguments.preset or "fast"
+    settings = preset(name, **changed_settings(arguments))
+    run = arguments.run or f"runs/{Path(arguments.data).resolve().name}-{Path(name).stem}"
+    dataset = open_dataset(arguments.data, progress=not arguments.json)
+    result = reproduce(
+        dataset,
+        settings,
+        run,
+        seeds=arguments.seeds,
+        device=device,
+        say=(lambda line: None) if arguments.json else say,
+        watch=stop_on_interrupt,
+        progress=not arguments.json,
+    )
+    if result is None:
+        return interrupted(run)
+    if arguments.json:
+        values = {"run": run, "split": result.split_name, "seeds": result.results}
+        print_json(values | {"published": result.published()})
+        return 0
+    _say_reproduction(result)
+    final = Path(run) / f"seed-{arguments.seeds[0]}" / "final"
+    say(f"saved to {run}\nNext:  lightgcn evaluate {final}   computes the test metrics again")
+    return 0
+
+
+def _say_reproduction(result: Reproduction) -> None:
+    count = len(result.results)
+    say(f"{'':<38}" + "".join(f"{metric:>18}" for metric in METRICS))
+    values = [
+        f"{result.mean(name):.4f}" + (f" ± {result.spread(name):.4f}" if count > 1 else "")
+        for name in METRICS
+    ]
+    own = "this run" + (f", mean of {count} seeds" if count > 1 else "")
+    say(f"{own:<38}" + "".join(f"{value:>18}" for value in values))
+    for method, row in result.published().items():
+        say(f"{method:<38}" + "".join(f"{value:>18.4f}" for value in row))
+
+
+COMMANDS = {
+    "train": Command(
+        train,
+        _train_arguments,
+        "train a model into a run folder",
+        (
+            "lightgcn train prepared runs/first --preset fast",
+            "lightgcn train prepared runs/deep --preset paper --num-layers 4 --set l2=1e-3",
+        ),
+    ),
+    "reproduce": Command(
+        reproduce_result,
+        _reproduce_arguments,
+        "reproduce a published result: epoch chosen on validation, test set used once",
+        (
+            "lightgcn reproduce gowalla --preset fast",
+            "lightgcn reproduce gowalla runs/best --preset best --seeds 0 1 2",
+        ),
+    ),
+}

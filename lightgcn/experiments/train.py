@@ -1,0 +1,210 @@
+"""Train on a dataset into a run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightgcn.core.lock import folder_lock
+from lightgcn.core.memory import training_memory, warn_of_shortage
+from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup
+from lightgcn.core.storage import write_json
+from lightgcn.datasets import Dataset
+from lightgcn.experiments.finished import trained_or_none
+from lightgcn.experiments.run import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    RECOMMENDER_FILE,
+    TEST_FILE,
+    TRAINED_FILE,
+    RunConfig,
+    check_dataset,
+    new_run_model,
+    run_side_nodes,
+    split_run,
+)
+from lightgcn.graph.side_nodes import SideNodes
+from lightgcn.graph.split import Split
+from lightgcn.nn.model import LightGCN
+from lightgcn.nn.model_io import save_model
+from lightgcn.recommender import Recommender
+from lightgcn.training.batches import check_links
+from lightgcn.training.checkpoint import CHECKPOINT_FILE, HISTORY_FILE
+from lightgcn.training.sharded import ShardedLightGCN
+from lightgcn.training.trainer import TrainResult, fit
+
+
+def train_run(
+    dataset: Dataset,
+    config: RunConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    watch: AbstractContextManager[Callable[[], bool]] | None = None,
+    progress: bool = False,
+    processes: ProcessGroup = SINGLE_PROCESS,
+) -> TrainResult:
+    """Train on a dataset into a run folder and, unless interrupted, write model and recommender.
+
+    A run that is refused leaves the folder as it was.
+
+    Args:
+        dataset: the run's data.
+        config: of the run.
+        folder: the run folder.
+        resume: go on from the folder's checkpoint.
+        device: where to train.
+        on_epoch: as for `lightgcn.fit`.
+        watch: entered for the time of training; it gives ``should_stop`` of `lightgcn.fit`.
+        progress: show progress bars on a terminal.
+        processes: of `lightgcn.core.process_group.process_group`: each process calls this with the
+            same arguments and holds some columns of the model; process 0 makes the start and writes
+            the files.
+
+    Raises:
+        FileExistsError: if the folder holds a run already (a checkpoint or a model) and ``resume``
+            is not set.
+        FolderInUseError: if another process writes to the folder.
+        ValueError: as `lightgcn.fit`, or if the run to resume is of other data, or other settings
+            but for ``epochs`` and ``patience``.
+        ProcessLostError: if another of several processes is gone.
+    """
+    folder, device = Path(folder), torch.device(device)
+    with folder_lock(folder) if processes.rank == 0 else nullcontext():
+        _check_folder(folder, config, dataset, resume, processes)
+        split, side_nodes = split_run(config, dataset), run_side_nodes(config, dataset)
+        if side_nodes is not None:
+            split = side_nodes.extend_split(split)
+        check_links(split, config.settings.train)
+        if device.type == "cpu":
+            _warn_of_memory(split, config, processes)
+        began = time.monotonic()
+        model = _start(config, dataset, split, folder, processes, device, progress)
+        start_seconds = round(time.monotonic() - began, 2)
+        with watch or nullcontext(lambda: False) as stop_asked:
+            result = _fit(
+                model,
+                split,
+                config,
+                folder,
+                processes,
+                stop_asked,
+                resume=resume,
+                on_epoch=on_epoch,
+                progress=progress,
+            )
+        whole = None
+        if result.ended != "interrupted":
+            whole = model.whole() if isinstance(model, ShardedLightGCN) else model
+        if whole is not None:
+            _write_trained(folder, whole, dataset, side_nodes, result, start_seconds)
+    return result
+
+
+def _check_folder(
+    folder: Path, config: RunConfig, dataset: Dataset, resume: bool, processes: ProcessGroup
+) -> None:
+    there = any((folder / name).exists() for name in (CHECKPOINT_FILE, MODEL_FILE))
+    processes.check_same(f"whether {folder} holds a run", str(there))
+    if there and not resume:
+        raise FileExistsError(f"{folder}: holds a run already; resume it, or choose another folder")
+    if resume and (folder / CONFIG_FILE).is_file():
+        saved = RunConfig.load(folder)
+        check_dataset(saved, dataset, config.data)
+        config.check_resumes(saved)
+
+
+def _warn_of_memory(split: Split, config: RunConfig, processes: ProcessGroup) -> None:
+    graph, own = split.val.message, processes.columns(config.settings.model.embedding_dim)
+    each = training_memory(graph.num_nodes, graph.num_edges, own.stop - own.start)
+    advice = "take a smaller embedding_dim, or less data (prepare --slices, --sample)"
+    warn_of_shortage("training", processes.local_size * each, advice)
+
+
+def _start(
+    config: RunConfig,
+    dataset: Dataset,
+    split: Split,
+    folder: Path,
+    processes: ProcessGroup,
+    device: torch.device,
+    progress: bool,
+) -> LightGCN:
+    """Return the untrained model, or this process's part of it."""
+    model: LightGCN | None = None
+    if processes.rank == 0:
+        model = new_run_model(config, dataset, split, folder, progress=progress)
+    if processes.size > 1 or model is None:
+        return ShardedLightGCN.from_whole(model, processes, device)
+    return model.to(device)
+
+
+def _fit(
+    model: LightGCN,
+    split: Split,
+    config: RunConfig,
+    folder: Path,
+    processes: ProcessGroup,
+    stop_asked: Callable[[], bool],
+    **options: Any,
+) -> TrainResult:
+    """Train, and write the settings once `fit` has accepted them."""
+    begun = processes.rank != 0
+
+    def begin() -> None:
+        nonlocal begun
+        if not begun:
+            if not options["resume"]:  # left of a run whose other files were removed
+                for name in (TEST_FILE, TRAINED_FILE):
+                    (folder / name).unlink(missing_ok=True)
+            config.save(folder)
+            processes.remember(f"began {folder}")
+        begun = True
+
+    def should_stop() -> bool:  # called before each step, so first once all was accepted
+        begin()
+        return stop_asked()
+
+    try:
+        result = fit(
+            model, split, config.settings, run_dir=folder, should_stop=should_stop, **options
+        )
+    except Exception:  # in the first epoch: nothing is left behind
+        if not any((folder / name).exists() for name in (CHECKPOINT_FILE, HISTORY_FILE)):
+            (folder / CONFIG_FILE).unlink(missing_ok=True)
+        raise
+    begin()  # if there was no step left
+    return result
+
+
+def _write_trained(
+    folder: Path,
+    model: LightGCN,
+    dataset: Dataset,
+    side_nodes: SideNodes | None,
+    result: TrainResult,
+    start_seconds: float,
+) -> None:
+    trained = {"epochs": len(result.history), "best_epoch": result.best_epoch}
+    if trained_or_none(folder) != trained:
+        (folder / TEST_FILE).unlink(missing_ok=True)  # of another model
+    save_model(folder / MODEL_FILE, model)
+    known = dataset.interactions
+    if dataset.test is not None:
+        known = known.union(dataset.test)
+    recommender = Recommender(
+        model,
+        known,
+        side_nodes=side_nodes,
+        user_columns=dataset.users,
+        item_columns=dataset.items,
+    )
+    recommender.save(folder / RECOMMENDER_FILE)
+    write_json(folder / TRAINED_FILE, trained | {"start_seconds": start_seconds})
