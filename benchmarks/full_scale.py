@@ -156,7 +156,7 @@ def epoch_of(path: Path) -> float:
     graph = open_dataset(path).interactions
     config = preset("fast", epochs=3)
     split = split_edges(graph, (1.0,), disjoint=0.0, negatives=0.0)
-    model = config.new_model(graph.num_users, graph.num_items, graph)
+    model = config.new_model(graph)
     history = fit(model, split, config).history
     return float(np.median([record["seconds"] for record in history]) / graph.num_edges)
 
@@ -183,7 +183,7 @@ def train(folder: Path, share: float, beside: Path | None) -> None:
         "of it the epoch",
         record["seconds"],
         0,
-        batch=config.batch_size,
+        batch=config.train.batch_size,
         loss=record["loss"],
         val=record["val"],
         time_per_edge_over_the_other_data=ratio,
@@ -199,7 +199,9 @@ def evaluate_test(folder: Path, share: float, beside: Path | None) -> None:
     links = report.step("split", test_links, dataset.interactions)
     del dataset  # whose names are not needed here
     model = load_model(folder / "model.safetensors")
-    adjacency = report.step("adjacency", normalized_adjacency, links.message, config.normalization)
+    adjacency = report.step(
+        "adjacency", normalized_adjacency, links.message, config.model.normalization
+    )
     scoring = report.step("nearest 20 items", config.scoring, links.message)
     result = report.step("10,000 users", evaluate, model, adjacency, links, **scoring)
     report.line("metrics", 0.0, 0, **result.metrics)
@@ -214,7 +216,13 @@ def make_recommender(folder: Path, share: float, beside: Path | None) -> None:
     columns = {"user_columns": dataset.users, "item_columns": dataset.items}
     scoring = report.step("nearest 20 items", config.scoring, graph)
     recommender = report.step(
-        "make", Recommender.from_model, model, graph, config.normalization, **scoring, **columns
+        "make",
+        Recommender.from_model,
+        model,
+        graph,
+        config.model.normalization,
+        **scoring,
+        **columns,
     )
     report.step("save", recommender.save, folder / "recommender.safetensors")
 

@@ -74,13 +74,11 @@ class Clock:
 def profile(split: Split, config: TrainConfig) -> dict[str, float]:
     """Train a new model and return seconds by name; they add up to the whole call of `fit`."""
     clock = Clock()
-    model = config.new_model(
-        split.train.message.num_users, split.train.message.num_items, split.val.message
-    )
+    model = config.new_model(split.val.message)
     places: list[tuple[Any, str, str]] = [
         (lightgcn.training.trainer, "evaluate", "evaluation"),
         (lightgcn.training.trainer, "normalized_adjacency", "adjacency"),
-        (lightgcn.training.config, "neighbour_residual", "neighbours"),
+        (lightgcn.training.config, "neighbour_residual", "item_knn"),
         (lightgcn.training.trainer, "batch_loss", "gathering rows"),
         (torch.Tensor, "backward", "rest of backward"),
         (torch.optim.Adam, "step", "optimiser"),

@@ -18,21 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn import (
-    evaluate_ranking,
-    fit,
-    normalized_adjacency,
-    popularity,
-    preset,
-    split_edges,
-    with_popularity_prior,
-)
+from lightgcn import evaluate_ranking, fit, normalized_adjacency, preset, split_edges
 from lightgcn.challenge.title_index import TitleIndex
 from lightgcn.datasets import Dataset, open_dataset
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.graph.split import Split
 from lightgcn.nn.text_features import TextEncoder, word_features
+from lightgcn.ranking import popularity, with_popularity_prior
 from lightgcn.ranking.ranker import scored_embeddings
 from lightgcn.training.config import TrainConfig
 
@@ -118,7 +111,7 @@ def trained(
     model = config.new_model(message.num_users, message.num_items, split.val.message, words)
     fit(model, split, config, progress=True)
     with torch.no_grad():
-        users, items = model.embed(normalized_adjacency(message, config.normalization))
+        users, items = model.embed(normalized_adjacency(message, config.model.normalization))
     return scored_embeddings(users, items, message, config.popularity_prior, None)
 
 

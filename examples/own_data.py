@@ -27,18 +27,16 @@ def main() -> None:
     graph = Interactions.from_frame(plays, user="listener", item="song")
     split = lightgcn.split_edges(graph, (0.8, 0.1, 0.1), disjoint=0.0, stratify="user")
     config = lightgcn.preset("fast", embedding_dim=32, batch_size=256, epochs=10)
-    model = config.new_model(graph.num_users, graph.num_items, split.val.message)
+    model = config.new_model(split.val.message)
     lightgcn.fit(model, split, config, progress=True)
 
-    adjacency = lightgcn.normalized_adjacency(split.test.message, config.normalization)
+    adjacency = lightgcn.normalized_adjacency(split.test.message, config.model.normalization)
     print(
         "test:",
-        lightgcn.evaluate(model, adjacency, split.test, **config.scoring(split.test.message)),
+        lightgcn.evaluate(model, split.test),
     )
 
-    recommender = Recommender.from_model(
-        model, graph, config.normalization, **config.scoring(graph)
-    )
+    recommender = Recommender.from_model(model, graph, config.model.normalization)
     print("for listener 7, whose circle shares songs 210 to 239:")
     for song in recommender.recommend("listener 7", k=3):
         print(f"  {song.id}")

@@ -18,14 +18,14 @@ from lightgcn import (
     Recommendation,
     Recommender,
     Split,
-    TopK,
     TrainConfig,
-    TrainResult,
     split_edges,
 )
 from lightgcn.challenge import Challenge, ChallengeScores, make_challenge, score_lists
 from lightgcn.datasets import Dataset, read_mpd
 from lightgcn.graph.side_nodes import SideNodes
+from lightgcn.ranking.candidates import TopK
+from lightgcn.training import TrainResult
 
 
 class Model(nn.Module):
@@ -52,7 +52,7 @@ def train(folder: Path) -> list[Recommendation]:
     assert_type(config, TrainConfig)
     side = SideNodes.of(dataset.groups("artist_id"))
     split = side.extend_split(split)
-    model = config.new_model(split.train.message.num_users, graph.num_items, split.val.message)
+    model = config.new_model(split.val.message)
     assert_type(lightgcn.fit(model, split, config), TrainResult)
     users, items = model.embed(lightgcn.normalized_adjacency(split.test.message))
     assert_type(users, Tensor)
@@ -60,9 +60,7 @@ def train(folder: Path) -> list[Recommendation]:
     result = lightgcn.evaluate_ranking(users, items, split.test.positives)
     assert_type(result, Evaluation)
     assert_type(result["recall@20"], float)
-    recommender = Recommender.from_model(
-        model, graph, **config.scoring(side.extend(graph)), side_nodes=side
-    )
+    recommender = Recommender.from_model(model, graph, side_nodes=side)
     return recommender.recommend_new(["spotify:track:x"], k=5)
 
 

@@ -35,7 +35,7 @@ from typing import Any
 import orjson
 import torch
 
-from lightgcn import LightGCN, Recommender, preset, save_preset
+from lightgcn import LightGCN, Recommender, preset
 from lightgcn.challenge import (
     make_challenge,
     read_challenge_set,
@@ -49,6 +49,7 @@ from lightgcn.cli import main as cli
 from lightgcn.datasets import Dataset, read_mpd, read_table, read_text, write_synthetic_mpd
 from lightgcn.experiments.run import RunConfig
 from lightgcn.nn.model_io import load_model, save_model
+from lightgcn.training import save_preset
 from lightgcn.training.trainer import read_history
 from lightgcn.training.trials import read_trials
 
@@ -264,11 +265,10 @@ def targets(work: Path) -> list[Target]:
     graph = dataset.interactions
     model = LightGCN(graph.num_users, graph.num_items, 4, 2)
     save_model(work / "model.safetensors", model)
-    config = preset("best", embedding_dim=4, neighbours=3)
+    preset("best", embedding_dim=4, item_knn=3)
     recommender = Recommender.from_model(
         model,
         graph,
-        **config.scoring(graph),
         user_columns=dataset.users,
         item_columns=dataset.items,
     )
@@ -391,7 +391,7 @@ def _parquets(work: Path) -> list[bytes]:
 
 def _recommend(path: Path) -> Any:
     recommender = Recommender.load(path)
-    if recommender.seen.num_users and len(recommender.items):
+    if recommender.seen.num_users and len(recommender.ranker.items):
         user = recommender.seen.user_ids[0] if recommender.seen.user_ids is not None else 0
         return recommender.recommend(user, 1)
     return None

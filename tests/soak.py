@@ -168,7 +168,8 @@ def learned(out: Path) -> dict[str, bytes]:
     for file in sorted(out.rglob("history.jsonl")):
         records = [json.loads(line) for line in file.read_bytes().splitlines()]
         kept = [
-            {name: value for name, value in one.items() if "seconds" not in name} for one in records
+            {name: value for name, value in one.ranker.items() if "seconds" not in name}
+            for one in records
         ]
         found[str(file.relative_to(out))] = json.dumps(kept).encode()
     return found

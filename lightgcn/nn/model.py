@@ -156,7 +156,7 @@ class LightGCN(nn.Module):
         if own is None:
             if self.training and torch.is_grad_enabled() and self.embedding.requires_grad:
                 self.normalization = found
-        elif own != found and found != "custom":
+        elif own not in (found, "custom") and found != "custom":
             raise ValueError(
                 f"the adjacency has normalization={found!r}, the model has {own!r}: pass the "
                 "interactions themselves, or LightGCN(…, normalization=…)"

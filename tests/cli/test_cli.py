@@ -498,8 +498,8 @@ def test_the_same_command_with_resume_goes_on(prepared: Path, tmp_path: Path) ->
     assert (run / "run.json").read_bytes() == before
     assert cli.main([*command, "--resume", "--epochs", "14", "--patience", "9"]) == 0
     assert (
-        json.loads((run / "run.json").read_text())["train"] | {"epochs": 14, "patience": 9}
-        == json.loads((run / "run.json").read_text())["train"]
+        json.loads((run / "run.json").read_text())["settings"] | {"epochs": 14, "patience": 9}
+        == json.loads((run / "run.json").read_text())["settings"]
     )
 
 
@@ -532,7 +532,7 @@ def test_a_first_run_that_failed_does_not_block_the_next(
         capsys, "train", tmp_path, run, *options, "--learning-rate", "1e38", "--set", "l2=1"
     )
     assert cli.main(["train", str(tmp_path), str(run), *options]) == 0
-    assert json.loads((run / "run.json").read_text())["train"]["l2"] == 0
+    assert json.loads((run / "run.json").read_text())["settings"]["l2"] == 0
 
 
 def test_a_model_that_training_has_left_behind_is_noted(
@@ -637,7 +637,7 @@ def test_tune_writes_a_preset_that_train_takes(
     )
     assert json.loads(capsys.readouterr().out)["best"]["val"]["recall@20"] == found["best"]["value"]
     assert (
-        json.loads((run / "run.json").read_text())["train"]
+        json.loads((run / "run.json").read_text())["settings"]
         == json.loads((out / "preset.json").read_text())["settings"]
     )
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from lightgcn import Interactions, LightGCN, LinkSet, Split, TrainConfig, fit, preset, split_edges
+from lightgcn import Interactions, LightGCN, LinkSet, Preset, Split, fit, preset, split_edges
 from lightgcn.datasets.synthetic.generate import synthetic_interactions
 
 USERS, ITEMS, EDGES = 60, 45, 700
@@ -23,19 +22,24 @@ ENOUGH: dict[str, Any] = {
 }
 
 
-def a_split(config: TrainConfig, **settings: Any) -> Split:
+def a_split(config: Preset, **settings: Any) -> Split:
     graph = synthetic_interactions(USERS, ITEMS, EDGES, seed=1, num_tastes=3)
-    return split_edges(graph, (0.7, 0.15, 0.15), **{"disjoint": config.disjoint} | settings)
+    return split_edges(graph, (0.7, 0.15, 0.15), **{"disjoint": config.train.disjoint} | settings)
 
 
-def warnings_of(split: Split, config: TrainConfig) -> list[str]:
+def warnings_of(split: Split, config: Preset) -> list[str]:
     nodes = split.train.message
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(
-            LightGCN(nodes.num_users, nodes.num_items, config.embedding_dim, config.num_layers),
+            LightGCN(
+                nodes.num_users,
+                nodes.num_items,
+                config.model.embedding_dim,
+                config.model.num_layers,
+            ),
             split,
-            config,
+            config.train,
         )
     assert all(each.category is UserWarning for each in caught)
     return [str(each.message) for each in caught]
@@ -46,7 +50,7 @@ def test_a_disjoint_split_that_the_settings_do_not_know_of(name: str) -> None:
     config = preset(name, **ENOUGH)
     split = a_split(config, disjoint=0.2)
     share = round(100 * split.train.message.num_edges / split.val.message.num_edges)
-    (said,) = warnings_of(split, replace(config, epochs=200, eval_every=200))
+    (said,) = warnings_of(split, config.changed(epochs=200, eval_every=200))
     assert (
         said.startswith(f"{share}% of the train edges are not learned from")
         and "disjoint=0" in said
@@ -59,8 +63,8 @@ def test_splits_that_go_with_the_settings() -> None:
     whole = a_split(ranking)
     copy = Interactions.from_edge_index(whole.train.positives.edge_index, USERS, ITEMS)
     by_hand = whole._replace(train=LinkSet(copy, whole.train.positives, whole.train.negatives))
-    meant = replace(ranking, disjoint=0.2, batch_size=20)
-    undivided = replace(links, disjoint=0.0)
+    meant = ranking.changed(disjoint=0.2, batch_size=20)
+    undivided = links.changed(disjoint=0.0)
     for split, config in (
         (whole, ranking),
         (by_hand, ranking),
@@ -81,10 +85,10 @@ def test_too_few_steps_say_what_would_be_enough() -> None:
         "samples: "
         f"try a batch size of {samples // 5} or less"
     )
-    assert warnings_of(split, replace(config, batch_size=samples // 5)) == []
-    (said,) = warnings_of(split, replace(config, batch_size=None))
+    assert warnings_of(split, config.changed(batch_size=samples // 5)) == []
+    (said,) = warnings_of(split, config.changed(batch_size=None))
     assert said.endswith("try more epochs")
-    (said,) = warnings_of(split, replace(config, epochs=2))
+    (said,) = warnings_of(split, config.changed(epochs=2))
     assert said.endswith("try more epochs")
 
 
@@ -119,7 +123,7 @@ def test_embeddings_that_are_large_from_the_start() -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit(model, split, config)
+        fit(model, split, config.train)
 
 
 def test_embeddings_that_grow_without_end_are_spoken_of_once() -> None:
@@ -137,7 +141,7 @@ def test_an_epoch_that_passes_over_all_edges_too_often(monkeypatch: pytest.Monke
     (said,) = warnings_of(split, config)
     expected = f"an epoch is 5 steps, and each passes over all {edges} edges: with a batch size of {samples // 50} it "
     assert said == expected + "would be 50"
-    assert not warnings_of(split, replace(config, num_layers=0, init="normal"))
+    assert not warnings_of(split, config.changed(num_layers=0, init="normal"))
 
 
 def test_a_validation_that_ranks_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,5 +154,5 @@ def test_a_validation_that_ranks_too_much(monkeypatch: pytest.MonkeyPatch) -> No
         f"each validation ranks {ITEMS} items for {users} users: eval_users=10000 ranks them for "
         "10000"
     )
-    assert not warnings_of(split, replace(config, eval_users=users - 1))
-    assert not warnings_of(split, replace(config, metric="roc_auc"))
+    assert not warnings_of(split, config.changed(eval_users=users - 1))
+    assert not warnings_of(split, config.changed(metric="roc_auc"))

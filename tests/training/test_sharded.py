@@ -108,7 +108,7 @@ def test_several_processes_train_as_one_does(alone, together, name):
     # It did train: what it began with is far away.
     assert not torch.allclose(
         ours.embedding,
-        job.CASES[name].new_model(job.USERS, job.ITEMS, job.graph()).embedding,
+        job.CASES[name].new_model(job.graph()).embedding,
         atol=1e-4,
     )
     assert got["columns"] == SINGLE_PROCESS.widths(job.WIDTH)[0] // count + (job.WIDTH % count > 0)
@@ -118,16 +118,20 @@ def test_several_processes_train_as_one_does(alone, together, name):
 def test_no_more_is_sent_than_the_rows_of_the_batch(together, name):
     count, _, found = together
     config = job.CASES[name]
-    links = {"softmax": 1, "bpr": 1, "bce": 2}[config.loss]
-    samples = int(0.8 * 2000) if config.loss != "bce" else int(0.2 * 0.8 * 2000) * links
-    steps = -(-samples // (config.batch_size or samples)) * config.epochs
-    rows = samples * (2 + (config.num_negatives if config.loss == "bpr" else 0)) * config.epochs
+    links = {"softmax": 1, "bpr": 1, "bce": 2}[config.train.loss]
+    samples = int(0.8 * 2000) if config.train.loss != "bce" else int(0.2 * 0.8 * 2000) * links
+    steps = -(-samples // (config.train.batch_size or samples)) * config.train.epochs
+    rows = (
+        samples
+        * (2 + (config.train.num_negatives if config.train.loss == "bpr" else 0))
+        * config.train.epochs
+    )
     share = (count - 1) / count
     # The gradient of the layer weights, the loss, the penalty, whether to stop; and an evaluation
     # at the end.
-    scalars = steps * (config.num_layers + 4) * 8 + 64 * config.epochs
+    scalars = steps * (config.model.num_layers + 4) * 8 + 64 * config.train.epochs
     assert 0 < found[name]["sent"] <= 2 * rows * job.WIDTH * 4 * share + scalars
-    if config.loss != "softmax":  # of a pair the score alone
+    if config.train.loss != "softmax":  # of a pair the score alone
         assert found[name]["sent"] <= 2 * rows * 4 * share + scalars + job.graph().num_edges * 8
 
 
