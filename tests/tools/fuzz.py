@@ -1,7 +1,7 @@
 """Feed every reader with files that are wrong in every way: a result, or an error that names the
 file; nothing else.
 
-    python tests/fuzz.py [--inputs 100000] [--target mpd …] [--seed 0]
+    python tests/tools/fuzz.py [--inputs 100000] [--target mpd …] [--seed 0]
 
 Inputs are made from valid files by cutting, repeating, exchanging and overwriting bytes, by putting
 hostile values in the place of others (huge numbers, NaN, deep nesting, broken UTF-8, NUL), and for
