@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import types
 from collections.abc import Callable, Mapping
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-import lightgcn
 from lightgcn.experiments.run import BASELINES
-from lightgcn.training.config import PRESETS, TrainConfig
+from lightgcn.training.config import CONCERNS, PRESETS, SETTINGS
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -35,7 +35,7 @@ def build_parser(
         description="LightGCN graph collaborative filtering: from playlists or other interactions to recommendations.",
         epilog="Start with:  lightgcn demo",
     )
-    parser.add_argument("--version", action="version", version=f"lightgcn {lightgcn.__version__}")
+    parser.add_argument("--version", action="version", version=f"lightgcn {version_of('lightgcn')}")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print one JSON value instead of text")
     shared.add_argument(
@@ -323,7 +323,7 @@ def _challenge_score(parser: argparse.ArgumentParser) -> None:
 def _add_settings(parser: argparse.ArgumentParser, text: str) -> None:
     for name in _SETTINGS:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=text.format(name))
-    others = ", ".join(name for name in TrainConfig.__dataclass_fields__ if name not in _SETTINGS)
+    others = ", ".join(name for name in SETTINGS if name not in _SETTINGS)
     parser.add_argument(
         "--set",
         action="append",
@@ -402,7 +402,9 @@ def language_model_of(arguments: argparse.Namespace) -> str | None:
 
 def _setting(name: str, text: str) -> Any:
     """Read a setting's value in the type that the setting has."""
-    kinds = get_type_hints(TrainConfig)
+    kinds = {
+        name: hint for config in CONCERNS.values() for name, hint in get_type_hints(config).items()
+    }
     if name not in kinds:
         raise ValueError(f"no setting {name!r}; there are {', '.join(kinds)}")
     kind = kinds[name]

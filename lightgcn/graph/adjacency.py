@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from lightgcn.core.checks import INT32_END
 from lightgcn.graph.interactions import Interactions
 
 Normalization = Literal["mean", "symmetric"]
+Graph: TypeAlias = "Interactions | Adjacency | Tensor"
 Degrees = npt.NDArray[np.float64]
 # Rows of a product that are made at a time on a CPU: 8 MB at 128 bytes a row, which the allocator
 # hands out again and again, where larger pieces are mapped anew each time.
@@ -165,6 +166,7 @@ class Adjacency:
             with sums in float32: 2 to 3 times faster on a CPU, and within 1e-3 of the norm (1e-4 as
             a rule; 1.2e-3 was seen where all comes through a hub of 100,000 edges). No effect on
             weighted edges, on exponents other than a + b = 1, on other dtypes and on other devices.
+        normalization: the exponents (a, b); None for a matrix of the caller's own.
     """
 
     pattern: Pattern
@@ -175,6 +177,7 @@ class Adjacency:
     num_items: int
     dtype: torch.dtype = torch.float32
     half_tables: bool = False
+    normalization: tuple[float, float] | None = None
 
     @classmethod
     def from_sparse(cls, matrix: Tensor, num_users: int, num_items: int) -> Adjacency:
@@ -222,6 +225,7 @@ class Adjacency:
             transposed=self.pattern,
             row_scale=self.column_scale,
             column_scale=self.row_scale,
+            normalization=self.normalization and self.normalization[::-1],
         )
 
     def __matmul__(self, x: Tensor) -> Tensor:
@@ -310,15 +314,13 @@ class Adjacency:
         # Scales stay as they were made, in float64: a dtype change and back loses nothing.
         row = None if self.row_scale is None else self.row_scale.to(device)
         column = None if self.column_scale is None else self.column_scale.to(device)
-        return Adjacency(
-            pattern,
-            transposed,
-            row,
-            column,
-            self.num_users,
-            self.num_items,
-            dtype,
-            self.half_tables,
+        return replace(
+            self,
+            pattern=pattern,
+            transposed=transposed,
+            row_scale=row,
+            column_scale=column,
+            dtype=dtype,
         )
 
     def to_sparse_csr(self) -> Tensor:
@@ -388,7 +390,7 @@ def normalized_adjacency(
     pattern, degrees = _symmetric_pattern(interactions)
     row, column = (_scale(degrees, exponent) for exponent in (a, b))
     counts = interactions.num_users, interactions.num_items
-    adjacency = Adjacency(pattern, pattern, row, column, *counts, dtype, half_tables)
+    adjacency = Adjacency(pattern, pattern, row, column, *counts, dtype, half_tables, (a, b))
     return adjacency.to(interactions.device)
 
 
@@ -414,36 +416,61 @@ def exponents(normalization: Normalization | tuple[float, float]) -> tuple[float
     return a, b
 
 
-def as_adjacency(graph: Adjacency | Tensor, num_users: int, num_items: int) -> Adjacency:
-    """Return an adjacency from what another code base holds.
+def as_adjacency(
+    graph: Graph,
+    num_users: int,
+    num_items: int,
+    normalization: Normalization | tuple[float, float] = "symmetric",
+) -> Adjacency:
+    """Return an adjacency from any form of a graph.
 
     Args:
-        graph: an `Adjacency`; a (N, N) ``torch.sparse`` tensor, taken as normalised already; or a
-            (2, E) integer ``edge_index`` of users and items, each counted from zero, which is
-            normalised symmetrically. The last two are converted on every call: convert once,
-            outside the training loop.
+        graph: `Interactions`, normalised once and kept; an `Adjacency`; a (N, N) ``torch.sparse``
+            tensor, which must be normalised already; or a (2, E) integer ``edge_index`` of users
+            and items, each counted from zero. The last two are converted on every call.
         num_users: expected number of users.
         num_items: expected number of items.
+        normalization: of interactions and of an ``edge_index``.
 
     Raises:
         ValueError: if the graph is over another number of nodes, or is a dense tensor of another
             shape.
+        TypeError: if it is none of these.
     """
+    if isinstance(graph, np.ndarray | list):
+        graph = torch.as_tensor(graph)
     if isinstance(graph, Tensor):
         if graph.layout != torch.strided:
             return Adjacency.from_sparse(graph, num_users, num_items)
-        return normalized_adjacency(Interactions.from_edge_index(graph, num_users, num_items))
+        if graph.is_floating_point() and graph.shape == (num_users + num_items,) * 2:
+            raise ValueError("the adjacency is dense: adjacency.to_sparse() makes it sparse")
+        edges = Interactions.from_edge_index(graph, num_users, num_items)
+        return normalized_adjacency(edges, normalization)
+    if isinstance(graph, Interactions):
+        graph = adjacency_of(graph, normalization)
     if not isinstance(graph, Adjacency):
-        raise ValueError(
-            "expected an Adjacency, a torch.sparse tensor or a (2, E) edge_index, got "
-            f"{type(graph).__name__}; "
-            "build one with lightgcn.normalized_adjacency(interactions)"
+        raise TypeError(
+            "graph must be Interactions, an Adjacency, a torch.sparse tensor or a (2, E) "
+            f"edge_index, got {type(graph).__name__}"
+            + ("; pass its .message" if hasattr(graph, "message") else "")
         )
     if (graph.num_users, graph.num_items) != (num_users, num_items):
         raise ValueError(
-            f"expected an adjacency over {num_users} users and {num_items} items, got {graph}"
+            f"expected a graph over {num_users} users and {num_items} items, got {graph}"
         )
     return graph
+
+
+def adjacency_of(
+    interactions: Interactions, normalization: Normalization | tuple[float, float]
+) -> Adjacency:
+    """Return `normalized_adjacency`, made at the first call and kept with the interactions."""
+    kept = interactions.__dict__.setdefault("_adjacencies", {})
+    key = exponents(normalization)
+    if key not in kept:
+        kept[key] = normalized_adjacency(interactions, normalization)
+    adjacency: Adjacency = kept[key]
+    return adjacency
 
 
 def _scale(degrees: Degrees, exponent: float) -> Tensor | None:

@@ -24,7 +24,7 @@ _SOME_USERS = 0.01
 _LARGE_ENTRY = 1e3
 
 
-def warn_of_settings(split: Split, config: TrainConfig) -> None:
+def warn_of_settings(split: Split, config: TrainConfig, num_layers: int) -> None:
     """Warn of train edges that are not learned from, of too few or too many steps, and of users
     that say nothing.
 
@@ -34,7 +34,7 @@ def warn_of_settings(split: Split, config: TrainConfig) -> None:
     found = (
         _unlearned_edges(split.train, config),
         _few_steps(split, config),
-        _many_steps(split, config),
+        _many_steps(split, config, num_layers),
         _unknown_users(split.val),
         _many_users(split.val, config),
     )
@@ -101,15 +101,11 @@ def _few_steps(split: Split, config: TrainConfig) -> str | None:
     )
 
 
-def _many_steps(split: Split, config: TrainConfig) -> str | None:
+def _many_steps(split: Split, config: TrainConfig, num_layers: int) -> str | None:
     """Speak of an epoch that passes over all edges so often that it takes hours: its time is their
     product."""
     edges, steps = split.train.message.num_edges, num_steps(split.train, config)
-    if (
-        config.num_layers == 0
-        or split.train.message.device.type != "cpu"
-        or steps * edges < _LONG_EPOCH
-    ):
+    if num_layers == 0 or split.train.message.device.type != "cpu" or steps * edges < _LONG_EPOCH:
         return None
     samples = num_samples(split.train, config)
     return (

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lightgcn.training.config import PRESETS, TrainConfig
+from lightgcn.training.config import PRESETS, Preset
 
 # Trials before the Gaussian process takes over: presets, then draws at random.
 STARTUP_TRIALS = 8
@@ -91,21 +91,21 @@ SPACE = (
     Dimension(
         "popularity_prior", (0.0, 0.03, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4, None)
     ),
-    Dimension("neighbours", (0, 10, 20, 50, 200)),
-    Dimension("neighbour_weight", low=0.05, high=0.8, log=True),
-    Dimension("recency", (0.0, 0.5, 1.0, 2.0)),
-    Dimension("recency_weight", low=0.1, high=1.5, log=True),
+    Dimension("item_knn", (0, 10, 20, 50, 200)),
+    Dimension("item_knn_weight", low=0.05, high=0.8, log=True),
+    Dimension("time_decay", (0.0, 0.5, 1.0, 2.0)),
+    Dimension("time_decay_weight", low=0.1, high=1.5, log=True),
     Dimension("l2", (0.0, 1e-5, 1e-4, 1e-3)),
 )
 
 
 def search_space(
-    start: TrainConfig, num_edges: int, *, max_dim: int, fixed: Collection[str] = ()
+    start: Preset, num_edges: int, *, max_dim: int, fixed: Collection[str] = ()
 ) -> tuple[Dimension, ...]:
     """Return the dimensions for a graph of so many train edges, each holding the start's value;
     none is ``fixed``."""
     return tuple(
-        _fitted(dimension, num_edges, max_dim).including(getattr(start, dimension.name))
+        _fitted(dimension, num_edges, max_dim).including(start.flat()[dimension.name])
         for dimension in SPACE
         if dimension.name not in fixed
     )
@@ -121,11 +121,11 @@ def _fitted(dimension: Dimension, num_edges: int, max_dim: int) -> Dimension:
     return replace(dimension, choices=choices)
 
 
-def first_trials(space: Sequence[Dimension], start: TrainConfig) -> list[dict[str, Any]]:
+def first_trials(space: Sequence[Dimension], start: Preset) -> list[dict[str, Any]]:
     """Return the start's values, and those of each preset that lies in the space."""
-    trials = [{dimension.name: getattr(start, dimension.name) for dimension in space}]
+    trials = [{dimension.name: start.flat()[dimension.name] for dimension in space}]
     for preset in PRESETS.values():
-        values = {dimension.name: getattr(preset, dimension.name) for dimension in space}
+        values = {dimension.name: preset.flat()[dimension.name] for dimension in space}
         if values not in trials and all(
             dimension.holds(values[dimension.name]) for dimension in space
         ):

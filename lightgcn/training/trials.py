@@ -91,7 +91,7 @@ def read_trials(path: Path) -> list[Trial]:
 def _trial_of(line: bytes, number: int, path: Path) -> Trial:
     try:
         trial = Trial(**orjson.loads(line))
-        replace(preset("fast"), **trial.settings)
+        preset("fast").changed(**trial.settings)
         trial = replace(
             trial,
             curve=[

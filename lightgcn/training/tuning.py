@@ -13,7 +13,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,7 +27,7 @@ from lightgcn.graph.split import Split
 from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.metrics import is_better, lower_is_better, parse_metric
 from lightgcn.training.batches import check_split
-from lightgcn.training.config import TrainConfig, preset, save_preset
+from lightgcn.training.config import SETTINGS, Preset, preset, save_preset
 from lightgcn.training.search_space import (
     STARTUP_TRIALS,
     first_trials,
@@ -81,7 +81,7 @@ class TuneResult:
 
     trials: list[Trial]
     best: Trial | None
-    config: TrainConfig | None
+    config: Preset | None
     ended: Literal["time", "trials", "interrupted"]
 
 
@@ -92,7 +92,7 @@ def tune(
     *,
     minutes: float | None = None,
     trials: int | None = None,
-    start: TrainConfig | None = None,
+    start: Preset | None = None,
     fixed: Collection[str] = (),
     max_dim: int = 128,
     device: torch.device | str = "cpu",
@@ -137,18 +137,15 @@ def tune(
     require_optuna()
     start = start or preset("fast")
     _check_limits(minutes, trials, max_dim)
-    unknown = [name for name in fixed if name not in TrainConfig.__dataclass_fields__]
+    unknown = [name for name in fixed if name not in SETTINGS]
     if unknown:
+        raise ValueError(f"fixed names no setting {unknown[0]!r}; there are {', '.join(SETTINGS)}")
+    if parse_metric(start.train.metric)[0] == "loss":
         raise ValueError(
-            f"fixed names no setting {unknown[0]!r}; there are "
-            f"{', '.join(TrainConfig.__dataclass_fields__)}"
-        )
-    if parse_metric(start.metric)[0] == "loss":
-        raise ValueError(
-            f"metric {start.metric} cannot choose between losses: take roc_auc or a ranking metric "
+            f"metric {start.train.metric} cannot choose between losses: take roc_auc or a ranking metric "
             "(recall@20)"
         )
-    if start.init == "words":
+    if start.model.init == "words":
         raise ValueError(
             "a search cannot start from words: it makes models of the train edges alone"
         )
@@ -162,7 +159,7 @@ def tune(
     warn_of_shortage(
         "a search", needed, "take a smaller max_dim, or less data (prepare --slices, --sample)"
     )
-    check_split(LightGCN(nodes.num_users, nodes.num_items, embedding_dim=1), split, start)
+    check_split(LightGCN(nodes.num_users, nodes.num_items, embedding_dim=1), split, start.train)
     search = _Search(
         split, Path(folder), start, frozenset(fixed), max_dim, minutes, trials, should_stop
     )
@@ -189,7 +186,7 @@ class _Search:
 
     split: Split
     folder: Path
-    start: TrainConfig
+    start: Preset
     fixed: frozenset[str]
     max_dim: int
     minutes: float | None
@@ -202,9 +199,11 @@ class _Search:
         self.began = time.monotonic()
         self.base = self.start
         if "epochs" not in self.fixed:
-            self.base = replace(self.base, epochs=max(self.base.epochs, _LEAST_EPOCHS))
+            self.base = self.base.changed(epochs=max(self.base.train.epochs, _LEAST_EPOCHS))
         if "embedding_dim" not in self.fixed:
-            self.base = replace(self.base, embedding_dim=min(self.base.embedding_dim, self.max_dim))
+            self.base = self.base.changed(
+                embedding_dim=min(self.base.model.embedding_dim, self.max_dim)
+            )
         num_edges = self.split.train.positives.num_edges
         self.space = search_space(self.base, num_edges, max_dim=self.max_dim, fixed=self.fixed)
         if not self.space:
@@ -250,13 +249,13 @@ class _Search:
         for settings in first_trials(self.space, self.base):
             if all(settings != tried for tried, _ in told):
                 return settings
-        seed, minimize = self.start.seed, lower_is_better(self.start.metric)
+        seed, minimize = self.start.train.seed, lower_is_better(self.start.train.metric)
         return propose(self.space, told, number=len(self.trials), seed=seed, minimize=minimize)
 
     def _all_searched(self, trial: Trial) -> dict[str, Any]:
         """A trial of an earlier search may have had a larger or a smaller space."""
         return {
-            dimension.name: trial.settings.get(dimension.name, getattr(self.start, dimension.name))
+            dimension.name: trial.settings.get(dimension.name, self.start.flat()[dimension.name])
             for dimension in self.space
         }
 
@@ -271,7 +270,11 @@ class _Search:
             epochs = record["epoch"]
             if "val" in record:
                 curve.append(
-                    (epochs, round(time.monotonic() - began, 3), record["val"][self.start.metric])
+                    (
+                        epochs,
+                        round(time.monotonic() - began, 3),
+                        record["val"][self.start.train.metric],
+                    )
                 )
                 why = "pruned" if self._is_behind(curve) else None
 
@@ -282,7 +285,7 @@ class _Search:
             return why is not None
 
         def trial(ended: TrialEnd, error: BaseException | None = None) -> Trial:
-            best = None if error is not None else best_point(curve, self.start.metric)
+            best = None if error is not None else best_point(curve, self.start.train.metric)
             value, best_epoch = (None, 0) if best is None else (best[2], best[0])
             seconds = round(time.monotonic() - began, 3)
             said = (
@@ -296,10 +299,8 @@ class _Search:
 
         nodes = self.split.train.message
         try:
-            config = replace(self.base, **settings)
-            model = config.new_model(nodes.num_users, nodes.num_items, self.split.val.message).to(
-                nodes.device
-            )
+            config = self.base.changed(**settings)
+            model = config.new_model(self.split.val.message).to(nodes.device)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # a trial is there to find out
                 result = fit(model, self.split, config, on_epoch=on_epoch, should_stop=should_stop)
@@ -336,30 +337,30 @@ class _Search:
         for trial in self.trials:
             ended_on_its_own = trial.ended in ("finished", "early")
             until_now = best_point(
-                [point for point in trial.curve if point[clock] <= now], self.start.metric
+                [point for point in trial.curve if point[clock] <= now], self.start.train.metric
             )
             if until_now is not None and (ended_on_its_own or trial.curve[-1][clock] >= now):
                 rivals.append(until_now[2])
-        own = best_point(curve, self.start.metric)
+        own = best_point(curve, self.start.train.metric)
         return (
             own is not None
             and len(rivals) >= _LEAST_RIVALS
-            and is_better(self.start.metric, statistics.median(rivals), own[2])
+            and is_better(self.start.train.metric, statistics.median(rivals), own[2])
         )
 
     @property
     def best(self) -> Trial | None:
-        return best_trial(self.trials, self.start.metric)
+        return best_trial(self.trials, self.start.train.metric)
 
-    def preset_of(self, trial: Trial) -> TrainConfig:
+    def preset_of(self, trial: Trial) -> Preset:
         """Return a trial's settings, with epochs to go on where it was getting better until it
         ended."""
         # A trial of an earlier search may have had another width to start from.
-        config = replace(self.start, **{"epochs": self.base.epochs} | trial.settings)
+        config = self.start.changed(**{"epochs": self.base.train.epochs} | trial.settings)
         return (
             config
             if "epochs" in self.fixed
-            else replace(config, epochs=max(config.epochs, 2 * trial.best_epoch))
+            else config.changed(epochs=max(config.train.epochs, 2 * trial.best_epoch))
         )
 
     def open(self) -> None:
@@ -380,7 +381,7 @@ class _Search:
         write_json(path, study)
 
     def _study(self) -> dict[str, Any]:
-        return {"data": self.split.fingerprint(), "start": asdict(self.start)}
+        return {"data": self.split.fingerprint(), "start": self.start.flat()}
 
     def _check_same(self, path: Path, saved: Any, study: dict[str, Any]) -> None:
         if (
@@ -413,7 +414,7 @@ class _Search:
     def _save_preset(self) -> None:
         if (best := self.best) is not None:
             found = {
-                "metric": self.start.metric,
+                "metric": self.start.train.metric,
                 "value": best.value,
                 "epoch": best.best_epoch,
                 "trial": best.number,
@@ -441,10 +442,10 @@ class _Search:
     def _show(self, curve: list[Point]) -> None:
         if self.bar.disable:
             return
-        own, best = best_point(curve, self.start.metric), self.best
+        own, best = best_point(curve, self.start.train.metric), self.best
         parts = [f"trial {len(self.trials)}"]
         if own is not None:
-            parts[0] += f", epoch {curve[-1][0]}, {self.start.metric} {own[2]:.4f}"
+            parts[0] += f", epoch {curve[-1][0]}, {self.start.train.metric} {own[2]:.4f}"
         if best is not None:
             parts.append(f"best {best.value:.4f} of trial {best.number}")
         if self.minutes is not None:
