@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,7 +41,9 @@ def slices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Every test has one thread: see `OMP_NUM_THREADS` above."""
-    yield
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Begin every test with one thread, whatever the one before it set."""
+    import torch
+
+    torch.set_num_threads(1)

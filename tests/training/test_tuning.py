@@ -107,6 +107,7 @@ def test_the_presets_are_tried_first_and_fixed_settings_stay(split: Split, tmp_p
     assert result.config is not None and result.config.batch_size == POOR.batch_size
 
 
+@pytest.mark.slow
 def test_seed_and_number_of_trials_determine_the_result_also_in_two_sessions(
     split: Split, tmp_path: Path
 ) -> None:
@@ -431,6 +432,7 @@ def test_without_optuna_one_line_says_how_to_install_it(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_library_does_not_import_optuna_and_a_search_does_not_log(
     split: Split, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
