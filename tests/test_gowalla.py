@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import lightgcn
 from lightgcn.datasets import read_text
 
 
+@pytest.mark.slow
 def test_a_few_epochs_on_gowalla_reach_a_useful_recall(gowalla: Path) -> None:
     dataset = read_text(gowalla)
     train = dataset.interactions

@@ -22,7 +22,6 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 report = pytest.importorskip("lightgcn.experiments.report")
 
-pytestmark = pytest.mark.slow
 needs_browser = pytest.mark.skipif(
     not is_installed(), reason="needs chromium and chromedriver (Debian's chromium-driver)"
 )
@@ -63,6 +62,7 @@ def dataset_of(run: Path) -> Dataset:
     return Dataset.load(RunConfig.load(run).data)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_page_in_a_browser(run: Path) -> None:
     file = report.write_report(dataset_of(run), run, num_users=60, k=5)
@@ -104,6 +104,7 @@ def test_the_page_in_a_browser(run: Path) -> None:
         assert page.complaints() == []
 
 
+@pytest.mark.slow
 @needs_browser
 def test_names_are_text_whatever_they_hold(run: Path) -> None:
     file = report.write_report(dataset_of(run), run, num_users=60, k=10)
@@ -118,6 +119,7 @@ def test_names_are_text_whatever_they_hold(run: Path) -> None:
         assert page.complaints() == []
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_window_as_wide_as_a_phone(run: Path) -> None:
     file = report.write_report(dataset_of(run), run)

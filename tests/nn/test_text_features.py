@@ -241,6 +241,7 @@ def test_data_without_names_is_refused(language_model: Path) -> None:
         word_features({"name": ["x"]}, {}, TextEncoder(language_model))
 
 
+@pytest.mark.slow
 def test_transformers_is_imported_for_words_alone() -> None:
     code = "import sys, lightgcn, lightgcn.cli.main; assert 'transformers' not in sys.modules and 'sklearn' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -85,6 +85,7 @@ def together(request, tmp_path_factory):
     return request.param, folder, json.loads((folder / "found.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", job.CASES)
 def test_several_processes_train_as_one_does(alone, together, name):
     count, folder, found = together
@@ -114,6 +115,7 @@ def test_several_processes_train_as_one_does(alone, together, name):
     assert got["columns"] == SINGLE_PROCESS.widths(job.WIDTH)[0] // count + (job.WIDTH % count > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", job.CASES)
 def test_no_more_is_sent_than_the_rows_of_the_batch(together, name):
     count, _, found = together
@@ -135,6 +137,7 @@ def test_no_more_is_sent_than_the_rows_of_the_batch(together, name):
         assert found[name]["sent"] <= 2 * rows * 4 * share + scalars + job.graph().num_edges * 8
 
 
+@pytest.mark.slow
 def test_processes_with_other_settings_are_refused(together):
     assert re.search(
         r"process 0 of \d: settings must be the same in all processes, and process \d has others",
@@ -142,6 +145,7 @@ def test_processes_with_other_settings_are_refused(together):
     )
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_in_any_number_of_processes(alone, together, tmp_path):
     count, folder, _ = together
     straight = load_model(alone[0] / "straight" / "model.safetensors")

@@ -227,6 +227,7 @@ def test_without_optuna_one_line_says_how_to_install_it(split, tmp_path, monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_library_does_not_import_optuna() -> None:
     code = "import sys, lightgcn, lightgcn.cli.main; assert 'optuna' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
