@@ -41,7 +41,6 @@ def main() -> None:
     )
 
     test = lightgcn.link_set(train, dataset.test)
-    adjacency = lightgcn.normalized_adjacency(test.message, config.model.normalization)
     print("test:", lightgcn.evaluate(model, test))
 
 

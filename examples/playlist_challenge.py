@@ -72,12 +72,9 @@ def trained(dataset: Dataset) -> Recommender:
     config = lightgcn.preset("fast", batch_size=min(16384, max(64, graph.num_edges // 40)))
     model = config.new_model(split.val.message)
     lightgcn.fit(model, split, config, progress=True)
-    scoring = config.scoring(artists.extend(graph))
     return Recommender.from_model(
         model,
         graph,
-        config.model.normalization,
-        **scoring,
         side_nodes=artists,
         user_columns=dataset.users,
     )

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import lightgcn
-from lightgcn import LightGCN, Recommender, split_edges
+from lightgcn import Recommender, split_edges
 from lightgcn.datasets import read_mpd, write_synthetic_mpd
 from lightgcn.graph.subgraph import graph_statistics
 
@@ -69,22 +69,18 @@ def main() -> None:
 
     # 4. LightGCN: three layers of mean aggregation, averaged. The best epoch by validation AUC is
     # kept.
-    model = LightGCN(
-        graph.num_users, graph.num_items, config.model.embedding_dim, config.model.num_layers
-    )
+    model = config.new_model(split.val.message)
     result = lightgcn.fit(model, split, config, progress=True)
     print(f"best epoch {result.best_epoch}: validation ROC-AUC {result.best_value:.4f}")
 
     # 5. The test edges, looked at once: links told from non-links, and all tracks ranked for each
     # playlist.
-    adjacency = lightgcn.normalized_adjacency(split.test.message, config.model.normalization)
     print("test:", lightgcn.evaluate(model, split.test, metrics=("recall", "ndcg")))
 
     # 6. Recommendations for a playlist, and for one that the model has never seen.
     recommender = Recommender.from_model(
         model,
         graph,
-        config.model.normalization,
         user_columns=dataset.users,
         item_columns=dataset.items,
     )

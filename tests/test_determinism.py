@@ -75,7 +75,7 @@ def test_other_processes_and_hash_seeds_give_the_same_bytes_and_other_threads_ne
     assert one == again
     two, also = (results(data, tmp_path, 2, hash_seed) for hash_seed in (2, 3))
     assert two == also
-    for key, value in one.ranker.items():
+    for key, value in one.items():
         if key.endswith(("split", "start")) and "spectral" not in key:
             assert two[key] == value, key
         elif key.endswith("losses"):
@@ -115,4 +115,4 @@ def test_ties_go_by_index_whatever_the_chunk_and_the_device(
     monkeypatch.setattr(retrieval, "fast_bfloat16", lambda: False)
     found.append(top_k(users, items, 30))
     for one in found:
-        assert torch.equal(one.ranker.items.cpu(), order)
+        assert torch.equal(one.items.cpu(), order)

@@ -43,6 +43,32 @@ def warn_of_settings(split: Split, config: TrainConfig, num_layers: int) -> None
             warnings.warn(message, UserWarning, stacklevel=3)
 
 
+def without_saturated_users(split: Split, config: TrainConfig) -> Split:
+    """Leave the edges of users who have every item out of a sampled loss: they have no negatives.
+
+    Warns:
+        UserWarning: if there are such users, with their number and the id of the first.
+    """
+    train = split.train
+    if config.loss != "bpr" or train.messages_vary:
+        return split
+    saturated = train.exclude.user_degrees >= train.exclude.num_items
+    kept = ~saturated[train.positives.users]
+    if bool(kept.all()):
+        return split
+    users = saturated.nonzero().flatten()
+    ids, first = train.positives.user_ids, int(users[0])
+    warnings.warn(
+        f"{_count(len(users), 'user')} (the first is {first if ids is None else ids[first]!r}) "
+        "with an edge to every item: without negatives their edges are left out of the loss",
+        UserWarning,
+        stacklevel=3,
+    )
+    positives = train.positives.select(kept)
+    learned = LinkSet(train.message, positives, train.negatives, train.negative_pairs)
+    return split._replace(train=learned)
+
+
 def warn_of_size(largest: float, at_start: float, epoch: int) -> bool:
     """Warn, and return True, where embeddings have grown so large that training is about to
     diverge.

@@ -29,7 +29,12 @@ from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.metrics import is_better, parse_metric
 from lightgcn.training.batches import batch_loss, check_split, epoch_batches, num_samples, num_steps
 from lightgcn.training.config import MAY_CHANGE, Preset, TrainConfig, preset
-from lightgcn.training.diagnostics import largest_entry, warn_of_settings, warn_of_size
+from lightgcn.training.diagnostics import (
+    largest_entry,
+    warn_of_settings,
+    warn_of_size,
+    without_saturated_users,
+)
 from lightgcn.training.sharded import ShardedLightGCN, evaluate_shared, processes_of
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -204,6 +209,8 @@ def fit(
             f"{run_dir}: holds a checkpoint; go on from it with resume=True, or give another "
             "run_dir"
         )
+    split = without_saturated_users(split, config)
+    check_split(model, split, config)
     warn_of_settings(split, config, model.num_layers)
     if isinstance(settings, Preset | str):
         model.ranking = (preset(settings) if isinstance(settings, str) else settings).ranking

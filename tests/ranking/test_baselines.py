@@ -119,7 +119,7 @@ def test_weights_do_not_count_for_popularity() -> None:
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
-    ("item_knn", "shrinkage", "tf_idf"),
+    ("neighbours", "shrinkage", "tf_idf"),
     [(3, 0.0, False), (ITEMS, 2.5, False), (5, 0.0, True), (4, 1.0, True)],
 )
 def test_item_cosine_equals_loops(
@@ -287,8 +287,8 @@ def test_a_user_out_of_range_is_refused(users: Tensor) -> None:
 @pytest.mark.parametrize(
     ("fit", "settings", "said"),
     [
-        (item_cosine, {"item_knn": 0}, "neighbours must be an integer of at least 1, got 0"),
-        (item_cosine, {"item_knn": 2.5}, "neighbours must be an integer of at least 1, got 2.5"),
+        (item_cosine, {"neighbours": 0}, "neighbours must be an integer of at least 1, got 0"),
+        (item_cosine, {"neighbours": 2.5}, "neighbours must be an integer of at least 1, got 2.5"),
         (item_cosine, {"shrinkage": -1}, "shrinkage must be a number of at least 0, got -1"),
         (ease, {"l2": 0}, "l2 must be a positive number, got 0"),
         (ease, {"l2": float("nan")}, "l2 must be a positive number, got nan"),
