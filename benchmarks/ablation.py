@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lightgcn import LightGCN, Split, evaluate, fit, normalized_adjacency, preset, split_edges
+from lightgcn import LightGCN, Split, evaluate, fit, preset, split_edges
 from lightgcn.datasets import read_text
 from lightgcn.graph.subgraph import locality_order
 from lightgcn.training.config import TrainConfig
@@ -69,7 +69,6 @@ TRAINED: dict[str, dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]]] 
 
 def scores(split: Split, model: LightGCN, config: TrainConfig) -> dict[str, float]:
     """Return the validation metrics of a model under the scoring of some settings."""
-    adjacency = normalized_adjacency(split.val.message, config.model.normalization)
     found = evaluate(model, split.val, metrics=("recall", "ndcg"))
     return {name: found[name] for name in METRICS}
 

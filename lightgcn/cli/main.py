@@ -381,7 +381,8 @@ def _tune(arguments: argparse.Namespace) -> int:
     for line in trials_table(result.trials, settings.train.metric):
         say(line)
     say(
-        f"best: trial {best.number}, validation {settings.train.metric} {best.value:.4f}; saved to {file}"
+        f"best: trial {best.number}, validation {settings.train.metric} {best.value:.4f}; saved "
+        f"to {file}"
     )
     again = [
         "lightgcn",

@@ -93,7 +93,8 @@ def run_demo(
     train, val, test = (part.positives.num_edges for part in split_run(config, dataset))
     say(f"3  Split: {train:,} train, {val:,} validation, {test:,} test edges")
     say(
-        f"4  Training LightGCN, {settings.model.num_layers} layers, d = {settings.model.embedding_dim}, into "
+        f"4  Training LightGCN, {settings.model.num_layers} layers, d = "
+        f"{settings.model.embedding_dim}, into "
         f"{run}"
     )
     result = train_run(dataset, config, run, device=device, watch=watch, progress=progress)
@@ -101,7 +102,8 @@ def run_demo(
         return None
     seconds = sum(record["seconds"] for record in result.history)
     say(
-        f"   {len(result.history)} epochs in {seconds:.0f} s, best validation {settings.train.metric} "
+        f"   {len(result.history)} epochs in {seconds:.0f} s, best validation "
+        f"{settings.train.metric} "
         f"{result.best_value:.4f} in epoch {result.best_epoch}"
     )
 
@@ -134,7 +136,8 @@ def run_demo(
         "playlists are lower."
     )
     say(
-        f'Next:  lightgcn recommend {run} --user {known_id}   or   lightgcn recommend {run} --items "{five[0].id}"'
+        f"Next:  lightgcn recommend {run} --user {known_id}   or   lightgcn recommend {run} "
+        f'--items "{five[0].id}"'
     )
     return {
         "synthetic": True,

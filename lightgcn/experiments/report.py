@@ -297,7 +297,10 @@ def _plain(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-_NOT_EVALUATED = "<p>Not evaluated yet: <code>lightgcn evaluate RUN --baselines all</code>, and then the report again.</p>"
+_NOT_EVALUATED = (
+    "<p>Not evaluated yet: <code>lightgcn evaluate RUN --baselines all</code>, and "
+    "then the report again.</p>"
+)
 _SPLIT = (
     "data",
     "fingerprint",

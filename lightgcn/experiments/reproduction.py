@@ -300,7 +300,8 @@ def _train_once(
         run.check_resumes(saved)
         if saved.settings != run.settings:
             raise ValueError(
-                f"{folder}: was trained for {saved.settings.train.epochs} epochs; choose another folder"
+                f"{folder}: was trained for {saved.settings.train.epochs} epochs; choose another "
+                "folder"
             )
         return True
     resume = (folder / CHECKPOINT_FILE).is_file()

@@ -302,8 +302,8 @@ def train_run(
 
     ``watch`` is entered for the time of training alone; what it gives is `fit`'s ``should_stop``.
     The settings are written once `fit` has accepted them and the checkpoint to resume from. Each of
-    several processes (``processes``, of `lightgcn.core.process_group.process_group`) calls this with
-    the same arguments and holds a part of the model's columns; process 0 makes the start, and
+    several processes (``processes``, of `lightgcn.core.process_group`) calls this with the
+    same arguments and holds a part of the model's columns; process 0 makes the start, and
     writes the files.
 
     Raises:

@@ -350,7 +350,8 @@ def _from_features(
 ) -> Tensor:
     if not isinstance(features, tuple | list) or len(features) != 2:
         raise ValueError(
-            f'init must be "normal", "xavier" or (user features, item features), got {type(features)}'
+            'init must be "normal", "xavier" or (user features, item features), got '
+            f"{type(features)}"
         )
     user_features, item_features = (
         torch.as_tensor(part, dtype=torch.float32, device="cpu").detach() for part in features

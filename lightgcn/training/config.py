@@ -305,7 +305,8 @@ def _load_preset(path: Path) -> Preset:
         or not isinstance(about.get("settings"), dict)
     ):
         raise ValueError(
-            f'{path}: not a preset: it has no "kind": "{_PRESET_KIND}" and "settings", as save_preset writes'
+            f'{path}: not a preset: it has no "kind": "{_PRESET_KIND}" and "settings", as '
+            "save_preset writes"
         )
     if about.get("version") != 1:
         raise ValueError(

@@ -133,7 +133,10 @@ class ShardedLightGCN(LightGCN):
 
     def extra_repr(self) -> str:
         own = self.embedding.shape[1]
-        return f"{super().extra_repr()}, {own} columns here, process {self.processes.rank} of {self.processes.size}"
+        return (
+            f"{super().extra_repr()}, {own} columns here, process "
+            f"{self.processes.rank} of {self.processes.size}"
+        )
 
 
 def processes_of(model: LightGCN) -> ProcessGroup:

@@ -84,7 +84,7 @@ def titles(recommender):
 
 
 @pytest.mark.parametrize("with_titles", [False, True])
-@pytest.mark.parametrize("item_knn", [False, True])
+@pytest.mark.parametrize("neighbours", [False, True])
 def test_answers_are_the_best_by_the_formula(
     challenge, recommender, titles, with_titles, neighbours
 ):

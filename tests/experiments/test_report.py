@@ -151,7 +151,7 @@ def test_metrics_of_an_earlier_model_are_not_shown(run: Path, tmp_path: Path) ->
         dataset, config, tmp_path / "run", resume=True
     )  # nothing is left to do, and the model is the same
     assert (tmp_path / "run" / "test.json").is_file()
-    longer = config.changed(train=replace(config.train, epochs=6))
+    longer = replace(config, settings=config.settings.changed(epochs=6))
     train_run(dataset, longer, tmp_path / "run", resume=True)
     assert "Not evaluated yet" in report.write_report(dataset, tmp_path / "run").read_text()
 
@@ -163,7 +163,7 @@ def test_training_that_went_on_without_an_end_is_told_and_not_mixed_in(
     shutil.copytree(run, folder)
     config, dataset = RunConfig.load(run), dataset_of(run)
     stops = iter([False] * 40 + [True] * 1000)
-    longer = config.changed(train=replace(config.train, epochs=100))
+    longer = replace(config, settings=config.settings.changed(epochs=100))
     assert (
         train_run(
             dataset, longer, folder, resume=True, watch=nullcontext(lambda: next(stops))

@@ -193,7 +193,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, object]]:
         yield f"{type(node.op).__name__} -> {other.__name__}", _setter("op", None, other())
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub | ast.Invert):
         operand = node.operand
-        yield f"without {type(node.op).__name__}", lambda one: one.__dict__.update(op=ast.UAdd(), operand=operand) if not isinstance(one.op, ast.Not) else one.__dict__.update(operand=ast.UnaryOp(ast.Not(), operand))  # fmt: skip  # noqa: E501
+        yield f"without {type(node.op).__name__}", lambda one: one.__dict__.update(op=ast.UAdd(), operand=operand) if not isinstance(one.op, ast.Not) else one.__dict__.update(operand=ast.UnaryOp(ast.Not(), operand))  # fmt: skip
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
         yield f"{node.value} -> {not node.value}", _setter("value", None, not node.value)
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):

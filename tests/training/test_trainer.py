@@ -20,6 +20,7 @@ from lightgcn import (
     LinkSet,
     Preset,
     Split,
+    TrainConfig,
     evaluate,
     evaluate_ranking,
     fit,
@@ -691,7 +692,7 @@ def resume(
     return fit(
         model or new_model(CONFIGS["paper"]),
         split or small_split(CONFIGS["paper"]),
-        config,
+        config if model is None else config.train,
         run_dir=folder,
         resume=True,
     )
@@ -800,7 +801,7 @@ def test_what_would_end_the_run_later_is_refused_at_once() -> None:
             fit(
                 model or new_model(config),
                 split,
-                config,
+                config if model is None else config.train,
                 should_stop=lambda: bool(steps.append(True)),
             )
         assert not steps
