@@ -18,7 +18,7 @@ from typing import Any
 from lightgcn import LightGCN, Split, evaluate, fit, preset, split_edges
 from lightgcn.datasets import read_text
 from lightgcn.graph.subgraph import locality_order
-from lightgcn.training.config import TrainConfig
+from lightgcn.training import Preset
 
 METRICS = ("recall@20", "ndcg@20")
 PLAIN: dict[str, Any] = {"item_knn": 0}
@@ -67,8 +67,9 @@ TRAINED: dict[str, dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]]] 
 }
 
 
-def scores(split: Split, model: LightGCN, config: TrainConfig) -> dict[str, float]:
+def scores(split: Split, model: LightGCN, config: Preset) -> dict[str, float]:
     """Return the validation metrics of a model under the scoring of some settings."""
+    model.ranking = config.ranking
     found = evaluate(model, split.val, metrics=("recall", "ndcg"))
     return {name: found[name] for name in METRICS}
 
@@ -96,7 +97,7 @@ def main() -> None:
     split = split_edges(
         graph, ratios, stratify="user", order=graph.order, disjoint=0.0, negatives=0.0
     )
-    epochs = arguments.epochs or preset(arguments.preset).epochs
+    epochs = arguments.epochs or preset(arguments.preset).train.epochs
     rows: dict[str, dict[str, Any]] = {}
     for seed in arguments.seeds:
         for name, (changes, scorings) in TRAINED[arguments.preset].items():

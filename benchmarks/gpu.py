@@ -157,13 +157,15 @@ def epoch(watch: Stopwatch, data: Data, name: str, steps: int) -> dict[str, Any]
 
     def batches() -> Iterator[Any]:
         for number in range(sys.maxsize):
-            yield from epoch_batches(links, config, make_generator(0, number, device=watch.device))
+            yield from epoch_batches(
+                links, config.train, make_generator(0, number, device=watch.device)
+            )
 
     drawn = batches()
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        batch_loss(model, adjacency, next(drawn), config).backward()
+        batch_loss(model, adjacency, next(drawn), config.train).backward()
         optimizer.step()
 
     seconds = watch.median(step, calls=min(steps, total))

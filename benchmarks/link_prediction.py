@@ -25,32 +25,26 @@ from lightgcn import (
     evaluate_ranking,
     fit,
     link_set,
-    normalized_adjacency,
     preset,
     split_edges,
 )
 from lightgcn.datasets import open_dataset
 from lightgcn.graph.negatives import sample_negative_items
 from lightgcn.nn.link_scores import products
-from lightgcn.ranking import popularity
-from lightgcn.ranking.ranker import scored_embeddings
-from lightgcn.training.config import TrainConfig
+from lightgcn.ranking import Ranker, popularity
+from lightgcn.training import Preset
 
 SAMPLED = 100
 _EDGES_AT_A_TIME = 1 << 16
 
 
-def trained(split: Split, config: TrainConfig) -> tuple[Tensor, Tensor, int]:
+def trained(split: Split, config: Preset) -> tuple[Tensor, Tensor, int]:
     """Return the users' and the items' embeddings that score on test, and the best epoch."""
     message = split.test.message
     model = config.new_model(split.val.message)
     result = fit(model, split, config, progress=True)
-    with torch.no_grad():
-        z = model.propagate(normalized_adjacency(message, config.model.normalization))
-    users, items = z[: message.num_users], z[message.num_users :]
-    return *scored_embeddings(
-        users, items, message, config.popularity_prior, None
-    ), result.best_epoch
+    ranker = Ranker.from_model(model, message)
+    return ranker.users, ranker.items, result.best_epoch
 
 
 def sampled_hit_rate(users: Tensor, items: Tensor, split: Split, k: int = 10) -> float:

@@ -50,21 +50,21 @@ def test_bpr_step(benchmark: Any, data: Data, variant: str) -> None:
     if variant == "reordered":
         order = locality_order(graph)
         graph, old = graph.reindex(*order), torch.cat([order.users, order.items + graph.num_users])
-    model = CONFIG.new_model(graph.num_users, graph.num_items)
+    model = CONFIG.new_model(graph)
     start = model.embedding.detach().clone()
     links = link_set(graph, graph, negatives=0)
     adjacency = normalized_adjacency(graph, half_tables=CONFIG.train.precision == "mixed")
     optimizer = torch.optim.Adam(model.parameters(), lr=CONFIG.train.learning_rate, fused=True)
-    drawn = epoch_batches(links, CONFIG, make_generator(0))
+    drawn = epoch_batches(links, CONFIG.train, make_generator(0))
 
     def ours(batch: Batch | None = None) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = batch_loss(model, adjacency, next(drawn) if batch is None else batch, CONFIG)
+        loss = batch_loss(model, adjacency, next(drawn) if batch is None else batch, CONFIG.train)
         loss.backward()
         optimizer.step()
         return loss.detach()
 
-    fixed = next(epoch_batches(links, CONFIG, make_generator(1)))
+    fixed = next(epoch_batches(links, CONFIG.train, make_generator(1)))
     assert fixed.negatives is not None
     # The peers' nodes are as they come: to put them in another order is a part of ours.
     batch = Batch(old[fixed.left], old[fixed.right], negatives=old[fixed.negatives])

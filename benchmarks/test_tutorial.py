@@ -72,7 +72,7 @@ def own_epoch(split: Split, model: LightGCN, anew: bool) -> Callable[[], list[fl
         optimizer.zero_grad(set_to_none=True)
         half_tables = replace(adjacency, half_tables=half)
         batch_loss(
-            model, half_tables, Batch(left, right + num_users, links.labels), CONFIG
+            model, half_tables, Batch(left, right + num_users, links.labels), CONFIG.train
         ).backward()
         optimizer.step()
         with torch.no_grad():
@@ -89,12 +89,12 @@ def own_epoch(split: Split, model: LightGCN, anew: bool) -> Callable[[], list[fl
 )
 def test_tutorial_epoch(benchmark: Any, anew: bool) -> None:
     split = split_edges(synthetic_interactions(*TUTORIAL), disjoint=CONFIG.train.disjoint, seed=0)
-    model = CONFIG.new_model(*TUTORIAL[:2])
+    model = CONFIG.new_model(split.val.message)
     start = model.embedding.detach().clone()
     ours: Way = own_epoch(split, model, anew)
     peers = Peers()
     peers.add("PyG + scikit-learn", lambda: pyg_epoch(split, start), needs="torch_geometric")
-    first = own_epoch(split, CONFIG.new_model(*TUTORIAL[:2]), False)
+    first = own_epoch(split, CONFIG.new_model(split.val.message), False)
     for run in peers.values():
         assert run() == pytest.approx(first(), abs=2e-3)
     compare(

@@ -245,7 +245,7 @@ def split_run(config: RunConfig, dataset: Dataset) -> Split:
     )
 
 
-def test_links_of(config: RunConfig, dataset: Dataset) -> LinkSet:
+def held_out_links(config: RunConfig, dataset: Dataset) -> LinkSet:
     """Return the test set: the split's, or the one that came with the data, as it is.
 
     Raises:
@@ -554,7 +554,7 @@ def evaluate_run(
         raise FileNotFoundError(_not_ended(folder))
     if "ease" in baselines:
         check_memory(dataset.interactions.num_items)
-    test = test_links_of(config, dataset).to(device)
+    test = held_out_links(config, dataset).to(device)
     evaluated = _trained_or_none(folder)
     groups = run_side_nodes(config, dataset)
     links = test if groups is None else groups.extend_links(test)

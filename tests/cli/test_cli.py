@@ -23,7 +23,7 @@ from lightgcn.cli import main as cli
 from lightgcn.core.checks import is_out_of_memory
 from lightgcn.datasets import Dataset, open_dataset, read_text
 from lightgcn.experiments import run as runs
-from lightgcn.experiments.run import RunConfig, split_run, test_links_of
+from lightgcn.experiments.run import RunConfig, held_out_links, split_run
 from lightgcn.nn.model_io import load_model
 from lightgcn.ranking import inversion
 
@@ -815,7 +815,7 @@ def test_validation_negatives_avoid_the_test_split_which_training_does_not_draw(
         split = split_run(config, dataset)
     assert not bool(dataset.test.contains(*split.val.negatives).any())
     assert split.test.positives.num_edges == split.test.negatives.shape[1] == 0
-    assert test_links_of(config, dataset).positives.fingerprint() == dataset.test.fingerprint()
+    assert held_out_links(config, dataset).positives.fingerprint() == dataset.test.fingerprint()
 
 
 def test_another_test_split_is_other_data(

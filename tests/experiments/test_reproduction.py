@@ -164,7 +164,7 @@ def test_validation_is_the_end_of_the_lists_where_the_data_has_an_order(tmp_path
         assert int(item) in lists[int(user)][12:15]
     other = Dataset(replace(data.interactions, order=None), {}, {}, data.test)
     with pytest.raises(ValueError, match="has no order of a user's items"):
-        config.changed(fingerprint=other.fingerprint()).split(other)
+        split_run(replace(config, fingerprint=other.fingerprint()), other)
 
 
 def test_published_splits_are_known_by_their_size() -> None:
