@@ -112,7 +112,9 @@ def test_several_processes_train_as_one_does(alone, together, name):
         job.CASES[name].new_model(job.graph()).embedding,
         atol=1e-4,
     )
-    assert got["columns"] == SINGLE_PROCESS.widths(job.WIDTH)[0] // count + (job.WIDTH % count > 0)
+    assert got["columns"] == SINGLE_PROCESS.column_counts(job.WIDTH)[0] // count + (
+        job.WIDTH % count > 0
+    )
 
 
 @pytest.mark.slow
