@@ -376,7 +376,8 @@ def _column(side: str, name: str, values: Sequence[str], count: int) -> list[str
     for at, value in enumerate(listed):
         if not isinstance(value, str):
             raise ValueError(
-                f'{side} column {name!r}[{at}] is {value!r}; a column holds strings ("" for a missing one)'
+                f'{side} column {name!r}[{at}] is {value!r}; a column holds strings ("" for a '
+                "missing one)"
             )
     return [str(value) for value in listed]
 

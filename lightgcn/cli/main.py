@@ -40,9 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     use_huge_pages()
     try:
-        code = _run(argv)
-        sys.stdout.flush()
-        return code
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:
         silence()
         return PIPE_CLOSED
@@ -53,11 +54,11 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: remark(f"warning: {one_line(message)}")
-            if is_launched() and arguments.run is not train.train:
+            if is_launched() and arguments.command is not train.train:
                 raise ValueError(
                     "only train runs on several processes; start other commands without torchrun"
                 )
-            code: int = arguments.run(arguments)
+            code: int = arguments.command(arguments)
             return code
     except BrokenPipeError:
         raise

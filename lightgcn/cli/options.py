@@ -46,7 +46,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
-    """Return the parser; a parsed command line has its function as ``run``.
+    """Return the parser; a parsed command line has its function as ``command``.
 
     Without a command the function prints the help."""
     parser = _Parser(
@@ -56,7 +56,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         epilog="Start with:  lightgcn demo",
     )
     parser.add_argument("--version", action="version", version=f"lightgcn {version_of('lightgcn')}")
-    parser.set_defaults(run=partial(_show_help, parser))
+    parser.set_defaults(command=partial(_show_help, parser))
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print one JSON value instead of text")
     shared.add_argument(
@@ -71,7 +71,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         if group not in groups:
             about = _GROUPS[group]
             of_group = groups[""].add_parser(group, help=about, description=_sentence(about))
-            of_group.set_defaults(run=partial(_show_help, of_group))
+            of_group.set_defaults(command=partial(_show_help, of_group))
             groups[group] = of_group.add_subparsers(metavar="ACTION")
         subparser = groups[group].add_parser(
             action,
@@ -81,7 +81,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
             parents=[shared],
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        subparser.set_defaults(run=command.run)
+        subparser.set_defaults(command=command.run)
         command.add_arguments(subparser)
     return parser
 

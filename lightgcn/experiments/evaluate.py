@@ -17,10 +17,10 @@ from lightgcn.experiments.run import (
     MODEL_FILE,
     TEST_FILE,
     RunConfig,
+    held_out_links,
     new_run_model,
     run_side_nodes,
     split_run,
-    test_links_of,
 )
 from lightgcn.graph.split import LinkSet
 from lightgcn.nn.model import LightGCN
@@ -86,7 +86,7 @@ def evaluate_run(
         raise FileNotFoundError(not_ended(folder))
     if "ease" in baselines:
         check_memory(dataset.interactions.num_items)
-    test = test_links_of(config, dataset).to(device)
+    test = held_out_links(config, dataset).to(device)
     evaluated = trained_or_none(folder)
     groups = run_side_nodes(config, dataset)
     links = test if groups is None else groups.extend_links(test)

@@ -214,7 +214,7 @@ def split_run(config: RunConfig, dataset: Dataset) -> Split:
     )
 
 
-def test_links_of(config: RunConfig, dataset: Dataset) -> LinkSet:
+def held_out_links(config: RunConfig, dataset: Dataset) -> LinkSet:
     """Return the test set: the split's, or the one that came with the data, as it is.
 
     Raises:

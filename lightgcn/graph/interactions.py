@@ -553,7 +553,10 @@ class Interactions:
 
     def __repr__(self) -> str:
         weighted = ", weighted" if self.weights is not None else ""
-        return f"Interactions({self.num_users} users, {self.num_items} items, {self.num_edges} edges{weighted})"
+        return (
+            f"Interactions({self.num_users} users, {self.num_items} items, "
+            f"{self.num_edges} edges{weighted})"
+        )
 
 
 def _check_as_many(users: Tensor, items: Tensor) -> None:

@@ -156,7 +156,7 @@ class LightGCN(nn.Module):
         if own is None:
             if self.training and torch.is_grad_enabled() and self.embedding.requires_grad:
                 self.normalization = found
-        elif own != found and found != "custom":
+        elif own not in (found, "custom") and found != "custom":
             raise ValueError(
                 f"the adjacency has normalization={found!r}, the model has {own!r}: pass the "
                 "interactions themselves, or LightGCN(…, normalization=…)"
@@ -350,7 +350,8 @@ def _from_features(
 ) -> Tensor:
     if not isinstance(features, tuple | list) or len(features) != 2:
         raise ValueError(
-            f'init must be "normal", "xavier" or (user features, item features), got {type(features)}'
+            'init must be "normal", "xavier" or (user features, item features), got '
+            f"{type(features)}"
         )
     user_features, item_features = (
         torch.as_tensor(part, dtype=torch.float32, device="cpu").detach() for part in features

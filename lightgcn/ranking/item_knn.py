@@ -57,6 +57,20 @@ class ItemKNN:
                 f"the weight of the neighbours must be a number of at least 0, got {self.weight!r}"
             )
 
+    @classmethod
+    def from_graph(cls, train: Interactions, neighbours: int = 20, weight: float = 0.2) -> ItemKNN:
+        """Return item kNN with the similarities of a graph, for the users of the same graph.
+
+        Args:
+            train: what messages flow along; weights count.
+            neighbours: number of nearest other items of an item.
+            weight: the most that is added to a score.
+
+        Raises:
+            ValueError: if ``neighbours`` < 1, or ``weight`` is negative or not finite.
+        """
+        return cls(train, nearest_items(train, neighbours), weight)
+
     def of_users(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the scores of (B,) users gain: (n,) places in ``users``, sorted, (n,) items,
         (n,) float32."""

@@ -1,7 +1,4 @@
-"""What `tune` searches, a line per setting, and how it proposes the next trial.
-
-A proposal is determined by the seed, the trial's number and what came of the trials before, so that
-a search that is taken up again goes on as it would have without the break."""
+"""What `tune` searches, a line per setting."""
 
 from __future__ import annotations
 
@@ -11,8 +8,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from lightgcn.training.config import PRESETS, Preset
 
@@ -133,70 +128,11 @@ def first_trials(space: Sequence[Dimension], start: Preset) -> list[dict[str, An
     return trials
 
 
-def propose(
-    space: Sequence[Dimension],
-    earlier: Sequence[tuple[dict[str, Any], float | None]],
-    *,
-    number: int,
-    seed: int,
-    minimize: bool = False,
-) -> dict[str, Any]:
-    """Return a value for each dimension: at first at random, then where a Gaussian process expects
-    most improvement.
-
-    Args:
-        space: what to choose from.
-        earlier: values by name of the trials before and what they reached, None (as bad as the
-            worst) for those that failed; those that are not in the space are left out.
-        number: of the trial.
-        seed: of the search.
-        minimize: whether less is better.
-
-    Raises:
-        ValueError: if Optuna is not installed.
-    """
-    require_optuna()
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Keep Optuna from logging each study, and from warning that its sampler is new (version 4)."""
     import optuna
 
-    distributions = {dimension.name: dimension.distribution() for dimension in space}
-    known = [
-        (values, reached)
-        for values, reached in earlier
-        if all(each.holds(values[each.name]) for each in space)
-    ]
-    all_reached = [reached for _, reached in known if reached is not None]
-    worst = (max if minimize else min)(all_reached, default=0.0)
-    study_seed = np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)
-    with _quiet(optuna):
-        sampler = optuna.samplers.GPSampler(
-            n_startup_trials=STARTUP_TRIALS, seed=int(study_seed[0])
-        )
-        study = optuna.create_study(
-            direction="minimize" if minimize else "maximize", sampler=sampler
-        )
-        for values, reached in known:
-            encoded = {
-                dimension.name: dimension.encode(values[dimension.name]) for dimension in space
-            }
-            value = worst if reached is None else reached
-            study.add_trial(
-                optuna.trial.create_trial(value=value, params=encoded, distributions=distributions)
-            )
-        drawn = study.ask(distributions).params
-    proposal = {dimension.name: dimension.decode(drawn[dimension.name]) for dimension in space}
-    if len(known) < STARTUP_TRIALS:
-        proposal |= {
-            dimension.name: dimension.at_random
-            for dimension in space
-            if dimension.at_random is not None
-        }
-    return proposal
-
-
-@contextmanager
-def _quiet(optuna: Any) -> Iterator[None]:
-    """Keep Optuna from logging each study, and from warning that its sampler is new (version 4) or
-    could be faster."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

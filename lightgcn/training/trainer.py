@@ -111,7 +111,7 @@ def _with_enough_steps(settings: Preset, split: Split) -> Preset:
     size, samples = settings.train.batch_size, num_samples(split.train, settings.train)
     if size is None:
         return settings
-    enough = max(64, samples * settings.train.epochs // _ENOUGH_STEPS)
+    enough = max(32, samples * settings.train.epochs // _ENOUGH_STEPS)
     return settings.changed(batch_size=min(size, enough))
 
 

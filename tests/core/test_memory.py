@@ -138,13 +138,15 @@ def test_commands_say_before_they_start_what_they_need_and_what_there_is(
         assert words in line and "0.0 GB are available" in line and "warning" in line
 
 
+@pytest.mark.slow
 def test_what_is_told_is_near_what_is_taken(tmp_path: Path) -> None:
     code = """
 import sys, warnings
 from lightgcn import preset
 from lightgcn.datasets import Dataset, synthetic_interactions
 from lightgcn.core.memory import training_memory
-from lightgcn.experiments.run import RunConfig, train_run
+from lightgcn.experiments.run import RunConfig
+from lightgcn.experiments.train import train_run
 warnings.simplefilter("ignore")
 Dataset(synthetic_interactions(20_000, 20_000, 500_000), {}, {}).save(sys.argv[1])
 dataset = Dataset.load(sys.argv[1])
@@ -164,6 +166,7 @@ print(training_memory(40_000, 500_000, 64) / (peak - before))
     assert 0.7 < float(done.stdout) < 2
 
 
+@pytest.mark.slow
 def test_commands_ask_for_huge_pages_unless_the_environment_says_not_to() -> None:
     code = """
 import os, sys

@@ -1,7 +1,7 @@
 """Kill -9 at random moments: what is on disk is whole, a rerun goes on, and it ends with the same
 bits.
 
-    python tests/soak.py [--kills 200] [--seed 0]
+    python tests/tools/soak.py [--kills 200] [--seed 0]
 
 Each scenario runs a command in a child process that is killed after a random part of the time that
 it takes, a few times over, with a look at the folder after each; then the command may end, and what
