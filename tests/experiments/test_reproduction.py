@@ -14,6 +14,7 @@ import pytest
 from lightgcn import Interactions, preset, sample_negatives, split_edges
 from lightgcn.datasets import Dataset, read_text, synthetic_interactions
 from lightgcn.experiments import reproduction as module
+from lightgcn.experiments.evaluate import evaluate_run
 from lightgcn.experiments.reproduction import (
     KNOWN_SPLITS,
     PUBLISHED,
@@ -21,7 +22,6 @@ from lightgcn.experiments.reproduction import (
     reproduce,
     split_name,
 )
-from lightgcn.experiments.evaluate import evaluate_run
 from lightgcn.experiments.run import RunConfig, split_run
 
 CONFIG = preset(
