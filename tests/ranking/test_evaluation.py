@@ -332,3 +332,13 @@ def test_cuda_equals_cpu() -> None:
     moved = links.to("cuda")
     found = evaluate(model().cuda(), normalized_adjacency(moved.message), moved, ks=(5,))
     assert found.metrics == pytest.approx(expected.metrics)
+
+
+def test_text_counts_what_was_measured_alone() -> None:
+    values = {"roc_auc": 0.75}
+    for evaluation, counted in (
+        (Evaluation(values, num_links=12_000), "(12,000 links)"),
+        (Evaluation(values, num_users=7), "(7 users)"),
+        (Evaluation(values, num_links=12_000, num_users=7), "(7 users, 12,000 links)"),
+    ):
+        assert str(evaluation) == f"roc_auc 0.7500  {counted}"
