@@ -22,26 +22,21 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     arguments = parser.parse_args()
 
-    config = lightgcn.preset(
-        arguments.preset, **({"epochs": arguments.epochs} if arguments.epochs else {})
-    )
+    changes = {"epochs": arguments.epochs} if arguments.epochs else {}
+    settings = lightgcn.preset(arguments.preset, **changes)
     dataset = read_text(arguments.folder)
     train = dataset.interactions
     print(train)
     if dataset.test is None:
         parser.error(f"{arguments.folder} holds no test.txt")
 
-    split = lightgcn.split_edges(train, ratios=(0.9, 0.1), disjoint=config.train.disjoint, seed=0)
-    model = config.new_model(split.val.message)
-    result = lightgcn.fit(model, split, config, progress=True)
+    split = lightgcn.split_edges(train, (0.9, 0.1), disjoint=settings.train.disjoint)
+    model = settings.new_model(split.val.message)
+    result = lightgcn.fit(model, split, settings, progress=True)
     seconds = sum(record["seconds"] for record in result.history)
-    print(
-        f"{len(result.history)} epochs, {seconds:.0f} s; best validation {config.train.metric}: "
-        f"{result.best_value:.4f}"
-    )
-
-    test = lightgcn.link_set(train, dataset.test)
-    print("test:", lightgcn.evaluate(model, test))
+    best = f"best validation {settings.train.metric}: {result.best_value:.4f}"
+    print(f"{len(result.history)} epochs, {seconds:.0f} s; {best}")
+    print("test:", lightgcn.evaluate(model, lightgcn.link_set(train, dataset.test)))
 
 
 if __name__ == "__main__":

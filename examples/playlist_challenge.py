@@ -66,18 +66,10 @@ def main() -> None:
 def trained(dataset: Dataset) -> Recommender:
     """Train on playlists and tracks, with the artists as further nodes, and return what answers."""
     graph, artists = dataset.interactions, SideNodes.of(dataset.groups("artist_id"))
-    split = artists.extend_split(
-        lightgcn.split_edges(graph, (0.95, 0.05), disjoint=0.0, negatives=0.0)
-    )
-    config = lightgcn.preset("fast", batch_size=min(16384, max(64, graph.num_edges // 40)))
-    model = config.new_model(split.val.message)
-    lightgcn.fit(model, split, config, progress=True)
-    return Recommender.from_model(
-        model,
-        graph,
-        side_nodes=artists,
-        user_columns=dataset.users,
-    )
+    split = artists.extend_split(lightgcn.split_edges(graph, (0.95, 0.05), negatives=0.0))
+    batch_size = min(16384, max(64, graph.num_edges // 40))
+    model = lightgcn.train(split, "fast", batch_size=batch_size, progress=True)
+    return Recommender(model, graph, side_nodes=artists, user_columns=dataset.users)
 
 
 def made_up(folder: Path) -> Path:

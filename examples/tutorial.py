@@ -14,9 +14,8 @@ import tempfile
 from pathlib import Path
 
 import lightgcn
-from lightgcn import Recommender, split_edges
 from lightgcn.datasets import read_mpd, write_synthetic_mpd
-from lightgcn.graph.subgraph import graph_statistics
+from lightgcn.graph import subgraph
 
 
 def main() -> None:
@@ -44,33 +43,24 @@ def main() -> None:
 
     # 2. The largest component, in which an artist ties its tracks together, and three hops around a
     # popular playlist.
-    dataset = dataset.reindex(
-        *lightgcn.graph.subgraph.largest_component(
-            dataset.interactions, dataset.groups("artist_id")
-        )
-    )
-    popular = int(lightgcn.graph.subgraph.rank_users_by_popularity(dataset.interactions)[0])
+    artists = dataset.groups("artist_id")
+    dataset = dataset.reindex(*subgraph.largest_component(dataset.interactions, artists))
+    popular = int(subgraph.rank_users_by_popularity(dataset.interactions)[0])
     center = dataset.users["name"][popular]
-    dataset = dataset.reindex(
-        *lightgcn.graph.subgraph.ego_graph(dataset.interactions, popular, hops=3)
-    )
+    dataset = dataset.reindex(*subgraph.ego_graph(dataset.interactions, popular, hops=3))
     graph = dataset.interactions
-    statistics = graph_statistics(graph)
-    print(
-        f"near playlist {center!r}: {graph}, {statistics.user_degrees.mean:.1f} tracks a playlist"
-    )
+    length = subgraph.graph_statistics(graph).user_degrees.mean
+    print(f"near playlist {center!r}: {graph}, {length:.1f} tracks a playlist")
 
     # 3. Train, validation and test edges; of the train edges four fifths carry messages, the rest
     # are predicted.
-    config = lightgcn.preset("tutorial", epochs=arguments.epochs)
-    split = split_edges(
-        graph, (0.8, 0.1, 0.1), disjoint=config.train.disjoint, negatives=1.0, seed=0
-    )
+    settings = lightgcn.preset("tutorial", epochs=arguments.epochs)
+    split = lightgcn.split_edges(graph, disjoint=settings.train.disjoint)
 
     # 4. LightGCN: three layers of mean aggregation, averaged. The best epoch by validation AUC is
     # kept.
-    model = config.new_model(split.val.message)
-    result = lightgcn.fit(model, split, config, progress=True)
+    model = settings.new_model(split.val.message)
+    result = lightgcn.fit(model, split, settings, progress=True)
     print(f"best epoch {result.best_epoch}: validation ROC-AUC {result.best_value:.4f}")
 
     # 5. The test edges, looked at once: links told from non-links, and all tracks ranked for each
@@ -78,11 +68,8 @@ def main() -> None:
     print("test:", lightgcn.evaluate(model, split.test, metrics=("recall", "ndcg")))
 
     # 6. Recommendations for a playlist, and for one that the model has never seen.
-    recommender = Recommender.from_model(
-        model,
-        graph,
-        user_columns=dataset.users,
-        item_columns=dataset.items,
+    recommender = lightgcn.Recommender(
+        model, graph, user_columns=dataset.users, item_columns=dataset.items
     )
     playlist = graph.user_ids[0] if graph.user_ids is not None else 0
     for title, tracks in (
@@ -96,14 +83,15 @@ def main() -> None:
     ):
         print(title)
         for track in tracks:
-            print(f"  {track.columns['name']} by {track.columns['artist']}")
+            print(f"  {track.label}")
 
     # 7. Pictures: learning curves, a piece of the graph, a map of the tracks.
     if arguments.pictures:
         from lightgcn.experiments import plots
 
         folder = Path(arguments.pictures)
-        plots.save_figure(plots.learning_curves(result.history, config), folder / "curves")
+        curves = plots.learning_curves(result.history, settings.train)
+        plots.save_figure(curves, folder / "curves")
         plots.save_figure(
             plots.graph_picture(graph, user="playlist", item="track"), folder / "graph"
         )

@@ -28,12 +28,12 @@ _TRAINED = ("adjacency", "propagate", "embed", "embed_nodes", "forward")
 
 @dataclass
 class TrainResult:
-    """What a training run left behind; the model itself holds the best epoch's weights.
+    """The course of a training; the model itself holds the weights of the best epoch.
 
     Attributes:
         history: one record per epoch: "epoch" (from 1), "loss" (mean over its links), "seconds" of
-            training, and where it was validated "val" (metrics by name) and "val_seconds".
-        best_epoch: the epoch whose weights the model holds, from 1; 0 where none was validated.
+            training, and if it was validated "val" (metrics by name) and "val_seconds".
+        best_epoch: the epoch whose weights the model holds, from 1; 0 if none was validated.
         best_value: its validation metric.
         ended: "finished" (all epochs), "early" (patience ran out) or "interrupted" (the model holds
             the weights it was interrupted at).
@@ -160,8 +160,9 @@ def fit(
 
     Warns:
         UserWarning: if a ranking loss would learn from a part of the train edges by mistake (the
-            split is disjoint, the settings are not), all epochs together are too few steps,
-            validation users have no train edge, or embeddings grow as if training diverged.
+            split is disjoint, the settings are not), users who have every item are left out of a
+            loss with sampled negatives, all epochs together are too few steps, validation users
+            have no train edge, or embeddings grow as if training diverged.
 
     Example:
         >>> import lightgcn
@@ -236,8 +237,9 @@ def _check_model_type(model: Any) -> None:
         wrapped = isinstance(getattr(model, "module", None), LightGCN)
         hint = "; pass its .module, or see lightgcn.training.sharded" if wrapped else ""
         raise TypeError(f"model must be a LightGCN, got {type(model).__name__}{hint}")
-    own = [name for name in _TRAINED if getattr(type(model), name) is not getattr(LightGCN, name)]
-    if own and not isinstance(model, ShardedLightGCN):
+    base = ShardedLightGCN if isinstance(model, ShardedLightGCN) else LightGCN
+    own = [name for name in _TRAINED if getattr(type(model), name) is not getattr(base, name)]
+    if own:
         raise ValueError(
             f"model: {type(model).__name__} has its own {own[0]}(), which fit does not call; train "
             "it in a loop of your own (examples/custom_loop.py)"
