@@ -83,7 +83,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data")
-    parser.add_argument("--epochs", type=int, default=preset("tutorial").epochs)
+    parser.add_argument("--epochs", type=int, default=preset("tutorial").train.epochs)
     parser.add_argument("--out", default="link_prediction.json")
     arguments = parser.parse_args()
 

@@ -123,7 +123,7 @@ def main() -> None:
         choices=["gowalla", "synthetic"],
         default="gowalla" if gowalla_folder() else "synthetic",
     )
-    parser.add_argument("--epochs", type=int, default=preset("fast").epochs)
+    parser.add_argument("--epochs", type=int, default=preset("fast").train.epochs)
     parser.add_argument(
         "--scale", type=float, default=1.0, help="size of the synthetic graph (1: as Gowalla)"
     )

