@@ -88,6 +88,7 @@ class Ranker:
         side_nodes: SideNodes | None = None,
         config: RankingConfig | None = None,
         fold_in: bool = True,
+        similarity: Any = None,
     ) -> Ranker:
         """Compute the final embeddings of a model over a graph, and the other parts of a score.
 
@@ -98,6 +99,8 @@ class Ranker:
                 them.
             config: the parts of a score; None for ``model.ranking``, which `lightgcn.fit` set.
             fold_in: whether to make the table that `fold_in` needs.
+            similarity: the result of `nearest_items` for ``graph``, if it is known: training
+                evaluates many times over one graph.
 
         Raises:
             TypeError: if ``graph`` is not Interactions.
@@ -133,7 +136,8 @@ class Ranker:
         del adjacency
         knn = None
         if config.item_knn:
-            similarity = nearest_items(message, config.item_knn)
+            if similarity is None:
+                similarity = nearest_items(message, config.item_knn)
             knn = ItemKNN(history, similarity, config.item_knn_weight)
         table = None
         if fold_in and model.num_layers:

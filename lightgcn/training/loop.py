@@ -22,6 +22,7 @@ from lightgcn.graph.adjacency import Adjacency, normalized_adjacency
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.split import LinkSet, Split
 from lightgcn.nn.model import LightGCN
+from lightgcn.ranking.item_knn import nearest_items
 from lightgcn.ranking.metrics import is_better, parse_metric
 from lightgcn.training.batches import batch_loss, epoch_batches, learnable_links, num_samples
 from lightgcn.training.checkpoint import Progress, RunFiles, weights_of
@@ -166,6 +167,7 @@ class TrainingLoop:
             self._val_links,
             ks=() if k is None else (k,),
             metrics=tuple(dict.fromkeys((name, "recall", "ndcg"))) if k else (),
+            similarity=self._similarity,
         )
         value = result[self.config.metric]
         if not now.best_epoch or is_better(self.config.metric, value, now.best_value):
@@ -208,6 +210,12 @@ class TrainingLoop:
     def _val_links(self) -> LinkSet:
         users, val = self.config.eval_users, self.split.val
         return val if users is None else val.of_some_users(users, seed=self.config.seed)
+
+    @cached_property
+    def _similarity(self) -> Any:
+        """The nearest items, the same in every validation; None without item kNN."""
+        count = self.model.ranking.item_knn
+        return nearest_items(self.split.val.message, count) if count else None
 
 
 def _summary(record: dict[str, Any], metric: str) -> str:

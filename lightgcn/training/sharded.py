@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.split import LinkSet
 from lightgcn.nn.config import RankingConfig
 from lightgcn.nn.model import LightGCN, normalization_name
-from lightgcn.ranking.evaluation import Evaluation, evaluate, evaluate_users
+from lightgcn.ranking.evaluation import Evaluation, evaluate_users
 from lightgcn.ranking.ranker import Ranker
 
 __all__ = ["ProcessGroup", "ProcessLostError", "ShardedLightGCN", "process_group"]
@@ -144,13 +145,20 @@ def processes_of(model: LightGCN) -> ProcessGroup:
 
 @torch.no_grad()
 def evaluate_shared(
-    model: LightGCN, links: LinkSet, *, ks: Sequence[int], metrics: Sequence[str]
+    model: LightGCN,
+    links: LinkSet,
+    *,
+    ks: Sequence[int],
+    metrics: Sequence[str],
+    similarity: Any = None,
 ) -> Evaluation:
-    """Evaluate as `lightgcn.evaluate` does, each process ranking for its share of the users."""
+    """Evaluate as `lightgcn.evaluate`, each process ranking for its share of the users.
+
+    ``similarity`` is as for `Ranker.from_model`."""
     processes = processes_of(model)
+    ranker = Ranker.from_model(model, links.message, fold_in=False, similarity=similarity)
     if processes.size == 1:
-        return evaluate(model, links, ks=ks, metrics=metrics)
-    ranker = Ranker.from_model(model, links.message, fold_in=False)
+        return evaluate_users(ranker, links, ks=ks, metrics=metrics)
     able = links.positives.user_degrees.nonzero().flatten()
     if not ks or len(able) < processes.size:
         result = evaluate_users(ranker, links, ks=ks, metrics=metrics)
