@@ -15,12 +15,10 @@ from lightgcn import Interactions, preset, sample_negatives, split_edges
 from lightgcn.datasets import Dataset, read_text, synthetic_interactions
 from lightgcn.experiments import reproduction as module
 from lightgcn.experiments.evaluate import evaluate_run
+from lightgcn.experiments.published import KNOWN_SPLITS, PUBLISHED, split_name
 from lightgcn.experiments.reproduction import (
-    KNOWN_SPLITS,
-    PUBLISHED,
     Reproduction,
     reproduce,
-    split_name,
 )
 from lightgcn.experiments.run import RunConfig, split_run
 
