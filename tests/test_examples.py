@@ -16,9 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow
 
 
-def run(script: Path, *arguments: object) -> str:
+# What a plain `pip install .` does not bring.
+EXTRAS = ("pandas", "polars", "pyarrow", "sklearn", "matplotlib", "networkx", "optuna")
+
+
+def run(script: Path, *arguments: object, first: Path = ROOT) -> str:
     command = [sys.executable, str(script), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": f"{first}{os.pathsep}{ROOT}"}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -34,8 +38,10 @@ def test_custom_loop() -> None:
     assert len(scores) == 3 and scores[-1] > 0.75
 
 
-def test_own_data() -> None:
-    said = run(ROOT / "examples" / "own_data.py")
+def test_own_data_needs_no_extra(tmp_path: Path) -> None:
+    for name in EXTRAS:
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('no {name} here')")
+    said = run(ROOT / "examples" / "own_data.py", first=tmp_path)
     # All belong to circles of thirty songs.
     for person, first in (("listener 7", 210), ("listener 8", 240), ("somebody new", 0)):
         (line,) = re.findall(rf"^{person}: (.*)$", said, re.MULTILINE)
