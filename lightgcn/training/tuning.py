@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -226,7 +226,7 @@ class _Search:
             _drop_partial_line(journal)
         direction: Any = "minimize" if lower_is_better(self.metric) else "maximize"
         try:
-            backend = JournalFileBackend(str(journal), _no_lock())
+            backend = JournalFileBackend(str(journal), cast(Any, _NoLock()))
             storage = JournalStorage(backend)
             if begun:  # which reads alone: a search that is refused is left as it is
                 self.study = load_study(study_name="lightgcn", storage=storage)
@@ -469,16 +469,12 @@ def _drop_partial_line(path: Path) -> None:
         path.write_bytes(whole)
 
 
-def _no_lock() -> Any:
-    """Return a journal lock that locks nothing: `folder_lock` holds the folder, and a killed
-    process leaves no lock file behind."""
-    from optuna.storages.journal._file import BaseJournalFileLock
+class _NoLock:
+    """A journal lock that locks nothing: `folder_lock` holds the folder, and a killed process
+    leaves no lock file behind. Optuna asks only for these two methods."""
 
-    class NoLock(BaseJournalFileLock):
-        def acquire(self) -> bool:
-            return True
+    def acquire(self) -> bool:
+        return True
 
-        def release(self) -> None:
-            pass
-
-    return NoLock()
+    def release(self) -> None:
+        pass
