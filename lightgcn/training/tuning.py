@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from lightgcn.core.checks import checked_count, is_out_of_memory
-from lightgcn.core.lock import holds
+from lightgcn.core.lock import folder_lock
 from lightgcn.core.memory import training_memory, warn_of_shortage
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.graph.split import Split
@@ -85,7 +85,6 @@ class TuneResult:
     ended: Literal["time", "trials", "interrupted"]
 
 
-@holds("folder")
 def tune(
     split: Split,
     folder: str | Path,
@@ -166,9 +165,10 @@ def tune(
     search = _Search(
         split, Path(folder), start, frozenset(fixed), max_dim, minutes, trials, should_stop
     )
-    search.open()
-    with search.show(progress):
-        ended = search.run(on_trial)
+    with folder_lock(search.folder):
+        search.open()
+        with search.show(progress):
+            ended = search.run(on_trial)
     best = search.best
     return TuneResult(search.trials, best, None if best is None else search.preset_of(best), ended)
 
