@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn import Interactions, LightGCN, Recommender, normalized_adjacency
-from lightgcn.core.storage import load_tensors, save_tensors
+from lightgcn.core.tensor_file import load_tensors, save_tensors
 from lightgcn.recommender import fold_in_table
 
 USERS, ITEMS = 7, 9

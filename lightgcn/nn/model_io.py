@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lightgcn.core.storage import load_tensors, save_tensors
+from lightgcn.core.tensor_file import load_tensors, save_tensors
 from lightgcn.nn.model import LightGCN
 
 
@@ -41,9 +41,11 @@ def load_model(path: str | Path) -> LightGCN:
     """
     tensors, metadata = load_tensors(path, "model")
     try:
-        model = LightGCN(**metadata)
+        start = tensors["embedding"]  # in place of random numbers, which take longer than the file
+        users, items = start.split([metadata["num_users"], metadata["num_items"]])
+        model = LightGCN(**metadata, init=(users, items))
         model.load_state_dict(tensors)
-    except (TypeError, RuntimeError, ValueError) as error:
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: weights and stated shape do not fit ({reason})") from error
     return model

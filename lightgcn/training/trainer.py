@@ -14,14 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import orjson
 import torch
 from torch import Tensor
 
 from lightgcn.core.checks import checked_count
 from lightgcn.core.process_group import ProcessLostError
 from lightgcn.core.seeding import make_generator
-from lightgcn.core.storage import append, load_shared, save_shared, write_atomic
+from lightgcn.core.storage import append_jsonl, read_jsonl, write_jsonl
+from lightgcn.core.tensor_file import load_shared, save_shared
 from lightgcn.graph.adjacency import Adjacency, normalized_adjacency
 from lightgcn.graph.split import LinkSet, Split
 from lightgcn.nn.model import LightGCN
@@ -271,7 +271,7 @@ class _Run:
         self.history.append(record)
         if self._writes:
             assert self.folder is not None
-            append(self.folder / HISTORY_FILE, _json_line(record))
+            append_jsonl(self.folder / HISTORY_FILE, record)
         return record
 
     def _validate(self) -> dict[str, Any]:
@@ -468,8 +468,7 @@ class _Run:
         if not self._writes:
             return
         assert self.folder is not None
-        data = b"".join(_json_line(record) for record in self.history)
-        write_atomic(self.folder / HISTORY_FILE, lambda temporary: temporary.write_bytes(data))
+        write_jsonl(self.folder / HISTORY_FILE, self.history)
 
 
 _COUNTS = ("epoch", "step", "best_epoch", "since_best")
@@ -509,16 +508,10 @@ def read_history(folder: str | Path) -> list[dict[str, Any]]:
         ValueError: naming file and line, if one is no record.
     """
     path = Path(folder) / HISTORY_FILE
-    records = []
-    *lines, _ = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not valid JSON ({error})") from error
+    records = read_jsonl(path)
+    for number, record in enumerate(records, 1):
         if not isinstance(record, dict) or record.get("epoch") != number:
             raise ValueError(f"{path}, line {number}: not the record of epoch {number}")
-        records.append(record)
     return records
 
 
@@ -538,7 +531,3 @@ def _progress_bar(run: _Run, shown: bool) -> Any:
 def _summary(record: dict[str, Any], metric: str) -> str:
     value = f", val {metric} {record['val'][metric]:.4f}" if "val" in record else ""
     return f"epoch {record['epoch']}, loss {record['loss']:.4f}{value}"
-
-
-def _json_line(record: dict[str, Any]) -> bytes:
-    return orjson.dumps(record) + b"\n"

@@ -27,7 +27,7 @@ from lightgcn.core.process_group import (
     _rendezvous_name,
     process_group,
 )
-from lightgcn.core.storage import load_shared, load_tensors
+from lightgcn.core.tensor_file import load_shared, load_tensors
 from lightgcn.datasets import write_synthetic_mpd
 from lightgcn.nn.losses import in_batch_softmax_part
 from lightgcn.nn.model_io import load_model, save_model

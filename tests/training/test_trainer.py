@@ -756,7 +756,7 @@ def test_resume_refuses_a_truncated_checkpoint(checkpoint: Path, kept: float) ->
 
 
 def test_resume_refuses_a_checkpoint_that_lacks_something(checkpoint: Path) -> None:
-    from lightgcn.core.storage import load_tensors, save_tensors
+    from lightgcn.core.tensor_file import load_tensors, save_tensors
 
     path = checkpoint / CHECKPOINT_FILE
     tensors, metadata = load_tensors(path, "checkpoint")
