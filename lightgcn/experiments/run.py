@@ -27,7 +27,7 @@ from torch import Tensor
 
 from lightgcn.core.checks import checked_count
 from lightgcn.core.lock import folder_lock
-from lightgcn.core.memory import answering_memory, training_memory, warn_of_shortage
+from lightgcn.core.memory import reading_memory, training_memory, warn_of_shortage
 from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset
@@ -494,9 +494,8 @@ def recommender_file(path: str | Path) -> Path:
             f"{path}: no {RECOMMENDER_FILE} here; train a model first (lightgcn train)"
         )
     if file.is_file():
-        warn_of_shortage(
-            f"{file}: to answer from it", answering_memory(file), "use a machine with more"
-        )
+        needed = reading_memory(file.stat().st_size, "recommender")
+        warn_of_shortage(f"{file}: to answer from it", needed, "use a machine with more")
     return file
 
 
