@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.core.checks import checked_integers
-from lightgcn.core.storage import load_tensors, pack_strings, save_tensors, unpack_strings
+from lightgcn.core.tensor_file import load_tensors, pack_strings, save_tensors, unpack_strings
 from lightgcn.graph.ids import Id, find_node, index_of_ids
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.side_nodes import SideNodes

@@ -20,7 +20,7 @@ from lightgcn import (
     Recommender,
     normalized_adjacency,
 )
-from lightgcn.core.storage import load_tensors, save_tensors
+from lightgcn.core.tensor_file import load_tensors, save_tensors
 
 USERS, ITEMS = 7, 9
 NAMES = ["Dawn", "Night", "Rain", "dawn", "Rain", "Echo", "1999", " Space ", ""]

@@ -27,7 +27,7 @@ from lightgcn.challenge.scores import ChallengeScores, score_lists
 from lightgcn.challenge.tasks import Challenge, make_challenge
 from lightgcn.challenge.title_index import TitleIndex, require_scikit_learn
 from lightgcn.core.checks import checked_count
-from lightgcn.core.lock import holds, holds_files
+from lightgcn.core.lock import folder_lock, holds_files
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset
 from lightgcn.experiments.finished import newer_training
@@ -62,7 +62,6 @@ class ChallengeResult:
     unknown_holdouts: float
 
 
-@holds("folder")
 def run_challenge(
     dataset: Dataset,
     settings: Preset,
@@ -109,27 +108,40 @@ def run_challenge(
     folder, seed = Path(folder), checked_count("seed", seed)
     if seed >= 2**63:
         raise ValueError(f"seed must be below 2**63, got {seed}")
-    challenge = make_challenge(dataset, num_playlists, seed=seed)
+    with folder_lock(folder):
+        challenge = make_challenge(dataset, num_playlists, seed=seed)
+        about = {"num_playlists": num_playlists, "seed": seed, "playlists": _digest(challenge)}
+        _check_folder(folder, about)
+        config = RunConfig(
+            str((folder / TRAIN_FOLDER).resolve()),
+            challenge.train.fingerprint(),
+            settings,
+            _RATIOS,
+            words=words,
+            side_nodes=side_nodes,
+        )
+        return _run(challenge, config, about, folder, device, say, watch, progress)
+
+
+def _run(
+    challenge: Challenge,
+    config: RunConfig,
+    about: dict[str, Any],
+    folder: Path,
+    device: torch.device | str,
+    say: Callable[[str], None],
+    watch: AbstractContextManager[Callable[[], bool]] | None,
+    progress: bool,
+) -> ChallengeResult | None:
+    """Train, answer and score, in a folder that is held."""
     train, run = challenge.train, folder / RUN_FOLDER
-    about = {"num_playlists": num_playlists, "seed": seed, "playlists": _digest(challenge)}
-    _check_folder(folder, about)
-    config = RunConfig(
-        str((folder / TRAIN_FOLDER).resolve()),
-        train.fingerprint(),
-        settings,
-        _RATIOS,
-        words=words,
-        side_nodes=side_nodes,
-    )
-    run_side_nodes(
-        config, train
-    )  # a column that is not there is refused before anything is written
+    run_side_nodes(config, train)  # a missing column is refused before anything is written
     begun, done = (run / CONFIG_FILE).is_file(), False
     if begun:
         saved = RunConfig.load(run)
         config.check_resumes(saved)
         done = (
-            saved.settings == settings
+            saved.settings == config.settings
             and (run / RECOMMENDER_FILE).is_file()
             and newer_training(run) is None
         )

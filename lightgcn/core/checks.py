@@ -89,9 +89,9 @@ def checked_weights(given: Any, num_edges: int) -> Tensor | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception says that memory ran out, on a CPU or a GPU."""
-    # On a CPU torch has no class of its own for it.
-    phrases = ("not enough memory", "can't allocate memory", "CUDA out of memory")
+    """Return whether an exception reports that memory ran out, on a CPU or a GPU."""
+    # Torch has no class for it on a CPU, nor for NCCL and the CUDA driver.
+    phrases = ("not enough memory", "can't allocate memory", "out of memory")
     is_torch = isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_torch
 

@@ -1,134 +1,96 @@
-"""How much memory there is, and how much a piece of work will want."""
+"""The memory that is available, and estimates of the memory that commands need."""
 
 from __future__ import annotations
 
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
-_MEMINFO = Path("/proc/meminfo")
-# What a container may use, and uses (cgroup version 2).
-_GROUP = Path("/sys/fs/cgroup")
-
-# Bytes that training holds at its peak, measured (docs/reliability.md): for each edge of the graph
-# with its split, a negative for it and its adjacency; for each number of the embedding table with
-# its gradient, optimiser, best copy and buffers; and what any command takes beside what the process
-# has already.
-_EDGE_BYTES, _ENTRY_BYTES, _BASE_BYTES = 85, 22, 270_000_000
-# So much may always be asked for: what is known of memory can be too little.
+# Peak bytes, measured (docs/reliability.md): of any command beside what the process has already; of
+# training for each edge (split, negatives, adjacency) and for each number of the embedding table
+# (gradient, optimiser, best copy, buffers); of reading for each byte of a file.
+_BASE_BYTES, _EDGE_BYTES, _NUMBER_BYTES = 270_000_000, 85, 22
+_READ_BYTES = {"mpd": 0.15, "table": 25.0, "text": 25.0, "prepared": 4.0, "recommender": 3.0}
+# Bytes that may always be read at once: the available memory can be underestimated.
 LEAST = 1 << 28
-# What reading holds, for each byte of what it reads: slices give up nearly all at once, tables and
-# text are held whole.
-_READ_BYTES = {"mpd": 0.15, "table": 25.0, "text": 25.0, "prepared": 4.0}
-# What a saved recommender or model holds, for each byte of its file: the file's own, and what is
-# made of it.
-_FILE_BYTES = 3.0
 
 
 def use_huge_pages() -> None:
-    """Have PyTorch ask Linux for pages of 2 MB for large tensors of this process, unless the
-    environment says not to.
+    """Have PyTorch ask Linux for pages of 2 MB for large tensors, unless the environment sets
+    ``THP_MEM_ALLOC_ENABLE``.
 
-    Tables and batches of gigabytes, made and dropped in every step, are then mapped 512 times as
-    fast. It counts before the first tensor is made; on other systems it has no effect."""
+    Tables of gigabytes that every step allocates and frees are then mapped much faster. To be
+    called before the first tensor is made; without effect on other systems."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def available_memory() -> int | None:
-    """Return the bytes that this process can still get without swapping, None where the system does
-    not say.
+def available_memory(root: str | Path = "/") -> int | None:
+    """Return the bytes that this process can still allocate without swapping, or None if unknown.
 
-    On Linux that is less than what is free of the machine where a control group allows less.
+    On Linux: what is available on the machine, or in its control group (version 2) if that is less.
+
+    Args:
+        root: folder of ``proc/meminfo`` and ``sys/fs/cgroup``.
     """
-    parts = [part for part in (_of_machine(), _of_group()) if part is not None]
-    return min(parts, default=None)
+    available, group = [], Path(root, "sys/fs/cgroup")
+    with suppress(OSError, ValueError, KeyError):
+        available.append(_numbers(Path(root, "proc/meminfo"))["MemAvailable:"] * 1024)
+    with suppress(OSError, ValueError, KeyError):  # no group, or no limit ("max")
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        statistics = _numbers(group / "memory.stat")
+        # The kernel frees cached file content on demand.
+        cached = sum(statistics[name] for name in ("active_file", "inactive_file"))
+        cached += statistics["slab_reclaimable"]
+        available.append(max(0, limit - max(0, used - cached)))
+    return min(available, default=None)
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    lines = (line.split() for line in path.read_text().splitlines())
+    return {name: int(value) for name, value, *_ in lines}
 
 
 def reading_limit() -> int | None:
-    """Return how many bytes may be read at once: a quarter of what is available; None where nobody
-    knows."""
+    """Return how many bytes may be read at once, a quarter of the available memory; None if that is
+    unknown."""
     available = available_memory()
     return None if available is None else max(available // 4, LEAST)
 
 
 def training_memory(num_nodes: int, num_edges: int, embedding_dim: int) -> int:
-    """Return about how many bytes training takes at its peak, on a CPU.
+    """Return an estimate of the peak bytes of training on a CPU.
 
     Args:
         num_nodes: users and items.
-        num_edges: of the whole graph.
+        num_edges: edges of the whole graph.
         embedding_dim: width of the embeddings.
     """
-    return _BASE_BYTES + _EDGE_BYTES * num_edges + _ENTRY_BYTES * num_nodes * embedding_dim
+    return _BASE_BYTES + _EDGE_BYTES * num_edges + _NUMBER_BYTES * num_nodes * embedding_dim
 
 
 def reading_memory(num_bytes: int, kind: str) -> int:
-    """Return about how many bytes the reading of files takes at its peak.
+    """Return an estimate of the peak bytes of reading files.
 
     Args:
-        num_bytes: of the files, decompressed.
-        kind: "mpd", "table", "text" or "prepared".
+        num_bytes: size of the files, decompressed.
+        kind: "mpd", "table", "text", "prepared" or "recommender".
     """
     return _BASE_BYTES + int(num_bytes * _READ_BYTES[kind])
 
 
-def answering_memory(file: Path) -> int:
-    """Return about how many bytes answers from a recommender's file take at their peak."""
-    return _BASE_BYTES + int(file.stat().st_size * _FILE_BYTES)
-
-
 def warn_of_shortage(what: str, needed: int, advice: str) -> None:
-    """Warn where something needs more memory than there is; the arguments are those of
-    `shortage`."""
-    message = shortage(what, needed, advice)
-    if message is not None:
-        warnings.warn(message, stacklevel=3)
-
-
-def shortage(what: str, needed: int, advice: str) -> str | None:
-    """Return a sentence where something needs more memory than there is, None where it fits or
-    nobody knows.
+    """Warn if something needs more memory than is available.
 
     Args:
-        what: that needs it.
-        needed: bytes.
-        advice: how it would need less.
+        what: the work, such as "training".
+        needed: estimate of its peak bytes.
+        advice: how to need less.
     """
     available = available_memory()
-    if available is None or needed <= available:
-        return None
-    return (
-        f"{what} needs about {needed / 1e9:.1f} GB of memory, and "
-        f"{available / 1e9:.1f} GB are available: {advice}"
-    )
-
-
-def _of_machine() -> int | None:
-    try:
-        for line in _MEMINFO.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def _of_group() -> int | None:
-    try:
-        limit, used = (
-            int((_GROUP / name).read_text()) for name in ("memory.max", "memory.current")
+    if available is not None and needed > available:
+        warnings.warn(
+            f"{what} needs about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are "
+            f"available: {advice}",
+            stacklevel=3,
         )
-        statistics = dict(
-            line.split() for line in (_GROUP / "memory.stat").read_text().splitlines()
-        )
-        # What was read of files is given up for memory that is asked for.
-        given_up = sum(
-            int(statistics.get(name, 0))
-            for name in ("active_file", "inactive_file", "slab_reclaimable")
-        )
-        return max(0, limit - max(0, used - given_up))
-    except (OSError, ValueError):  # no such group, or one without a limit
-        return None

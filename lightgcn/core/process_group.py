@@ -1,7 +1,7 @@
-"""The processes that train one model together, and what they say to each other.
+"""A group of processes that train one model together, and its collectives.
 
-Each holds some columns of the embedding table. What goes between them are sums of scores, rows of a
-batch, and once in a while a question that all have to answer alike."""
+The embedding table is sharded by columns. A collective is called by every process of the group, in
+the same order and with arguments of the same shapes."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Rows of a table that go from process to process at a time.
+from lightgcn.core.checks import is_out_of_memory
+
+# Rows of a table that one collective transfers.
 BLOCK_ROWS = 1 << 16
-# Seconds after which a process that does not answer is taken for lost: in a step, at the beginning,
-# and where one works and the others wait (a start, a file).
+# Seconds after which a collective fails: in a training step, at the start, and while one process
+# works and the others wait (to make a start, to write a file).
 STEP_TIMEOUT, JOIN_TIMEOUT, LONG_TIMEOUT = 45.0, 300.0, 3600.0
 
 
 class ProcessLostError(Exception):
-    """Another process of the job is gone, or does not answer.
+    """Another process of the group has ended, or does not answer.
 
-    No `OSError`: what handles a file that cannot be written is not to take it for one.
+    Not an `OSError`, which callers handle as a file that cannot be written.
     """
 
 
 class ProcessGroup:
-    """One process alone; `DistributedGroup` is one of several.
+    """A group of one process, whose collectives return their arguments; see `DistributedGroup`.
 
     Attributes:
-        rank: the number of this process, from 0; process 0 writes the files.
-        size: how many there are.
-        local_size: how many of them are on this machine.
-        sent: bytes that this process has sent in sums and exchanges.
+        rank: number of this process, from 0; process 0 writes the files.
+        size: number of processes.
+        local_size: number of processes on this machine.
+        sent: bytes that this process has sent in `all_reduce`, `all_to_all` and `any_flag`.
     """
 
     rank = 0
@@ -51,7 +53,7 @@ class ProcessGroup:
     sent = 0
 
     def column_counts(self, width: int) -> list[int]:
-        """Return how many of a table's columns each process holds: they differ by one at most.
+        """Return the number of columns of each process's shard; they differ by at most one.
 
         Raises:
             ValueError: if there are fewer columns than processes.
@@ -63,25 +65,23 @@ class ProcessGroup:
         return [width // self.size + (rank < width % self.size) for rank in range(self.size)]
 
     def columns(self, width: int) -> slice:
-        """Return which of a table's columns this process holds."""
+        """Return the columns of this process's shard."""
         ends = list(accumulate(self.column_counts(width), initial=0))
         return slice(ends[self.rank], ends[self.rank + 1])
 
     def all_reduce(self, part: Tensor) -> Tensor:
-        """Return the sum of what all processes give, on each: a tensor of the same shape
-        everywhere.
+        """Return the sum of a tensor over all processes, in a new tensor.
 
-        What is made of it has to be the same everywhere too; the gradient goes to this process's
-        part without a word to the others."""
+        Its gradient is passed to ``part`` without communication, so every process must compute the
+        same from the sum."""
         return part
 
     def all_to_all(self, rows: Tensor, counts: Sequence[int], width: int) -> Tensor:
-        """Give each process its rows with all columns; the gradient goes the way back.
+        """Exchange rows of sharded columns for fewer rows of all columns; differentiable.
 
         Args:
-            rows: (sum of ``counts``, own columns): for each process so many rows, one process after
-                the other.
-            counts: how many rows each process is to have.
+            rows: (sum of ``counts``, own columns), the rows for process 0 first.
+            counts: number of rows for each process.
             width: columns of all processes together.
 
         Returns:
@@ -90,55 +90,53 @@ class ProcessGroup:
         return rows
 
     def all_reduce_(self, tensor: Tensor) -> None:
-        """Add up a tensor over all processes, in place."""
+        """Sum a tensor over all processes, in place."""
 
     def all_reduce_numbers(self, numbers: Tensor) -> Tensor:
-        """Return the sum of a few numbers on the CPU over all processes."""
+        """Return the sum of a small CPU tensor over all processes, with the long timeout."""
         return numbers
 
     def any_flag(self, *flags: bool) -> list[bool]:
-        """Return of each flag whether it is set in any process."""
+        """Return for each flag whether it is set in any process."""
         return list(flags)
 
     def all_reduce_max(self, number: float) -> float:
-        """Return the largest of the numbers that the processes give, however long one has work of
-        its own."""
+        """Return the maximum of a number over all processes, with the long timeout."""
         return number
 
     def barrier(self) -> None:
-        """Wait for all processes, however long they have work of their own."""
+        """Wait until every process has called this, with the long timeout."""
 
     def check_same(self, what: str, value: str) -> None:
-        """Raise a ValueError in all processes unless all give the same value."""
+        """Raise a ValueError in every process unless ``value`` is the same in all of them."""
 
     def all_gather_columns(self, part: Tensor, width: int) -> Tensor:
-        """Return the (N, width) table of which this process has the (N, own) ``part``, in every
-        process."""
+        """Return the whole (N, width) table from the (N, own columns) shards, in every process."""
         return part
 
     def gather_row_blocks(self, part: Tensor, width: int) -> Iterator[Tensor]:
-        """Yield the rows of that table, some at a time, in process 0; nothing in the others, which
-        take part."""
+        """Yield the whole table in blocks of rows in process 0, and nothing in the others.
+
+        Every process has to exhaust the iterator."""
         yield from part.split(BLOCK_ROWS)
 
     def scatter_columns(
         self, table: Tensor | None, shape: tuple[int, int], device: torch.device
     ) -> Tensor:
-        """Return this process's columns of a (N, width) float32 table that process 0 has; the
-        others give None."""
+        """Return this process's columns of process 0's (N, width) table as float32; ``table`` is
+        None in the other processes."""
         assert table is not None
         return table.to(device, torch.float32, copy=True)
 
     def remember(self, what: str) -> None:
-        """Note something for the processes that ``torchrun`` starts in place of these, should they
-        end early."""
+        """Store a key for the processes that ``torchrun`` starts if it restarts these."""
 
     def remembers(self, what: str) -> bool:
-        """Return whether processes in whose place these are have noted it."""
+        """Return whether the processes before a restart stored the key."""
         return False
 
     def broadcast(self, values: Sequence[float]) -> list[float]:
-        """Return the numbers that process 0 gives, in every process; all give as many."""
+        """Return process 0's numbers in every process; each gives as many."""
         return list(values)
 
 
@@ -146,7 +144,14 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 class DistributedGroup(ProcessGroup):
-    """One of several processes, as `process_group` makes it."""
+    """A group of several processes; `process_group` makes it.
+
+    Args:
+        steps: group of the tensors of training steps (NCCL on CUDA).
+        control: Gloo group of CPU tensors, with the same timeout.
+        long: Gloo group with the long timeout.
+        store: key-value store that outlives a restart.
+    """
 
     def __init__(self, steps: Any, control: Any, long: Any, store: Any) -> None:
         self.steps, self.control, self.long, self.store = steps, control, long, store
@@ -165,8 +170,7 @@ class DistributedGroup(ProcessGroup):
     def all_reduce_(self, tensor: Tensor) -> None:
         with self._communicating():
             dist.all_reduce(tensor, group=self.steps)
-        # By a ring: each number goes around once to be added up, and once more to be told.
-        self.sent += round(2 * tensor.numel() * tensor.element_size() * (self.size - 1) / self.size)
+        self._count_ring(tensor)
 
     def all_reduce_numbers(self, numbers: Tensor) -> Tensor:
         total = numbers.clone()
@@ -175,38 +179,36 @@ class DistributedGroup(ProcessGroup):
         return total
 
     def any_flag(self, *flags: bool) -> list[bool]:
-        found = torch.tensor(flags, dtype=torch.int32)
+        found = torch.tensor(flags, dtype=torch.int32, device="cpu")
         with self._communicating():
             dist.all_reduce(found, dist.ReduceOp.MAX, group=self.control)
-        self.sent += round(2 * 4 * len(flags) * (self.size - 1) / self.size)
+        self._count_ring(found)
         return [bool(flag) for flag in found.tolist()]
 
     def all_reduce_max(self, number: float) -> float:
-        found = torch.tensor(number, dtype=torch.float64)
+        found = torch.tensor(number, dtype=torch.float64, device="cpu")
         with self._communicating():
             dist.all_reduce(found, dist.ReduceOp.MAX, group=self.long)
         return float(found)
 
     def barrier(self) -> None:
-        with self._communicating():
-            dist.all_reduce(torch.zeros(1), group=self.long)
+        self.all_reduce_max(0.0)
 
     def check_same(self, what: str, value: str) -> None:
-        own = torch.frombuffer(
-            bytearray(hashlib.sha256(value.encode()).digest()), dtype=torch.uint8
-        )
+        digest = hashlib.sha256(value.encode()).digest()
+        own = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
         every = [torch.empty_like(own) for _ in range(self.size)]
         with self._communicating():
             dist.all_gather(every, own, group=self.long)
         other = [rank for rank, found in enumerate(every) if not torch.equal(found, every[0])]
         if other:
             raise ValueError(
-                f"{this_process()}: {what} must be the same in all processes, and "
-                f"process {other[0]} has others than process 0; this one has {value}"
+                f"{this_process()}: {what} must be the same in all processes, but differ between "
+                f"process {other[0]} and process 0; here: {value}"
             )
 
     def all_gather_columns(self, part: Tensor, width: int) -> Tensor:
-        self.barrier()  # what came before may have taken one longer than another
+        self.barrier()  # with its long timeout: one process may have worked longer than another
         table = part.new_empty(len(part), width)
         widths = self.column_counts(width)
         with self._communicating():
@@ -232,9 +234,10 @@ class DistributedGroup(ProcessGroup):
     ) -> Tensor:
         rows, width = shape
         widths = self.column_counts(width)
-        result = torch.empty(rows, widths[self.rank], device=device)
+        result = torch.empty(rows, widths[self.rank], dtype=torch.float32, device=device)
         for first in range(0, rows, BLOCK_ROWS):
-            own = torch.empty(min(BLOCK_ROWS, rows - first), max(widths))
+            size = (min(BLOCK_ROWS, rows - first), max(widths))
+            own = torch.empty(size, dtype=torch.float32, device="cpu")
             every = None
             if self.rank == 0:
                 assert table is not None
@@ -254,20 +257,24 @@ class DistributedGroup(ProcessGroup):
             return bool(self.store.check([f"lightgcn {what}"]))
 
     def broadcast(self, values: Sequence[float]) -> list[float]:
-        said = torch.tensor(list(values), dtype=torch.float64)
+        numbers = torch.tensor(values, dtype=torch.float64, device="cpu")
         with self._communicating():
-            dist.broadcast(said, src=0, group=self.long)
-        found: list[float] = said.tolist()
-        return found
+            dist.broadcast(numbers, src=0, group=self.long)
+        return list(numbers.tolist())
+
+    def _count_ring(self, tensor: Tensor) -> None:
+        # A ring all-reduce is a reduce-scatter and an all-gather.
+        self.sent += round(2 * tensor.numel() * tensor.element_size() * (self.size - 1) / self.size)
 
     @contextmanager
     def _communicating(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
-            reason = re.sub(
-                r"^\[[^\]]*\] ", "", " ".join(str(error).split())
-            )  # without a place in Gloo's sources
+            if is_out_of_memory(error):
+                raise
+            # Without the position in Gloo's source.
+            reason = re.sub(r"^\[[^\]]*\] ", "", " ".join(str(error).split()))
             raise ProcessLostError(
                 f"{this_process()}: another process is gone or does not answer "
                 f"({reason.partition('. ')[0]:.120})"
@@ -294,38 +301,28 @@ class _Exchange(torch.autograd.Function):
         ctx.processes, ctx.counts, ctx.widths = processes, counts, widths
         mine, own = counts[processes.rank], widths[processes.rank]
         sizes = [mine * width for width in widths]
-        found = rows.new_empty(sum(sizes))
-        _all_to_all(
-            processes,
-            found,
-            rows.detach().contiguous().view(-1),
-            sizes,
-            [count * own for count in counts],
-        )
-        return torch.cat(
-            [
-                part.view(mine, width)
-                for part, width in zip(found.split(sizes), widths, strict=True)
-            ],
-            dim=1,
-        )
+        given = rows.detach().contiguous().view(-1)
+        found = _all_to_all(processes, given, [count * own for count in counts], sizes)
+        parts = zip(found.split(sizes), widths, strict=True)
+        return torch.cat([part.view(mine, width) for part, width in parts], dim=1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         processes, own = ctx.processes, ctx.widths[ctx.processes.rank]
         parts = [part.reshape(-1) for part in grads[0].split(ctx.widths, dim=1)]
         sizes = [count * own for count in ctx.counts]
-        found = grads[0].new_empty(sum(sizes))
-        _all_to_all(processes, found, torch.cat(parts), sizes, [len(part) for part in parts])
+        found = _all_to_all(processes, torch.cat(parts), [len(part) for part in parts], sizes)
         return found.view(-1, own), None, None, None
 
 
 def _all_to_all(
-    processes: DistributedGroup, out: Tensor, given: Tensor, out_sizes: list[int], sizes: list[int]
-) -> None:
+    processes: DistributedGroup, given: Tensor, sizes: list[int], found_sizes: list[int]
+) -> Tensor:
+    found = given.new_empty(sum(found_sizes))
     with processes._communicating():
-        dist.all_to_all_single(out, given, out_sizes, sizes, group=processes.steps)
+        dist.all_to_all_single(found, given, found_sizes, sizes, group=processes.steps)
     processes.sent += (sum(sizes) - sizes[processes.rank]) * given.element_size()
+    return found
 
 
 def _padded(part: Tensor, width: int) -> Tensor:
@@ -337,7 +334,7 @@ def _without_padding(parts: Sequence[Tensor], widths: Sequence[int]) -> Tensor:
 
 
 def is_launched() -> bool:
-    """Return whether ``torchrun`` started this process with others."""
+    """Return whether ``torchrun`` started this process as one of several."""
     return (
         dist.is_available()
         and dist.is_torchelastic_launched()
@@ -346,65 +343,64 @@ def is_launched() -> bool:
 
 
 def this_process() -> str:
-    """Return what one of several processes calls itself."""
+    """Return the name of this process for messages, "process 1 of 4"."""
     return f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
 
 
 def own_gpu() -> torch.device:
-    """Return the GPU of one of several processes: each on a machine has its own.
+    """Return the GPU of this process: each process on a machine has its own.
 
     Raises:
-        ValueError: in each of them, if they are more than the machine has GPUs.
+        ValueError: if there are more processes on this machine than GPUs.
     """
     there, wanted = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
     if wanted > there:
         raise ValueError(
             f"{this_process()}: {wanted} processes on a machine of {there} CUDA "
-            f"device{'' if there == 1 else 's'}: "
-            f"start --nproc-per-node {there}, or compute on the CPU (--device cpu)"
+            f"device{'' if there == 1 else 's'}: start --nproc-per-node {there}, or compute on the "
+            "CPU (--device cpu)"
         )
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
 
 def _rendezvous_name(store: Any, rank: int, size: int) -> str:
-    """Return a name that these processes have in common, and no others that ``torchrun`` has
-    started before.
+    """Agree on a key prefix that no processes before a restart have used.
 
-    Process 0 says one; each other answers with it and a word of its own, which process 0 says back.
-    So nobody takes up what processes that are gone have left in the store. (The count of restarts
-    is each host's own.)
+    The store keeps the keys of processes that have ended, and the restart counter differs between
+    hosts. So process 0 publishes a random name, every other process replies with this name and a
+    random token of its own, and takes the name once process 0 has acknowledged the token.
 
     Raises:
-        ProcessLostError: if the others do not come.
+        ProcessLostError: if the others do not take part before the timeout.
     """
     own, deadline = uuid4().hex, time.monotonic() + JOIN_TIMEOUT
 
-    def wait_for(others: Callable[[], str]) -> str:
-        while not (found := others()):
+    def wait_for(poll: Callable[[], str]) -> str:
+        while not (found := poll()):
             if time.monotonic() > deadline:
                 raise ProcessLostError(
-                    f"{this_process()}: the others have not come in {JOIN_TIMEOUT:.0f} s"
+                    f"{this_process()}: the other processes did not start in {JOIN_TIMEOUT:.0f} s"
                 )
             time.sleep(0.02)
         return found
 
-    def said(what: str) -> str:
-        return str(store.get(what).decode()) if store.check([what]) else ""
+    def read(key: str) -> str:
+        return str(store.get(key).decode()) if store.check([key]) else ""
 
-    def answer() -> str:
-        name = said("lightgcn name")
-        store.set(f"lightgcn answer {rank}", f"{name} {own}")
-        return name if name and own in said(f"lightgcn words {name}") else ""
+    def acknowledged_name() -> str:
+        name = read("lightgcn name")
+        store.set(f"lightgcn reply {rank}", f"{name} {own}")
+        return name if name and own in read(f"lightgcn tokens {name}") else ""
 
-    def answer_of(other: int) -> str:
-        found = said(f"lightgcn answer {other}")
-        return found if own in found else ""
+    def reply_of(other: int) -> str:
+        reply = read(f"lightgcn reply {other}")
+        return reply if own in reply else ""
 
     if rank:
-        return wait_for(answer)
+        return wait_for(acknowledged_name)
     store.set("lightgcn name", own)
-    words = [wait_for(partial(answer_of, other)).split()[1] for other in range(1, size)]
-    store.set(f"lightgcn words {own}", " ".join(words))
+    tokens = [wait_for(partial(reply_of, other)).split()[1] for other in range(1, size)]
+    store.set(f"lightgcn tokens {own}", " ".join(tokens))
     return own
 
 
@@ -412,18 +408,19 @@ def _rendezvous_name(store: Any, rank: int, size: int) -> str:
 def process_group(
     device: torch.device | str = "cpu", *, timeout: float | None = None
 ) -> Iterator[ProcessGroup]:
-    """Join the other processes that ``torchrun`` started, for the time of a block;
-    `SINGLE_PROCESS` if there are none.
+    """Join the group of processes that ``torchrun`` started, for the duration of a block.
 
     Args:
-        device: where this process computes; on "cuda" batches go by NCCL, else all goes by Gloo.
-        timeout: seconds after which a process that does not answer in a training step is taken for
-            lost; None for 45. One that dies is noticed at once.
+        device: device of this process; on "cuda" training steps use NCCL, everything else Gloo.
+        timeout: seconds after which a collective of a training step fails, None for 45. A process
+            that ends is noticed at once.
+
+    Yields:
+        The group; `SINGLE_PROCESS` if ``torchrun`` did not start several processes.
 
     Raises:
-        ValueError: if there are more processes on this machine than it has GPUs.
-        ProcessLostError: if the others do not come; and later, in each collective with a process
-            that is gone.
+        ValueError: if there are more processes on this machine than GPUs.
+        ProcessLostError: if the others do not join; collectives raise it if one has ended.
     """
     if not is_launched():
         yield SINGLE_PROCESS
@@ -437,8 +434,7 @@ def process_group(
     short = timedelta(seconds=STEP_TIMEOUT if timeout is None else timeout)
     long = timedelta(seconds=LONG_TIMEOUT)
     kept, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=JOIN_TIMEOUT))))
-    # torchrun keeps the store when it starts its processes again, with the addresses of those that
-    # are gone.
+    # After a restart the store still holds the addresses of the processes that have ended.
     store = PrefixStore(_rendezvous_name(kept, rank, size), kept)
     dist.init_process_group(
         "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=JOIN_TIMEOUT)
@@ -450,10 +446,9 @@ def process_group(
         steps = dist.new_group(backend="nccl", timeout=short) if cuda else control
         processes = DistributedGroup(steps, control, patient, kept)
         yield processes
-        processes.barrier()  # no connection is closed that another may still use
+        processes.barrier()  # before any process closes its connections
     finally:
-        # No group is kept by what is left of the model: one that is still there when Python ends
-        # aborts.
+        # A model may outlive the block, and a group that is alive at interpreter exit aborts.
         if processes is not None:
             processes.steps = processes.control = processes.long = None
         steps = control = patient = None

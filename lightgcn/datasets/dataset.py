@@ -18,13 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightgcn.core.storage import (
-    load_tensors,
-    pack_strings,
-    save_tensors,
-    unpack_strings,
-    write_json,
-)
+from lightgcn.core.storage import write_json
+from lightgcn.core.tensor_file import load_tensors, pack_strings, save_tensors, unpack_strings
 from lightgcn.graph.ids import Ids
 from lightgcn.graph.interactions import Interactions
 

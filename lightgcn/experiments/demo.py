@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lightgcn.core.lock import holds, holds_files
+from lightgcn.core.lock import folder_lock, holds_files
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset, read_mpd, write_synthetic_mpd
 from lightgcn.datasets.mpd.slices import SLICE_NAME
@@ -28,7 +28,6 @@ _SLICE_SIZE = 1000
 _LEAST_PLAYLISTS = 50
 
 
-@holds("folder")
 def run_demo(
     folder: str | Path,
     *,
@@ -58,7 +57,19 @@ def run_demo(
             of range, or the folder holds files and is not a demo's.
     """
     settings = _checked_settings(num_playlists, seed)
-    folder = Path(folder)
+    with folder_lock(folder):
+        return _run_demo(Path(folder), num_playlists, settings, device, say, watch, progress)
+
+
+def _run_demo(
+    folder: Path,
+    num_playlists: int,
+    settings: Preset,
+    device: torch.device | str,
+    say: Callable[[str], None],
+    watch: AbstractContextManager[Callable[[], bool]] | None,
+    progress: bool,
+) -> dict[str, Any] | None:
     slices, prepared, run = folder / "mpd", folder / "prepared", folder / "run"
     _claim(folder, num_playlists)
     began = time.monotonic()
@@ -71,7 +82,7 @@ def run_demo(
         num_playlists=num_playlists,
         num_tracks=2 * num_playlists,
         slice_size=_SLICE_SIZE,
-        seed=seed,
+        seed=settings.train.seed,
         progress=progress,
     )
 

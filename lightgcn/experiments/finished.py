@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightgcn.core.checks import checked_count
-from lightgcn.core.memory import answering_memory, warn_of_shortage
+from lightgcn.core.memory import reading_memory, warn_of_shortage
 from lightgcn.core.storage import read_json
 from lightgcn.datasets import Dataset
 from lightgcn.experiments.run import RECOMMENDER_FILE, TRAINED_FILE, RunConfig, check_dataset
@@ -78,9 +78,8 @@ def recommender_file(path: str | Path) -> Path:
             f"{path}: no {RECOMMENDER_FILE} here; train a model first (lightgcn train)"
         )
     if file.is_file():
-        warn_of_shortage(
-            f"{file}: to answer from it", answering_memory(file), "use a machine with more"
-        )
+        needed = reading_memory(file.stat().st_size, "recommender")
+        warn_of_shortage(f"{file}: to answer from it", needed, "use a machine with more")
     return file
 
 

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from lightgcn.core.lock import holds
+from lightgcn.core.lock import folder_lock
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset
 from lightgcn.datasets.dataset import FILE_NAME
@@ -69,7 +69,6 @@ class Reproduction(NamedTuple):
         return {method: rows[name] for method, rows in PUBLISHED.items() if name in rows}
 
 
-@holds("folder")
 def reproduce(
     dataset: Dataset,
     config: Preset,
@@ -116,28 +115,36 @@ def reproduce(
         f"{graph.num_edges:,} train and "
         f"{dataset.test.num_edges:,} test edges"
     )
-    dataset = _prepared(dataset, folder)
-    results = []
-    for seed in seeds:
-        result = _reproduce_one(
-            dataset,
-            config.changed(seed=seed),
-            folder,
-            device=device,
-            say=say,
-            watch=watch,
-            progress=progress,
-        )
-        if result is None:
-            return None
-        results.append(result)
-    reproduction = Reproduction(results, name)
-    summary = {
-        "split": name,
+    with folder_lock(folder):
+        dataset = _prepared(dataset, folder)
+        results = []
+        for seed in seeds:
+            result = _reproduce_one(
+                dataset,
+                config.changed(seed=seed),
+                folder,
+                device=device,
+                say=say,
+                watch=watch,
+                progress=progress,
+            )
+            if result is None:
+                return None
+            results.append(result)
+        reproduction = Reproduction(results, name)
+        write_json(folder / SUMMARY_FILE, _summary(reproduction, config, device))
+    return reproduction
+
+
+def _summary(
+    reproduction: Reproduction, config: Preset, device: torch.device | str
+) -> dict[str, Any]:
+    return {
+        "split": reproduction.split_name,
         "test": {
             metric: [reproduction.mean(metric), reproduction.spread(metric)] for metric in METRICS
         },
-        "seeds": results,
+        "seeds": reproduction.results,
         "settings": config.flat(),
         "versions": {
             package: version(package) for package in ("lightgcn", "torch", "numpy", "scipy")
@@ -150,8 +157,6 @@ def reproduce(
             "cpu": torch.backends.cpu.get_cpu_capability(),
         },
     }
-    write_json(folder / SUMMARY_FILE, summary)
-    return reproduction
 
 
 def _prepared(dataset: Dataset, folder: Path) -> Dataset:

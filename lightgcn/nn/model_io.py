@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lightgcn.core.storage import load_tensors, save_tensors
+from lightgcn.core.tensor_file import load_tensors, save_tensors
 from lightgcn.nn.config import RankingConfig
 from lightgcn.nn.model import LightGCN
 
@@ -44,7 +44,9 @@ def load_model(path: str | Path) -> LightGCN:
     try:
         ranking = RankingConfig(**metadata.pop("ranking"))
         normalization = metadata.pop("normalization")
-        model = LightGCN(**metadata)
+        start = tensors["embedding"]  # in place of random numbers, which take longer than the file
+        users, items = start.split([metadata["num_users"], metadata["num_items"]])
+        model = LightGCN(**metadata, init=(users, items))
         model.normalization = (
             tuple(normalization) if isinstance(normalization, list) else normalization
         )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lightgcn.core.checks import checked_count
-from lightgcn.core.storage import load_tensors, save_tensors
+from lightgcn.core.tensor_file import load_tensors, save_tensors
 from lightgcn.nn.projection import leading_projection
 
 # Texts behind one file of the cache: what an interruption can lose.

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
 from torch import Tensor
 
 from lightgcn.core.checks import checked_count
-from lightgcn.core.storage import append, load_shared, save_shared, write_atomic
+from lightgcn.core.storage import append_jsonl, read_jsonl, write_jsonl
+from lightgcn.core.tensor_file import load_shared, save_shared
 from lightgcn.graph.split import Split
 from lightgcn.nn.model import LightGCN
 from lightgcn.training.config import MAY_CHANGE, TrainConfig
@@ -97,7 +97,7 @@ class RunFiles:
         if self.folder is None or self.processes.rank != 0:
             return
         if self._history_is_written:
-            append(self.folder / HISTORY_FILE, _json_line(progress.history[-1]))
+            append_jsonl(self.folder / HISTORY_FILE, progress.history[-1])
         else:
             self._write_history(progress)
 
@@ -176,9 +176,7 @@ class RunFiles:
         self._history_is_written = True
         if self.processes.rank == 0:
             assert self.folder is not None
-            data = b"".join(map(_json_line, progress.history))
-            path = self.folder / HISTORY_FILE
-            write_atomic(path, lambda temporary: temporary.write_bytes(data))
+            write_jsonl(self.folder / HISTORY_FILE, progress.history)
 
     def _check_same_run(self, metadata: Mapping[str, Any]) -> None:
         now = _settings(self.model, self.config)
@@ -236,21 +234,11 @@ def read_history(folder: str | Path) -> list[dict[str, Any]]:
         ValueError: naming file and line, if one is not a record.
     """
     path = Path(folder) / HISTORY_FILE
-    records = []
-    *lines, _ = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not valid JSON ({error})") from error
+    records = read_jsonl(path)
+    for number, record in enumerate(records, 1):
         if not isinstance(record, dict) or record.get("epoch") != number:
             raise ValueError(f"{path}, line {number}: not the record of epoch {number}")
-        records.append(record)
     return records
-
-
-def _json_line(record: Mapping[str, Any]) -> bytes:
-    return orjson.dumps(record) + b"\n"
 
 
 def _grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

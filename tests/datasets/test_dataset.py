@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightgcn.core.storage import load_tensors, save_tensors
+from lightgcn.core.tensor_file import load_tensors, save_tensors
 from lightgcn.datasets import Dataset, synthetic_interactions
 from lightgcn.graph.interactions import Interactions
 

@@ -23,7 +23,7 @@ from lightgcn import (
     split_edges,
     top_k,
 )
-from lightgcn.core.storage import load_tensors, save_tensors
+from lightgcn.core.tensor_file import load_tensors, save_tensors
 from lightgcn.ranking import ItemKNN, nearest_items
 from lightgcn.ranking import item_knn as neighbours
 

@@ -28,7 +28,7 @@ import torch
 
 from lightgcn import Recommender
 from lightgcn.cli import main as cli
-from lightgcn.core.storage import load_tensors
+from lightgcn.core.tensor_file import load_tensors
 from lightgcn.datasets import Dataset, read_mpd, synthetic_interactions, write_synthetic_mpd
 from lightgcn.experiments.run import RUN_FILES
 from lightgcn.nn.model_io import load_model

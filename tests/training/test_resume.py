@@ -24,7 +24,7 @@ from small_runs import (
 )
 
 from lightgcn import LightGCN, LinkSet, RankingConfig, Split, fit, link_set, preset
-from lightgcn.core.storage import load_tensors, save_tensors
+from lightgcn.core.tensor_file import load_tensors, save_tensors
 from lightgcn.training import TrainResult
 from lightgcn.training.checkpoint import CHECKPOINT_FILE, HISTORY_FILE
 
