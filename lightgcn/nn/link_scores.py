@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn.graph.adjacency import Pattern
+from lightgcn.graph.pattern import Pattern
 
 # Links whose rows are gathered at a time: 1 MiB a side at 32 columns, so that they are multiplied
 # while in cache.

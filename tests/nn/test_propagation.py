@@ -219,7 +219,6 @@ def count_saved(numel, saved):
 def test_memory_does_not_grow_with_the_number_of_layers(
     dtype, half, uneven, width, learnable, monkeypatch
 ):
-    monkeypatch.setattr(propagation, "_CAST_ROWS", 1)
     adjacency = normalized_adjacency(graph(), "symmetric", half_tables=half)
     x = features(11, width, dtype).requires_grad_()
     forward, backward = [], []
@@ -440,8 +439,8 @@ def test_blocks_of_rows_give_the_same(half, alpha, monkeypatch):
     whole = normalized_adjacency(graph(), half_tables=half)
     expected, (rows, start) = propagate(whole, x, alpha), propagate_rows(whole, x, alpha, nodes)
     expected_product = whole @ x
-    monkeypatch.setattr(adjacency_module, "BLOCK_ROWS", 4)
-    monkeypatch.setattr(propagation, "_CAST_ROWS", 3)
+    monkeypatch.setattr(pattern_module, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(propagation, "BLOCK_ROWS", 3)
     blocks = normalized_adjacency(graph(), half_tables=half)
     torch.testing.assert_close(propagate(blocks, x, alpha), expected)
     torch.testing.assert_close(blocks @ x, expected_product)
@@ -456,7 +455,7 @@ def test_blocks_of_rows_give_the_same(half, alpha, monkeypatch):
 def test_steps_that_work_in_the_tables_of_others_give_what_they_would_alone(
     half, kind, alpha, monkeypatch
 ):
-    monkeypatch.setattr(adjacency_module, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(pattern_module, "BLOCK_ROWS", 4)
     adjacency = normalized_adjacency(graph(kind), half_tables=half)
     used = set()
     for step in range(4):
