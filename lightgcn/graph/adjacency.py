@@ -142,8 +142,7 @@ class Adjacency:
         """Multiply: (N, d) floating of any dtype gives (N, d) of that dtype; differentiable in
         ``x``."""
         self.check_operand(x)
-        function = _Product if torch.compiler.is_compiling() else _DualProduct
-        product: Tensor = function.apply(x, self)  # type: ignore[no-untyped-call]
+        product: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
         return product
 
     def check_operand(self, x: Tensor) -> None:
@@ -291,13 +290,10 @@ class _Product(torch.autograd.Function):
     ) -> tuple[Tensor, int]:
         return batch_by_columns(lambda x: adjacency @ x, x, in_dims[0])
 
-
-class _DualProduct(_Product):
-    """With forward mode, which `torch.compile` does not trace."""
-
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return ctx.adjacency @ tangents[0]
+        product: Tensor = ctx.adjacency @ tangents[0]
+        return product
 
 
 def batch_by_columns(

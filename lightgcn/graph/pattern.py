@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from typing import Any
@@ -14,8 +15,9 @@ from torch import Tensor
 from lightgcn.core.buffer_pool import NO_REUSE, BufferPool
 from lightgcn.core.checks import INT32_END
 
-# Rows of a product that a CPU computes per call: 16 MB at 128 bytes a row. The allocator reuses
-# pieces of up to 32 MB; larger ones are mapped anew each time.
+# Rows that a CPU computes per call: 16 MB at 128 bytes a row. The allocator reuses pieces of up to
+# 32 MB and maps larger ones anew each time. Smaller ones gain nothing, and are slow on a busy
+# machine: at the end of each call threads wait for each other.
 BLOCK_ROWS = 1 << 17
 
 
@@ -115,13 +117,17 @@ class Pattern:
     @cached_property
     def _blocks(self) -> list[tuple[slice, slice, Tensor]]:
         """Blocks of rows: the rows, their entries, and (n + 1,) offsets of the rows in these."""
-        size = len(self.row_ends) - 1
         blocks = []
-        for first in range(0, size, BLOCK_ROWS):
-            rows = slice(first, min(first + BLOCK_ROWS, size))
+        for rows in row_blocks(len(self.row_ends) - 1):
             ends = self.row_ends[rows.start : rows.stop + 1]
             blocks.append((rows, slice(int(ends[0]), int(ends[-1])), ends - ends[0]))
         return blocks
+
+
+def row_blocks(count: int) -> Iterator[slice]:
+    """Divide rows into blocks of `BLOCK_ROWS`."""
+    for first in range(0, count, BLOCK_ROWS):
+        yield slice(first, min(first + BLOCK_ROWS, count))
 
 
 def _gathers(x: Tensor) -> bool:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lightgcn.core.buffer_pool import NO_REUSE, BufferPool
 from lightgcn.graph.adjacency import Adjacency, batch_by_columns
-from lightgcn.graph.pattern import BLOCK_ROWS
+from lightgcn.graph.pattern import row_blocks
 
 # Bytes of a row of the table that a product gathers from: two cache lines.
 _SLAB_BYTES = 128
@@ -62,8 +62,7 @@ def propagate(adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float]) 
                 [2.5000]])
     """
     weights = _checked(adjacency, x, alpha)
-    function = _Propagate if torch.compiler.is_compiling() else _DualPropagate
-    result: Tensor = function.apply(x, weights, adjacency)  # type: ignore[no-untyped-call]
+    result: Tensor = _Propagate.apply(x, weights, adjacency)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -102,8 +101,7 @@ def propagate_rows(
         # The gradient of the layer weights needs all rows; to add up rows by node, a device would
         # have to count the distinct nodes, and the host to wait for it in every step.
         return _plain_rows(adjacency, x, weights, nodes, with_start)
-    function = _PropagateRows if torch.compiler.is_compiling() else _DualPropagateRows
-    final, start = function.apply(x, weights, adjacency, nodes, with_start)  # type: ignore[no-untyped-call]
+    final, start = _PropagateRows.apply(x, weights, adjacency, nodes, with_start)  # type: ignore[no-untyped-call]
     return final, start
 
 
@@ -130,7 +128,7 @@ class _Propagate(torch.autograd.Function):
         if not isinstance(alpha, Tensor):
             return _polynomial(adjacency, x, alpha)
         *weights, last = alpha.detach().to(x.dtype)
-        result = last * x
+        result: Tensor = last * x
         for weight in reversed(weights):
             result = adjacency.product(result).addcmul_(x, weight)
         return result
@@ -173,17 +171,15 @@ class _Propagate(torch.autograd.Function):
         ]
         return torch.stack(results), 0
 
-
-class _DualPropagate(_Propagate):
-    """With forward mode, which `torch.compile` does not trace."""
-
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        if ctx.alpha is not None:
-            return propagate(ctx.adjacency, tangents[0], ctx.alpha)
-        x, alpha = ctx.saved_tensors
-        pairs = (tangents[0], alpha), (x, tangents[1])
-        parts = [propagate(ctx.adjacency, *pair) for pair in pairs if None not in pair]
+        along_x, along_alpha, _ = tangents
+        x, alpha = ctx.saved_tensors if ctx.alpha is None else (along_x, ctx.alpha)
+        parts: list[Tensor] = []
+        if along_x is not None:
+            parts.append(propagate(ctx.adjacency, along_x, alpha))
+        if along_alpha is not None:
+            parts.append(propagate(ctx.adjacency, x, along_alpha))
         return torch.stack(parts).sum(0)
 
 
@@ -202,7 +198,7 @@ class _PropagateRows(torch.autograd.Function):
         buffers = adjacency.pattern.buffers_for(x)
         for columns, layers in _column_slabs(adjacency, x, alpha, buffers):
             product = adjacency.pattern.product(layers.table, buffers)
-            for rows in _blocks(len(nodes)):
+            for rows in row_blocks(len(nodes)):
                 part = F.embedding(nodes[rows], product).to(x.dtype)
                 final[rows, columns] += (
                     part if layers.row is None else part.mul_(layers.row[nodes[rows]])
@@ -227,10 +223,12 @@ class _PropagateRows(torch.autograd.Function):
             return None, None, None, None, None
         backwards = ctx.adjacency.T
         if torch.is_grad_enabled():  # for second derivatives: slower, and differentiable itself
-            zeros = given[0].new_zeros(backwards.num_nodes, given[0].shape[1])
-            grad = None if final is None else zeros.index_add(0, nodes, final)
-            grad = zeros if grad is None else propagate(backwards, grad, ctx.alpha)
-            return grad if start is None else grad.index_add(0, nodes, start), *[None] * 4
+            grad = given[0].new_zeros(backwards.num_nodes, given[0].shape[1])
+            if final is not None:
+                grad = propagate(backwards, grad.index_add(0, nodes, final), ctx.alpha)
+            if start is not None:
+                grad = grad.index_add(0, nodes, start)
+            return grad, None, None, None, None
         distinct, sums = _sum_by_node(
             nodes, given[0] if len(given) == 1 else torch.cat(given, dim=1)
         )
@@ -245,7 +243,7 @@ class _PropagateRows(torch.autograd.Function):
         grad = _polynomial(
             backwards, final, (0.0, *ctx.alpha[1:]), distinct, backwards.pattern.buffers_for(final)
         )
-        for rows in _blocks(len(distinct)):
+        for rows in row_blocks(len(distinct)):
             near = final[rows] * ctx.alpha[0]
             grad[distinct[rows]] += near if start is None else near.add_(start[rows])
         return grad, None, None, None, None
@@ -265,10 +263,6 @@ class _PropagateRows(torch.autograd.Function):
             (in_dims[0], in_dims[3]),
         )
         return rows(x, nodes), (0, 0)
-
-
-class _DualPropagateRows(_PropagateRows):
-    """With forward mode, which `torch.compile` does not trace."""
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor]:
@@ -344,7 +338,7 @@ def _column_slabs(
     A product acts on each column alone. On a CPU it takes about half the time for the same columns
     if a row of the table is two cache lines at most, so that rows that are used often stay in
     cache."""
-    highest = max((k for k, weight in enumerate(alpha) if weight), default=0)
+    highest = max([0, *(k for k, weight in enumerate(alpha) if weight)])
     if highest == 0 or not x.numel():
         return
     weights = alpha[1 : highest + 1]
@@ -426,16 +420,10 @@ def _scaled(
         return torch.mul(x, factor if column is None else column, out=result)
     if at is not None:
         result.zero_()
-    for rows in _blocks(len(x)):
+    for rows in row_blocks(len(x)):
         nodes = rows if at is None else at[rows]
         result[nodes] = (x[rows] * (factor if column is None else column[nodes])).to(dtype)
     return result
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    """Divide rows into blocks whose temporary copies stay small."""
-    for first in range(0, count, BLOCK_ROWS):
-        yield slice(first, min(first + BLOCK_ROWS, count))
 
 
 def _half_scale(adjacency: Adjacency, x: Tensor, weights: Sequence[float]) -> float:
