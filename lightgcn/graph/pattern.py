@@ -50,9 +50,12 @@ class Pattern:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def to(self, device: torch.device | str) -> Pattern:
-        """Return the pattern on another device."""
+        """Return the pattern on another device; itself if it is there."""
+        row_ends = self.row_ends.to(device)
+        if row_ends is self.row_ends:
+            return self
         values = None if self.values is None else self.values.to(device)
-        return Pattern(self.row_ends.to(device), self.columns.to(device), values)
+        return Pattern(row_ends, self.columns.to(device), values)
 
     def to_sparse_csr(self, dtype: torch.dtype) -> Tensor:
         """Return the matrix as an (N, N) ``torch.sparse_csr`` tensor."""

@@ -57,7 +57,7 @@ def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> bpr_loss(torch.tensor([2.0, 1.0]), torch.tensor([[0.0, 1.0], [1.0, 3.0]]))
-        tensor(0.8150)
+        tensor(0.8151)
     """
     if positive.ndim != 1 or negative.ndim not in (1, 2) or len(positive) != len(negative):
         raise ValueError(
@@ -83,7 +83,7 @@ def softmax_loss(positive: Tensor, negative: Tensor, temperature: float = 1.0) -
     Example:
         >>> import torch
         >>> softmax_loss(torch.tensor([2.0, 1.0]), torch.tensor([[0.0, 1.0], [1.0, 3.0]]))
-        tensor(1.3238)
+        tensor(1.3236)
     """
     _check_temperature(temperature)
     if positive.ndim != 1 or negative.ndim != 2 or len(positive) != len(negative):
