@@ -298,19 +298,21 @@ def _polynomial(
     result = None
     for columns, layers in _column_slabs(adjacency, x, alpha, buffers, at):
         product = adjacency.pattern.product(layers.table, buffers)
+        if result is None:
+            buffers.clear()  # from here on a step holds most memory
         part = product.to(x.dtype)
         if layers.row is not None:
             part.mul_(layers.row)
         if part.shape == shape:
-            return part.add_(x, alpha=alpha[0]) if alpha[0] else part
-        if result is None:
-            buffers.clear()  # a step holds most memory here
-            result = x.new_empty(shape)
-        if alpha[0]:
-            torch.add(part, x[:, columns], alpha=alpha[0], out=result[:, columns])
+            result = part.add_(x, alpha=alpha[0]) if alpha[0] else part
         else:
-            result[:, columns] = part
-        buffers.release(product)
+            result = x.new_empty(shape) if result is None else result
+            if alpha[0]:
+                torch.add(part, x[:, columns], alpha=alpha[0], out=result[:, columns])
+            else:
+                result[:, columns] = part
+        if product is not result:
+            buffers.release(product)
         # Free before the next slab begins.
         del layers, product, part
     assert result is not None
