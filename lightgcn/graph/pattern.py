@@ -61,11 +61,16 @@ class Pattern:
         """Return the matrix as an (N, N) ``torch.sparse_csr`` tensor."""
         size = (len(self.row_ends) - 1,) * 2
         _suppress_beta_warning()
-        values = self.values
+        place, values = self.columns.device, self.values
         if values is None:
-            values = torch.ones(len(self.columns), dtype=dtype, device=self.columns.device)
+            values = torch.ones(len(self.columns), dtype=dtype, device=place)
         return torch.sparse_csr_tensor(
-            self.row_ends, self.columns, values.to(dtype), size, check_invariants=False
+            self.row_ends,
+            self.columns,
+            values.to(dtype),
+            size,
+            device=place,
+            check_invariants=False,
         )
 
     def product(self, x: Tensor, buffers: BufferPool = NO_REUSE) -> Tensor:
@@ -144,4 +149,6 @@ def _suppress_beta_warning() -> None:
         warnings.simplefilter("ignore")
         index = torch.zeros(2, dtype=torch.int64, device="cpu")
         none = torch.zeros(0, dtype=torch.float32, device="cpu")
-        torch.sparse_csr_tensor(index, index[:0], none, (1, 1), check_invariants=False)
+        torch.sparse_csr_tensor(
+            index, index[:0], none, (1, 1), device="cpu", check_invariants=False
+        )
