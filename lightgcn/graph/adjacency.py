@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.pattern import Pattern
 
 Normalization = Literal["mean", "symmetric"]
+# What a call that propagates takes (`as_adjacency`).
+Graph: TypeAlias = "Interactions | Adjacency | Tensor"
 Degrees = npt.NDArray[np.float64]
 _EXPONENTS = {"mean": (1.0, 0.0), "symmetric": (0.5, 0.5)}
 
@@ -338,10 +340,7 @@ def normalized_adjacency(
                 [1.0000, 0.0000, 0.0000, 0.0000],
                 [0.5000, 0.5000, 0.0000, 0.0000]])
     """
-    if not isinstance(interactions, Interactions):
-        raise TypeError(f"expected Interactions, {_instead_of(interactions)}")
-    if interactions.weights is not None:
-        _check_constant("edge weights", interactions.weights)
+    _check_interactions(interactions)
     pair = exponents(normalization)
     pattern, degrees = _symmetric_pattern(interactions)
     row, column = (_scale(degrees, exponent) for exponent in pair)
@@ -355,7 +354,6 @@ def adjacency_of(
     normalization: Normalization | tuple[float, float] = "symmetric",
     *,
     dtype: torch.dtype = torch.float32,
-    half_tables: bool = False,
     device: torch.device | str | None = None,
 ) -> Adjacency:
     """Return `normalized_adjacency` of a graph, built on the first call and kept with the graph.
@@ -363,7 +361,7 @@ def adjacency_of(
     Pickles and copies of the graph leave it out. All dtypes share one pattern.
 
     Args:
-        interactions, normalization, dtype, half_tables: as for `normalized_adjacency`.
+        interactions, normalization, dtype: as for `normalized_adjacency`.
         device: of the result; None for the graph's.
 
     Raises:
@@ -377,18 +375,13 @@ def adjacency_of(
         >>> adjacency_of(graph, "mean") is adjacency_of(graph, (1, 0))
         True
     """
-    if not isinstance(interactions, Interactions):
-        raise TypeError(f"expected Interactions, {_instead_of(interactions)}")
+    _check_interactions(interactions)
     pair = exponents(normalization)
-    place = interactions.device if device is None else torch.device(device)
-    kept = interactions.__dict__.setdefault("_adjacencies", {})
-    key = (pair, place, dtype, half_tables)
-    if key not in kept:
-        same = [one for other, one in kept.items() if other[:2] == key[:2]]
-        built = same[0] if same else normalized_adjacency(interactions, pair).to(place)
-        kept[key] = replace(built.to(dtype=dtype), half_tables=half_tables)
-    adjacency: Adjacency = kept[key]
-    return adjacency
+    device = interactions.device if device is None else torch.device(device)
+    kept: dict[Any, Adjacency] = interactions.__dict__.setdefault("_adjacencies", {})
+    if (pair, device) not in kept:
+        kept[pair, device] = normalized_adjacency(interactions, pair).to(device)
+    return kept[pair, device].to(dtype=dtype)
 
 
 def exponents(normalization: Normalization | tuple[float, float]) -> tuple[float, float]:
@@ -414,7 +407,7 @@ def exponents(normalization: Normalization | tuple[float, float]) -> tuple[float
 
 
 def as_adjacency(
-    graph: Interactions | Adjacency | Tensor | npt.NDArray[Any] | Sequence[Any],
+    graph: Graph | npt.NDArray[Any] | Sequence[Any],
     num_users: int,
     num_items: int,
     normalization: Normalization | tuple[float, float] = "symmetric",
@@ -459,6 +452,13 @@ def as_adjacency(
         )
     built = Interactions.from_edge_index(edge_index, num_users, num_items)
     return normalized_adjacency(built, normalization).to(device)
+
+
+def _check_interactions(given: object) -> None:
+    if not isinstance(given, Interactions):
+        raise TypeError(f"expected Interactions, {_instead_of(given)}")
+    if given.weights is not None:
+        _check_constant("edge weights", given.weights)
 
 
 def _instead_of(given: object) -> str:
