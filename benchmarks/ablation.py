@@ -15,23 +15,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lightgcn import (
-    LightGCN,
-    Split,
-    evaluate,
-    fit,
-    locality_order,
-    normalized_adjacency,
-    preset,
-    split_edges,
-)
+from lightgcn import LightGCN, Split, evaluate, fit, preset, split_edges
 from lightgcn.datasets import read_text
-from lightgcn.training.config import TrainConfig
+from lightgcn.graph.subgraph import locality_order
+from lightgcn.training import Preset
 
 METRICS = ("recall@20", "ndcg@20")
-PLAIN: dict[str, Any] = {"neighbours": 0}
-DOT: dict[str, Any] = {"neighbours": 0, "popularity_prior": None}
-UNORDERED: dict[str, Any] = {"recency": 0.0}
+PLAIN: dict[str, Any] = {"item_knn": 0}
+DOT: dict[str, Any] = {"item_knn": 0, "popularity_prior": None}
+UNORDERED: dict[str, Any] = {"time_decay": 0.0}
 
 # By preset what is trained, by the changes to it; and of each what it is scored by, by further
 # changes.
@@ -60,7 +52,7 @@ TRAINED: dict[str, dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]]] 
             {},
             {
                 "": {},
-                "recency in neighbours alone": {"recency_weight": 0.0},
+                "recency in neighbours alone": {"time_decay_weight": 0.0},
                 "without recency": UNORDERED,
                 "and without neighbours": UNORDERED | PLAIN,
             },
@@ -75,12 +67,10 @@ TRAINED: dict[str, dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]]] 
 }
 
 
-def scores(split: Split, model: LightGCN, config: TrainConfig) -> dict[str, float]:
+def scores(split: Split, model: LightGCN, config: Preset) -> dict[str, float]:
     """Return the validation metrics of a model under the scoring of some settings."""
-    adjacency = normalized_adjacency(split.val.message, config.normalization)
-    found = evaluate(
-        model, adjacency, split.val, metrics=("recall", "ndcg"), **config.scoring(split.val.message)
-    )
+    model.ranking = config.ranking
+    found = evaluate(model, split.val, metrics=("recall", "ndcg"))
     return {name: found[name] for name in METRICS}
 
 
@@ -107,7 +97,7 @@ def main() -> None:
     split = split_edges(
         graph, ratios, stratify="user", order=graph.order, disjoint=0.0, negatives=0.0
     )
-    epochs = arguments.epochs or preset(arguments.preset).epochs
+    epochs = arguments.epochs or preset(arguments.preset).train.epochs
     rows: dict[str, dict[str, Any]] = {}
     for seed in arguments.seeds:
         for name, (changes, scorings) in TRAINED[arguments.preset].items():
@@ -116,7 +106,7 @@ def main() -> None:
                 arguments.preset, **{"seed": seed, "epochs": epochs, "eval_every": 10**6} | changes
             )
             began = time.perf_counter()
-            model = config.new_model(graph.num_users, graph.num_items, split.val.message)
+            model = config.new_model(split.val.message)
             start_seconds = time.perf_counter() - began
             result = fit(model, split, config)
             seconds = start_seconds + sum(record["seconds"] for record in result.history)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from lightgcn import Interactions, Recommender, neighbour_residual, with_popularity_prior
+from lightgcn import Interactions, Recommender
 from lightgcn.challenge import (
     TASKS,
     ChallengePlaylist,
@@ -34,6 +34,7 @@ from lightgcn.challenge import (
     write_submission,
 )
 from lightgcn.datasets import synthetic_interactions
+from lightgcn.ranking import ItemKNN, with_popularity_prior
 
 T = TypeVar("T")
 # Of the Million Playlist Dataset.
@@ -107,7 +108,7 @@ def main() -> None:
     left, right = with_popularity_prior(
         torch.randn(users, DIM), torch.randn(items, DIM), graph.item_degrees, 0.13
     )
-    residual = timed("nearest items, 20 of each", lambda: neighbour_residual(graph, 20))
+    residual = timed("nearest items, 20 of each", lambda: ItemKNN.from_graph(graph, 20))
     recommender = Recommender(
         left, right, torch.randn(items, DIM), graph, has_prior=True, residual=residual
     )

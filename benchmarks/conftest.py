@@ -26,6 +26,11 @@ def pytest_benchmark_update_machine_info(
     machine_info.update(machine())
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Benchmarks run one at a time, in this process."""
+    return 0
+
+
 @pytest.fixture(scope="session", params=["synthetic", "gowalla"])
 def data(request: pytest.FixtureRequest) -> Data:
     """Return a graph of Gowalla's size, and Gowalla itself where its files are."""

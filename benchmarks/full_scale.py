@@ -39,7 +39,6 @@ from lightgcn import (
     Recommender,
     evaluate,
     fit,
-    normalized_adjacency,
     preset,
     split_edges,
 )
@@ -156,7 +155,7 @@ def epoch_of(path: Path) -> float:
     graph = open_dataset(path).interactions
     config = preset("fast", epochs=3)
     split = split_edges(graph, (1.0,), disjoint=0.0, negatives=0.0)
-    model = config.new_model(graph.num_users, graph.num_items, graph)
+    model = config.new_model(graph)
     history = fit(model, split, config).history
     return float(np.median([record["seconds"] for record in history]) / graph.num_edges)
 
@@ -169,9 +168,8 @@ def train(folder: Path, share: float, beside: Path | None) -> None:
     split = report.step("split", split_of, graph)
     some = split.val.of_some_users(EVALUATED)
     split = split._replace(val=some, test=some)  # of the test set nothing is needed here
-    num_users, num_items = graph.num_users, graph.num_items
     del dataset, graph
-    model = report.step("spectral start", config.new_model, num_users, num_items, split.val.message)
+    model = report.step("spectral start", config.new_model, split.val.message)
     shutil.rmtree(folder / "run", ignore_errors=True)  # of an earlier time in the same folder
     seconds = None if beside is None else epoch_of(beside)
     result = report.step("fit", fit, model, split, config, run_dir=folder / "run")
@@ -183,7 +181,7 @@ def train(folder: Path, share: float, beside: Path | None) -> None:
         "of it the epoch",
         record["seconds"],
         0,
-        batch=config.batch_size,
+        batch=config.train.batch_size,
         loss=record["loss"],
         val=record["val"],
         time_per_edge_over_the_other_data=ratio,
@@ -195,27 +193,22 @@ def train(folder: Path, share: float, beside: Path | None) -> None:
 def evaluate_test(folder: Path, share: float, beside: Path | None) -> None:
     report = Report("evaluate")
     dataset = report.step("open", Dataset.load, folder / "prepared")
-    report.edges, config = dataset.interactions.num_edges, settings(dataset.interactions.num_edges)
+    report.edges = dataset.interactions.num_edges
     links = report.step("split", test_links, dataset.interactions)
     del dataset  # whose names are not needed here
     model = load_model(folder / "model.safetensors")
-    adjacency = report.step("adjacency", normalized_adjacency, links.message, config.normalization)
-    scoring = report.step("nearest 20 items", config.scoring, links.message)
-    result = report.step("10,000 users", evaluate, model, adjacency, links, **scoring)
+    result = report.step("10,000 users", evaluate, model, links)
     report.line("metrics", 0.0, 0, **result.metrics)
 
 
 def make_recommender(folder: Path, share: float, beside: Path | None) -> None:
     report = Report("recommender")
     dataset = report.step("open", Dataset.load, folder / "prepared")
-    graph, config = dataset.interactions, settings(dataset.interactions.num_edges)
+    graph = dataset.interactions
     report.edges = graph.num_edges
     model = load_model(folder / "model.safetensors")
     columns = {"user_columns": dataset.users, "item_columns": dataset.items}
-    scoring = report.step("nearest 20 items", config.scoring, graph)
-    recommender = report.step(
-        "make", Recommender.from_model, model, graph, config.normalization, **scoring, **columns
-    )
+    recommender = report.step("make", Recommender, model, graph, **columns)
     report.step("save", recommender.save, folder / "recommender.safetensors")
 
 

@@ -25,7 +25,6 @@ from benchmarks.competitors import Propagation, coo_propagation, pyg_propagation
 from benchmarks.graphs import Data, gowalla_folder, load
 from benchmarks.machine import machine
 from lightgcn import (
-    PRESETS,
     Adjacency,
     evaluate_ranking,
     link_set,
@@ -35,6 +34,7 @@ from lightgcn import (
     split_edges,
 )
 from lightgcn.core.seeding import make_generator
+from lightgcn.training import PRESETS
 from lightgcn.training.batches import batch_loss, epoch_batches
 
 LAYERS, WIDTH = 3, 64
@@ -147,23 +147,25 @@ def epoch(watch: Stopwatch, data: Data, name: str, steps: int) -> dict[str, Any]
     """Time some steps of a preset and return the seconds of all steps of an epoch."""
     config, graph = PRESETS[name], data.train.to(watch.device)
     links = link_set(graph, graph, negatives=0)
-    model = config.new_model(graph.num_users, graph.num_items, graph).to(watch.device)
+    model = config.new_model(graph).to(watch.device)
     adjacency = normalized_adjacency(
-        graph, config.normalization, half_tables=config.precision == "mixed"
+        graph, config.model.normalization, half_tables=config.train.precision == "mixed"
     )
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    assert config.batch_size is not None
-    total = -(-graph.num_edges // config.batch_size)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.train.learning_rate, fused=True)
+    assert config.train.batch_size is not None
+    total = -(-graph.num_edges // config.train.batch_size)
 
     def batches() -> Iterator[Any]:
         for number in range(sys.maxsize):
-            yield from epoch_batches(links, config, make_generator(0, number, device=watch.device))
+            yield from epoch_batches(
+                links, config.train, make_generator(0, number, device=watch.device)
+            )
 
     drawn = batches()
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        batch_loss(model, adjacency, next(drawn), config).backward()
+        batch_loss(model, adjacency, next(drawn), config.train).backward()
         optimizer.step()
 
     seconds = watch.median(step, calls=min(steps, total))

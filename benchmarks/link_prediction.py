@@ -25,32 +25,26 @@ from lightgcn import (
     evaluate_ranking,
     fit,
     link_set,
-    normalized_adjacency,
-    popularity,
     preset,
     split_edges,
 )
 from lightgcn.datasets import open_dataset
 from lightgcn.graph.negatives import sample_negative_items
 from lightgcn.nn.link_scores import products
-from lightgcn.ranking.ranker import scored_embeddings
-from lightgcn.training.config import TrainConfig
+from lightgcn.ranking import Ranker, popularity
+from lightgcn.training import Preset
 
 SAMPLED = 100
 _EDGES_AT_A_TIME = 1 << 16
 
 
-def trained(split: Split, config: TrainConfig) -> tuple[Tensor, Tensor, int]:
+def trained(split: Split, config: Preset) -> tuple[Tensor, Tensor, int]:
     """Return the users' and the items' embeddings that score on test, and the best epoch."""
     message = split.test.message
-    model = config.new_model(message.num_users, message.num_items, split.val.message)
+    model = config.new_model(split.val.message)
     result = fit(model, split, config, progress=True)
-    with torch.no_grad():
-        z = model.propagate(normalized_adjacency(message, config.normalization))
-    users, items = z[: message.num_users], z[message.num_users :]
-    return *scored_embeddings(
-        users, items, message, config.popularity_prior, None
-    ), result.best_epoch
+    ranker = Ranker.from_model(model, message)
+    return ranker.users, ranker.items, result.best_epoch
 
 
 def sampled_hit_rate(users: Tensor, items: Tensor, split: Split, k: int = 10) -> float:
@@ -97,13 +91,15 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {}
     for kind in ("user_item", "all"):
         config = preset("tutorial", epochs=arguments.epochs, negative_pairs=kind, eval_every=5)
-        split = split_edges(graph, disjoint=config.disjoint, negative_pairs=config.negative_pairs)
+        split = split_edges(
+            graph, disjoint=config.train.disjoint, negative_pairs=config.train.negative_pairs
+        )
         users, items, epoch = trained(split, config)
         rows[f"tutorial, trained on {kind}"] = figures(users, items, split) | {"epoch": epoch}
     split = split_edges(graph, disjoint=0.0)
-    users, items, epoch = trained(split, preset("fast", neighbours=0))
+    users, items, epoch = trained(split, preset("fast", item_knn=0))
     # The prior is a score of items, not of pairs of any nodes.
-    rows["fast, neighbours=0"] = figures(users, items, split, any_nodes=False) | {"epoch": epoch}
+    rows["fast, item_knn=0"] = figures(users, items, split, any_nodes=False) | {"epoch": epoch}
     rows["popularity"] = figures(*popularity(split.test.message), split, any_nodes=False)
     Path(arguments.out).write_text(json.dumps(rows, indent=2))
     names = list(rows["tutorial, trained on all"])

@@ -21,11 +21,11 @@ import torch
 
 import lightgcn.nn.losses
 import lightgcn.nn.propagation
+import lightgcn.ranking.ranker
 import lightgcn.training.batches
-import lightgcn.training.config
 import lightgcn.training.trainer
 from benchmarks.graphs import gowalla_folder, load
-from lightgcn import Split, TrainConfig, fit, preset, split_edges
+from lightgcn import Preset, Split, fit, preset, split_edges
 
 # What an epoch is for; the rest should stay under a tenth.
 WORK = ("propagation", "loss", "evaluation")
@@ -71,16 +71,14 @@ class Clock:
         return run
 
 
-def profile(split: Split, config: TrainConfig) -> dict[str, float]:
+def profile(split: Split, config: Preset) -> dict[str, float]:
     """Train a new model and return seconds by name; they add up to the whole call of `fit`."""
     clock = Clock()
-    model = config.new_model(
-        split.train.message.num_users, split.train.message.num_items, split.val.message
-    )
+    model = config.new_model(split.val.message)
     places: list[tuple[Any, str, str]] = [
-        (lightgcn.training.trainer, "evaluate", "evaluation"),
+        (lightgcn.training.trainer, "evaluate_shared", "evaluation"),
         (lightgcn.training.trainer, "normalized_adjacency", "adjacency"),
-        (lightgcn.training.config, "neighbour_residual", "neighbours"),
+        (lightgcn.ranking.ranker, "nearest_items", "item kNN"),
         (lightgcn.training.trainer, "batch_loss", "gathering rows"),
         (torch.Tensor, "backward", "rest of backward"),
         (torch.optim.Adam, "step", "optimiser"),

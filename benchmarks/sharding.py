@@ -48,7 +48,7 @@ def work(edges: int, width: int) -> dict[str, Any] | None:
         model: LightGCN | None = None
         if processes.rank == 0:
             model = LightGCN(
-                graph.num_users, graph.num_items, width, config.num_layers, init_std=0.005
+                graph.num_users, graph.num_items, width, config.model.num_layers, init_std=0.005
             )
         if processes.size > 1 or model is None:
             model = ShardedLightGCN.from_whole(model, processes)

@@ -18,23 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn import (
-    evaluate_ranking,
-    fit,
-    normalized_adjacency,
-    popularity,
-    preset,
-    split_edges,
-    with_popularity_prior,
-)
+from lightgcn import evaluate_ranking, fit, preset, split_edges
 from lightgcn.challenge.title_index import TitleIndex
 from lightgcn.datasets import Dataset, open_dataset
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.graph.split import Split
 from lightgcn.nn.text_features import TextEncoder, word_features
-from lightgcn.ranking.ranker import scored_embeddings
-from lightgcn.training.config import TrainConfig
+from lightgcn.ranking import ItemKNN, Ranker, popularity, with_popularity_prior
+from lightgcn.training.config import Preset
 
 # Playlists that hold a track, apart from the test edges.
 BANDS = ((0, None), (1, 2), (3, 5), (6, 20), (21, None))
@@ -52,7 +44,7 @@ def artists(dataset: Dataset, seeds: list[int]) -> None:
         for name, split in (("without", plain), ("with artists", side.extend_split(plain))):
             config = preset("fast", seed=seed, eval_every=8)
             message, test = split.test.message, split.test.positives
-            users, items = trained(split, config, message)
+            users, items, knn = trained(split, config, message)
             held_by = plain.test.message.item_degrees[test.items]
             cells = []
             for low, high in BANDS:
@@ -64,7 +56,7 @@ def artists(dataset: Dataset, seeds: list[int]) -> None:
                     seen=message,
                     ks=(20, 100),
                     metrics=("recall",),
-                    residual=config.scoring(message)["residual"],
+                    residual=knn,
                 )
                 cells.append(
                     f"{found['recall@20']:.4f} {found['recall@100']:.4f} ({band.num_edges})"
@@ -91,7 +83,7 @@ def titles(dataset: Dataset, model: str, num_cold: int) -> None:
     tell("popularity", *popularity(known))
     for init in ("spectral", "words"):
         config = preset("fast", init=init)
-        users, items = trained(split, config, known, words)
+        users, items, _ = trained(split, config, known, words)
         tell(f"start: {init}", users, items)
     warm = dataset.reindex((~cold).nonzero().flatten(), torch.arange(graph.num_items))
     for name, encode in (
@@ -110,16 +102,15 @@ def titles(dataset: Dataset, model: str, num_cold: int) -> None:
 
 def trained(
     split: Split,
-    config: TrainConfig,
+    config: Preset,
     message: Interactions,
     words: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the embeddings that score where messages flow along ``message``."""
-    model = config.new_model(message.num_users, message.num_items, split.val.message, words)
+) -> tuple[Tensor, Tensor, ItemKNN | None]:
+    """Return the embeddings and the item kNN that score where messages flow along ``message``."""
+    model = config.new_model(split.val.message, words=words)
     fit(model, split, config, progress=True)
-    with torch.no_grad():
-        users, items = model.embed(normalized_adjacency(message, config.normalization))
-    return scored_embeddings(users, items, message, config.popularity_prior, None)
+    ranker = Ranker.from_model(model, message)
+    return ranker.users, ranker.items, ranker.item_knn
 
 
 def main() -> None:

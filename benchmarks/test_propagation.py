@@ -15,7 +15,8 @@ from benchmarks.floors import gather_sums
 from benchmarks.graphs import Data
 from benchmarks.memory import LiveBytes
 from benchmarks.timing import Peers, Way, compare, record
-from lightgcn import Interactions, locality_order, normalized_adjacency, propagate
+from lightgcn import Interactions, normalized_adjacency, propagate
+from lightgcn.graph.subgraph import locality_order
 
 LAYERS, WIDTH = 3, 64
 ALPHA = [1 / (LAYERS + 1)] * (LAYERS + 1)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from benchmarks.graphs import Data
 from benchmarks.timing import Peers, Way, compare, median_seconds
-from lightgcn import PRESETS, Interactions, link_set, sample_negative_items
+from lightgcn import Interactions, link_set, sample_negative_items
 from lightgcn.core.seeding import make_generator
+from lightgcn.training import PRESETS
 from lightgcn.training.batches import epoch_batches
 
 

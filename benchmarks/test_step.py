@@ -12,9 +12,11 @@ from torch import Tensor
 from benchmarks.competitors import Propagation, peer_propagations
 from benchmarks.graphs import Data
 from benchmarks.timing import Peers, Way, compare
-from lightgcn import PRESETS, bpr_loss, l2_penalty, locality_order, normalized_adjacency
+from lightgcn import bpr_loss, l2_penalty, normalized_adjacency
 from lightgcn.core.seeding import make_generator
 from lightgcn.graph.split import link_set
+from lightgcn.graph.subgraph import locality_order
+from lightgcn.training import PRESETS
 from lightgcn.training.batches import Batch, batch_loss, epoch_batches
 
 CONFIG = PRESETS["paper"]
@@ -26,7 +28,7 @@ def peer_step(propagate: Propagation, start: Tensor, batch: Batch, fused: bool) 
     assert batch.negatives is not None
     negatives = batch.negatives[:, 0]
     table = torch.nn.Parameter(start.clone())
-    optimizer = torch.optim.Adam([table], lr=CONFIG.learning_rate, fused=fused)
+    optimizer = torch.optim.Adam([table], lr=CONFIG.train.learning_rate, fused=fused)
 
     def run() -> Tensor:
         optimizer.zero_grad()
@@ -34,7 +36,7 @@ def peer_step(propagate: Propagation, start: Tensor, batch: Batch, fused: bool) 
         users = z[batch.left]
         loss = bpr_loss((users * z[batch.right]).sum(1), (users * z[negatives]).sum(1))
         rows = table[batch.left], table[batch.right], table[negatives]
-        loss = loss + CONFIG.l2 * l2_penalty(*rows, batch_size=len(batch.left))
+        loss = loss + CONFIG.train.l2 * l2_penalty(*rows, batch_size=len(batch.left))
         loss.backward()
         optimizer.step()
         return loss.detach()
@@ -48,27 +50,27 @@ def test_bpr_step(benchmark: Any, data: Data, variant: str) -> None:
     if variant == "reordered":
         order = locality_order(graph)
         graph, old = graph.reindex(*order), torch.cat([order.users, order.items + graph.num_users])
-    model = CONFIG.new_model(graph.num_users, graph.num_items)
+    model = CONFIG.new_model(graph)
     start = model.embedding.detach().clone()
     links = link_set(graph, graph, negatives=0)
-    adjacency = normalized_adjacency(graph, half_tables=CONFIG.precision == "mixed")
-    optimizer = torch.optim.Adam(model.parameters(), lr=CONFIG.learning_rate, fused=True)
-    drawn = epoch_batches(links, CONFIG, make_generator(0))
+    adjacency = normalized_adjacency(graph, half_tables=CONFIG.train.precision == "mixed")
+    optimizer = torch.optim.Adam(model.parameters(), lr=CONFIG.train.learning_rate, fused=True)
+    drawn = epoch_batches(links, CONFIG.train, make_generator(0))
 
     def ours(batch: Batch | None = None) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = batch_loss(model, adjacency, next(drawn) if batch is None else batch, CONFIG)
+        loss = batch_loss(model, adjacency, next(drawn) if batch is None else batch, CONFIG.train)
         loss.backward()
         optimizer.step()
         return loss.detach()
 
-    fixed = next(epoch_batches(links, CONFIG, make_generator(1)))
+    fixed = next(epoch_batches(links, CONFIG.train, make_generator(1)))
     assert fixed.negatives is not None
     # The peers' nodes are as they come: to put them in another order is a part of ours.
     batch = Batch(old[fixed.left], old[fixed.right], negatives=old[fixed.negatives])
     table = torch.empty_like(start).index_copy_(0, old, start)
     peers = Peers()
-    for name, (build, needs) in peer_propagations(data.train, CONFIG.num_layers).items():
+    for name, (build, needs) in peer_propagations(data.train, CONFIG.model.num_layers).items():
         # The best of them gets the best optimiser.
         peers.add(
             name,

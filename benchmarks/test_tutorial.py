@@ -24,10 +24,12 @@ def pyg_epoch(split: Split, start: Tensor) -> Callable[[], list[float]]:
     from sklearn.metrics import roc_auc_score
 
     num_users = split.train.message.num_users
-    ways = [pyg_mean_propagation(links.message, CONFIG.num_layers) for links in split]
+    ways = [pyg_mean_propagation(links.message, CONFIG.model.num_layers) for links in split]
     pairs = [torch.stack([links.edges[0], links.edges[1] + num_users]) for links in split]
     table = torch.nn.Parameter(start.clone())
-    optimizer = torch.optim.Adam([table], lr=CONFIG.learning_rate, weight_decay=CONFIG.weight_decay)
+    optimizer = torch.optim.Adam(
+        [table], lr=CONFIG.train.learning_rate, weight_decay=CONFIG.train.weight_decay
+    )
 
     def scores(part: int) -> Tensor:
         z = ways[part](table)
@@ -48,11 +50,14 @@ def pyg_epoch(split: Split, start: Tensor) -> Callable[[], list[float]]:
 
 
 def own_epoch(split: Split, model: LightGCN, anew: bool) -> Callable[[], list[float]]:
-    num_users, half = model.num_users, CONFIG.precision == "mixed"
+    num_users, half = model.num_users, CONFIG.train.precision == "mixed"
     # Validation is in float32, as in `lightgcn.fit`.
-    graphs = [normalized_adjacency(links.message, CONFIG.normalization) for links in split]
+    graphs = [normalized_adjacency(links.message, CONFIG.model.normalization) for links in split]
     optimizer = torch.optim.Adam(
-        model.parameters(), lr=CONFIG.learning_rate, weight_decay=CONFIG.weight_decay, fused=True
+        model.parameters(),
+        lr=CONFIG.train.learning_rate,
+        weight_decay=CONFIG.train.weight_decay,
+        fused=True,
     )
     epoch = 0
 
@@ -62,12 +67,12 @@ def own_epoch(split: Split, model: LightGCN, anew: bool) -> Callable[[], list[fl
         if anew:
             epoch += 1
             links = split.train.resample(epoch)
-            adjacency = normalized_adjacency(links.message, CONFIG.normalization)
+            adjacency = normalized_adjacency(links.message, CONFIG.model.normalization)
         left, right = links.edges
         optimizer.zero_grad(set_to_none=True)
         half_tables = replace(adjacency, half_tables=half)
         batch_loss(
-            model, half_tables, Batch(left, right + num_users, links.labels), CONFIG
+            model, half_tables, Batch(left, right + num_users, links.labels), CONFIG.train
         ).backward()
         optimizer.step()
         with torch.no_grad():
@@ -83,13 +88,13 @@ def own_epoch(split: Split, model: LightGCN, anew: bool) -> Callable[[], list[fl
     "anew", [False, True], ids=["the same negatives", "also: edges and negatives drawn anew"]
 )
 def test_tutorial_epoch(benchmark: Any, anew: bool) -> None:
-    split = split_edges(synthetic_interactions(*TUTORIAL), disjoint=CONFIG.disjoint, seed=0)
-    model = CONFIG.new_model(*TUTORIAL[:2])
+    split = split_edges(synthetic_interactions(*TUTORIAL), disjoint=CONFIG.train.disjoint, seed=0)
+    model = CONFIG.new_model(split.val.message)
     start = model.embedding.detach().clone()
     ours: Way = own_epoch(split, model, anew)
     peers = Peers()
     peers.add("PyG + scikit-learn", lambda: pyg_epoch(split, start), needs="torch_geometric")
-    first = own_epoch(split, CONFIG.new_model(*TUTORIAL[:2]), False)
+    first = own_epoch(split, CONFIG.new_model(split.val.message), False)
     for run in peers.values():
         assert run() == pytest.approx(first(), abs=2e-3)
     compare(

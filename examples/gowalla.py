@@ -18,7 +18,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder")
-    parser.add_argument("--preset", default="fast", choices=list(lightgcn.PRESETS))
+    parser.add_argument("--preset", default="fast", choices=list(lightgcn.training.PRESETS))
     parser.add_argument("--epochs", type=int)
     arguments = parser.parse_args()
 
@@ -31,18 +31,17 @@ def main() -> None:
     if dataset.test is None:
         parser.error(f"{arguments.folder} holds no test.txt")
 
-    split = lightgcn.split_edges(train, ratios=(0.9, 0.1), disjoint=config.disjoint, seed=0)
-    model = config.new_model(train.num_users, train.num_items, split.val.message)
+    split = lightgcn.split_edges(train, ratios=(0.9, 0.1), disjoint=config.train.disjoint, seed=0)
+    model = config.new_model(split.val.message)
     result = lightgcn.fit(model, split, config, progress=True)
     seconds = sum(record["seconds"] for record in result.history)
     print(
-        f"{len(result.history)} epochs, {seconds:.0f} s; best validation {config.metric}: "
+        f"{len(result.history)} epochs, {seconds:.0f} s; best validation {config.train.metric}: "
         f"{result.best_value:.4f}"
     )
 
     test = lightgcn.link_set(train, dataset.test)
-    adjacency = lightgcn.normalized_adjacency(test.message, config.normalization)
-    print("test:", lightgcn.evaluate(model, adjacency, test, **config.scoring(test.message)))
+    print("test:", lightgcn.evaluate(model, test))
 
 
 if __name__ == "__main__":

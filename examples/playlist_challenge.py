@@ -70,14 +70,11 @@ def trained(dataset: Dataset) -> Recommender:
         lightgcn.split_edges(graph, (0.95, 0.05), disjoint=0.0, negatives=0.0)
     )
     config = lightgcn.preset("fast", batch_size=min(16384, max(64, graph.num_edges // 40)))
-    model = config.new_model(split.train.message.num_users, graph.num_items, split.val.message)
+    model = config.new_model(split.val.message)
     lightgcn.fit(model, split, config, progress=True)
-    scoring = config.scoring(artists.extend(graph))
     return Recommender.from_model(
         model,
         graph,
-        config.normalization,
-        **scoring,
         side_nodes=artists,
         user_columns=dataset.users,
     )

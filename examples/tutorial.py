@@ -14,8 +14,9 @@ import tempfile
 from pathlib import Path
 
 import lightgcn
-from lightgcn import LightGCN, Recommender, graph_statistics, split_edges
+from lightgcn import Recommender, split_edges
 from lightgcn.datasets import read_mpd, write_synthetic_mpd
+from lightgcn.graph.subgraph import graph_statistics
 
 
 def main() -> None:
@@ -44,11 +45,15 @@ def main() -> None:
     # 2. The largest component, in which an artist ties its tracks together, and three hops around a
     # popular playlist.
     dataset = dataset.reindex(
-        *lightgcn.largest_component(dataset.interactions, dataset.groups("artist_id"))
+        *lightgcn.graph.subgraph.largest_component(
+            dataset.interactions, dataset.groups("artist_id")
+        )
     )
-    popular = int(lightgcn.rank_users_by_popularity(dataset.interactions)[0])
+    popular = int(lightgcn.graph.subgraph.rank_users_by_popularity(dataset.interactions)[0])
     center = dataset.users["name"][popular]
-    dataset = dataset.reindex(*lightgcn.ego_graph(dataset.interactions, popular, hops=3))
+    dataset = dataset.reindex(
+        *lightgcn.graph.subgraph.ego_graph(dataset.interactions, popular, hops=3)
+    )
     graph = dataset.interactions
     statistics = graph_statistics(graph)
     print(
@@ -58,22 +63,26 @@ def main() -> None:
     # 3. Train, validation and test edges; of the train edges four fifths carry messages, the rest
     # are predicted.
     config = lightgcn.preset("tutorial", epochs=arguments.epochs)
-    split = split_edges(graph, (0.8, 0.1, 0.1), disjoint=config.disjoint, negatives=1.0, seed=0)
+    split = split_edges(
+        graph, (0.8, 0.1, 0.1), disjoint=config.train.disjoint, negatives=1.0, seed=0
+    )
 
     # 4. LightGCN: three layers of mean aggregation, averaged. The best epoch by validation AUC is
     # kept.
-    model = LightGCN(graph.num_users, graph.num_items, config.embedding_dim, config.num_layers)
+    model = config.new_model(split.val.message)
     result = lightgcn.fit(model, split, config, progress=True)
     print(f"best epoch {result.best_epoch}: validation ROC-AUC {result.best_value:.4f}")
 
     # 5. The test edges, looked at once: links told from non-links, and all tracks ranked for each
     # playlist.
-    adjacency = lightgcn.normalized_adjacency(split.test.message, config.normalization)
-    print("test:", lightgcn.evaluate(model, adjacency, split.test, metrics=("recall", "ndcg")))
+    print("test:", lightgcn.evaluate(model, split.test, metrics=("recall", "ndcg")))
 
     # 6. Recommendations for a playlist, and for one that the model has never seen.
     recommender = Recommender.from_model(
-        model, graph, config.normalization, user_columns=dataset.users, item_columns=dataset.items
+        model,
+        graph,
+        user_columns=dataset.users,
+        item_columns=dataset.items,
     )
     playlist = graph.user_ids[0] if graph.user_ids is not None else 0
     for title, tracks in (
@@ -100,7 +109,8 @@ def main() -> None:
         )
         names, popularity = dataset.items["name"], graph.item_degrees
         plots.save_figure(
-            plots.embedding_map(recommender.items, popularity, names, item="track"), folder / "map"
+            plots.embedding_map(recommender.ranker.items, popularity, names, item="track"),
+            folder / "map",
         )
 
 

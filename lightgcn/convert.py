@@ -168,8 +168,8 @@ def embeddings_to_parquet(recommender: Recommender, folder: str | Path) -> list[
     written = []
     seen = recommender.seen
     for kind, vectors, ids, columns in (
-        ("users", recommender.users, seen.user_ids, recommender.user_columns),
-        ("items", recommender.items, seen.item_ids, recommender.item_columns),
+        ("users", recommender.ranker.users, seen.user_ids, recommender.user_columns),
+        ("items", recommender.ranker.items, seen.item_ids, recommender.item_columns),
     ):
         rows = vectors.detach().cpu().float().contiguous().numpy()
         values = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])

@@ -1,13 +1,13 @@
 """Recommendations from a trained model: for known users, for new ones, and items like an item; ids
 and names in and out.
 
-A `Recommender` needs neither the graph's adjacency nor the model: it holds the final embeddings,
-the seen items and one more (num_items, d) table that folds new users in."""
+A `Recommender` needs neither the adjacency nor the model: it holds a `Ranker`, ids and names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,189 +16,174 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn.core.checks import check_finite, checked_integers
+from lightgcn.core.checks import checked_integers
 from lightgcn.core.storage import load_tensors, pack_strings, save_tensors, unpack_strings
-from lightgcn.graph.adjacency import Normalization, as_adjacency, exponents, normalized_adjacency
 from lightgcn.graph.ids import Id, find_node, index_of_ids
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.nn.model import LightGCN
-from lightgcn.nn.propagation import propagate
-from lightgcn.ranking.item_knn import NeighbourResidual
-from lightgcn.ranking.ranker import scored_embeddings
-from lightgcn.ranking.time_decay import Recency, recent_items
-from lightgcn.ranking.topk import check_k, rank_rows, top_k
+from lightgcn.ranking.ranker import Ranker
+from lightgcn.ranking.topk import check_k, rank_rows
 
 Columns = Mapping[str, Sequence[str]]
+# Pairs of a user and an item that are masked at a time.
+_PAIRS = 1 << 23
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """One recommended item: its id, index, score, and what the item columns say of it ("name",
-    "artist", …)."""
+    """One recommended item.
+
+    Attributes:
+        id: what the data calls the item; its index if the data has no ids.
+        index: its number in the graph.
+        score: its score; only comparable for the same user.
+        columns: what the item columns say of it ("name", "artist", …).
+    """
 
     id: Id
     index: int
     score: float
     columns: dict[str, str]
 
+    @property
+    def label(self) -> str:
+        """The item as a person would write it: name and artist if they are known, else the id."""
+        name, artist = (
+            " ".join(self.columns.get(column, "").split()) for column in ("name", "artist")
+        )
+        if not name:
+            return str(self.id)
+        return f"{name} by {artist}" if artist else name
+
 
 class Recommender:
-    """Answers from final embeddings.
+    """Recommendations by id from a trained model over a graph.
 
     Args:
-        users: (num_users, d) final user embeddings.
-        items: (num_items, d) final item embeddings.
-        fold_in: (num_items, d) what each item sends to a new user (`fold_in_table`), or None for a
-            model of no layers.
-        seen: the users' known items, which are not recommended to them; its ids are the ones that
-            go in and out.
-        user_exponent: a of D⁻ᵃ P D⁻ᵇ: a new user's sum over n items is divided by nᵃ.
-        has_prior: whether the embeddings are those of `lightgcn.with_popularity_prior`: unit rows
-            and one more column, which ``fold_in`` does not have.
-        residual: what the neighbours of a user's items add to the scores
-            (`lightgcn.neighbour_residual` of ``seen``).
-        recency: for what a new user had last; known users' embeddings are drawn already.
+        model: a trained model, or a `Ranker` of one.
+        graph: all that is known by now: what messages flow along, and what is not recommended to
+            the users who have it. Its ids go in and out. Leave it out with a `Ranker`.
+        side_nodes: groups of items that the model was trained with.
         user_columns: optional columns beside the users, such as {"name": titles}: one string per
             user, in their order.
         item_columns: optional columns beside the items, such as {"name": …, "artist": …}.
 
+    Attributes:
+        ranker: scores by index.
+
     Raises:
-        ValueError: if shapes do not fit, an embedding is not finite or a column holds anything but
-            strings.
+        TypeError: if ``graph`` is not Interactions.
+        ValueError: if the graph is over other nodes than the model, the model is a part that one of
+            several processes holds, an embedding is not finite, or a column does not fit.
+
+    Example:
+        >>> from lightgcn import Interactions, LightGCN, Recommender
+        >>> plays = {"user": ["ann", "ann", "bob"], "item": ["song 1", "song 2", "song 2"]}
+        >>> graph = Interactions.from_frame(plays)
+        >>> recommender = Recommender(LightGCN(2, 2, embedding_dim=4), graph)
+        >>> [track.id for track in recommender.recommend("bob", k=1)]
+        ['song 1']
+        >>> [len(tracks) for tracks in recommender.recommend(["ann", "bob"], k=2)]
+        [0, 1]
     """
 
     def __init__(
         self,
-        users: Tensor,
-        items: Tensor,
-        fold_in: Tensor | None,
-        seen: Interactions,
+        model: LightGCN | Ranker,
+        graph: Interactions | None = None,
         *,
-        user_exponent: float = 0.5,
-        has_prior: bool = False,
-        residual: NeighbourResidual | None = None,
-        recency: Recency | None = None,
+        side_nodes: SideNodes | None = None,
         user_columns: Columns | None = None,
         item_columns: Columns | None = None,
     ) -> None:
-        wanted = (seen.num_users, seen.num_items)
-        if (len(users), len(items)) != wanted or users.shape[1:] != items.shape[1:]:
-            raise ValueError(
-                f"embeddings of shapes {tuple(users.shape)}, {tuple(items.shape)} do not fit {seen}"
-            )
-        shape = (len(items), items.shape[1] - has_prior)
-        if fold_in is not None and fold_in.shape != shape:
-            raise ValueError(f"fold_in must have shape {shape}, got {tuple(fold_in.shape)}")
-        for table in (users, items, *([] if fold_in is None else [fold_in])):
-            check_finite(table)
-        self.users, self.items, self.fold_in, self.seen = users, items, fold_in, seen
-        self.user_exponent, self.has_prior = float(user_exponent), bool(has_prior)
-        self.residual, self.recency = residual, recency
-        self.user_columns = _check_columns("user", user_columns, seen.num_users)
-        self.item_columns = _check_columns("item", item_columns, seen.num_items)
+        if isinstance(model, Ranker):
+            if graph is not None or side_nodes is not None:
+                raise ValueError("a Ranker has its graph already: leave graph and side_nodes out")
+            self.ranker = model
+        else:
+            self.ranker = Ranker.from_model(model, graph, side_nodes=side_nodes)  # type: ignore[arg-type]
+        self.user_columns = _check_columns("user", user_columns, self.seen.num_users)
+        self.item_columns = _check_columns("item", item_columns, self.seen.num_items)
         self._user_index: dict[Id, int] | None = None
         self._item_index: dict[Id, int] | None = None
 
     @classmethod
-    @torch.no_grad()
     def from_model(
-        cls,
-        model: LightGCN,
-        interactions: Interactions,
-        normalization: Normalization | tuple[float, float] = "symmetric",
-        *,
-        popularity_prior: float | None = None,
-        residual: NeighbourResidual | None = None,
-        recency: Recency | None = None,
-        side_nodes: SideNodes | None = None,
-        user_columns: Columns | None = None,
-        item_columns: Columns | None = None,
+        cls, model: LightGCN | Ranker, graph: Interactions | None = None, **options: Any
     ) -> Recommender:
-        """Compute the final embeddings of a model over a graph: all that is known by now, not the
-        training part alone.
+        """Return ``Recommender(model, graph, …)``."""
+        return cls(model, graph, **options)
 
-        Args:
-            model: a trained model.
-            interactions: what messages flow along, and what counts as seen; its ids are used.
-            normalization: the one that the model was trained with.
-            popularity_prior: None for dot products, else the weight of
-                `lightgcn.with_popularity_prior`.
-            residual: what neighbours add to the scores, as for the class.
-            recency: what users had last (`lightgcn.recent_items` of ``interactions``); it goes with
-                a popularity prior.
-            side_nodes: groups of items that the model was trained with; ``residual`` and
-                ``recency`` are then those of ``side_nodes.extend(interactions)``.
-            user_columns: columns beside the users.
-            item_columns: columns beside the items.
+    @property
+    def seen(self) -> Interactions:
+        """The users' known items, which are not recommended to them."""
+        return self.ranker.history
 
-        Raises:
-            ValueError: if the model is a part that one of several processes holds, or embeddings
-                are not finite.
-        """
-        if model.processes.size > 1:
-            raise ValueError(
-                "this process holds a part of the model: model.whole() gives it all, in process 0"
-            )
-        interactions = interactions.to(model.embedding.device)
-        message = interactions if side_nodes is None else side_nodes.extend(interactions)
-        adjacency = normalized_adjacency(message, normalization)
-        users, items = scored_embeddings(
-            *model.embed(adjacency), message, popularity_prior, recency
-        )
-        del adjacency  # the table makes its own
-        fold_in = fold_in_table(model, message, normalization) if model.num_layers else None
-        if side_nodes is not None:
-            users = users[: interactions.num_users].clone()
-            if recency is not None:
-                recency = replace(
-                    recency, recent=recency.recent.first_users(interactions.num_users)
-                )
-            if residual is not None:
-                residual = replace(
-                    residual, history=residual.history.first_users(interactions.num_users)
-                )
-        return cls(
-            users,
-            items,
-            fold_in,
-            interactions,
-            user_exponent=exponents(normalization)[0],
-            has_prior=popularity_prior is not None,
-            residual=residual,
-            recency=recency,
-            user_columns=user_columns,
-            item_columns=item_columns,
+    def to(self, device: torch.device | str) -> Recommender:
+        """Return the same recommender on another device."""
+        return Recommender(
+            self.ranker.to(device), user_columns=self.user_columns, item_columns=self.item_columns
         )
 
     def recommend(
-        self, user: Id, k: int = 10, *, exclude_seen: bool = True
-    ) -> list[Recommendation]:
-        """Return the k items that score highest for a known user, best first; the user's own items
-        are left out.
-
-        Fewer than k come back where the user has seen nearly all items.
-
-        Raises:
-            ValueError: for an unknown user, or a k below 1 or above the number of items.
-        """
-        chosen = torch.tensor([self.user_index(user)], device=self.items.device)
-        seen = self.seen if exclude_seen else None
-        best = top_k(
-            self.users, self.items, _plain(k), seen=seen, users=chosen, residual=self.residual
-        )
-        return self._named(best.items[0], best.scores[0])
-
-    def recommend_new(
-        self, items: Iterable[Id], k: int = 10, *, weights: Sequence[float] | None = None
-    ) -> list[Recommendation]:
-        """Return the k items that score highest for a new user who has the given items; these are
-        left out.
+        self,
+        user: Id | Iterable[Id],
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        exclude: Iterable[Id] = (),
+        only: Iterable[Id] | None = None,
+    ) -> Any:
+        """Return the k items that score highest for a known user, best first.
 
         Args:
-            items: ids or names; a repeated one counts once, or with the sum of its weights.
+            user: one user by id or unique name, or a list of them.
+            k: how many; fewer come back if fewer are left.
+            exclude_seen: whether to leave out the user's own items.
+            exclude: further items to leave out, by id or name.
+            only: the items to choose from; None for all.
+
+        Returns:
+            A list for one user; a list of lists, in the order given, for several.
+
+        Raises:
+            ValueError: for an unknown user or item, or a k below 1 or above the number of items.
+        """
+        one = isinstance(user, str) or not isinstance(user, Iterable) or _is_scalar(user)
+        given: list[Any] = [user] if one else _listed("users", user)
+        k = _plain(k)
+        check_k(k, self.seen.num_items)
+        rows = torch.tensor(
+            [self.user_index(each) for each in given], dtype=torch.int64, device=self.ranker.device
+        )
+        left_out = self._left_out(exclude, only)
+        # A chunk's pairs of a user and an item that is left out are bounded.
+        chunk = len(rows) if left_out is None else max(1, _PAIRS // self.seen.num_items)
+        found = []
+        for part in rows.split(max(1, chunk)):
+            best = self._ranked(self.ranker, part, k, exclude_seen, left_out)
+            found += [self._named(*row) for row in zip(best.items, best.scores, strict=True)]
+        return found[0] if one else found
+
+    def recommend_new(
+        self,
+        items: Iterable[Id],
+        k: int = 10,
+        *,
+        weights: Sequence[float] | None = None,
+        exclude: Iterable[Id] = (),
+        only: Iterable[Id] | None = None,
+    ) -> list[Recommendation]:
+        """Return the k items that score highest for a new user, without the given items.
+
+        Args:
+            items: what the user has, by id or name, the latest last; a repeated one counts once, or
+                with the sum of its weights.
             k: how many.
             weights: optional positive weights of the items, for a model trained on weighted edges.
+            exclude: further items to leave out, by id or name.
+            only: the items to choose from; None for all.
 
         Raises:
             ValueError: for an unknown item, no item at all, only items without users, a wrong k, or
@@ -208,33 +193,24 @@ class Recommender:
             raise ValueError(f"items must be a list of ids or names, got the one string {items!r}")
         indices = [self.item_index(item) for item in _listed("items", items)]
         k = _plain(k)
-        check_k(k, len(self.items))
-        user = self.fold_in_user(indices, weights)
-        if not bool((user[:-1] if self.has_prior else user).any()):
-            raise ValueError(
-                "nothing is known of the given items: none has a user, so none tells about a new "
-                "one"
-            )
-        scores = user @ self.items.T
-        if self.residual is not None:
-            distinct = torch.tensor(list(dict.fromkeys(indices)), device=scores.device)
-            recent = None if self.recency is None else self.recency.item_weights(len(distinct))
-            near, gains = self.residual.of_items(distinct, recent)
-            scores[near] += gains.to(scores.dtype)
-        scores[torch.tensor(indices, device=scores.device)] = -torch.inf
-        best = rank_rows(scores.unsqueeze(0), k)
+        check_k(k, self.seen.num_items)
+        ranker = self.ranker.fold_in(self._history(indices, weights))
+        if not bool(ranker.users[:, : ranker.item_directions.shape[1]].any()):
+            raise ValueError("none of the given items has a user, so nothing is known of them")
+        user = torch.zeros(1, dtype=torch.int64, device=ranker.device)
+        best = self._ranked(ranker, user, k, True, self._left_out(exclude, only))
         return self._named(best.items[0], best.scores[0])
 
     def similar_items(self, item: Id, k: int = 10) -> list[Recommendation]:
-        """Return the k items closest to an item by the cosine of final embeddings, itself left out.
+        """Return the k items closest to an item by the cosine of final embeddings, without itself.
 
         Raises:
             ValueError: for an unknown item, or a k below 1 or above the number of items.
         """
         k = _plain(k)
-        check_k(k, len(self.items))
+        check_k(k, self.seen.num_items)
         index = self.item_index(item)
-        items = self.item_directions
+        items = self.ranker.item_directions
         scores = F.cosine_similarity(items, items[index].unsqueeze(0), dim=1)
         scores[index] = -torch.inf
         best = rank_rows(scores.unsqueeze(0), k)
@@ -242,91 +218,67 @@ class Recommender:
 
     def fold_in_user(self, items: Sequence[int], weights: Sequence[float] | None = None) -> Tensor:
         """Return the final embedding of a new user who has the given items (indices): (d,), like a
-        row of ``users``.
-
-        As in `Interactions` a repeated item counts once, and the weights of a repeated one add up.
-
-        The new user receives messages from its items and sends none: with m the item factor of the
-        normalisation it is |S|⁻ᵃ Σ_{i∈S} m(i) Σ_{k≥1} αₖ e_i^(k-1), exactly what the graph with
-        such a user added gives (the user's own layer-0 embedding, which it does not have, taken as
-        zero). With recency it is drawn towards the last of the items; with a prior it is of length
-        one, and a 1 follows.
+        row of ``ranker.users`` (`Ranker.fold_in`).
 
         Raises:
             ValueError: without items, for an index out of range or weights that do not fit, or for
                 a model without layers.
         """
-        if self.fold_in is None:
-            raise ValueError(
-                "a model without layers cannot fold in a new user: it passes no messages"
-            )
-        items = checked_integers("items", _listed("items", items)).tolist()
+        indices = checked_integers("items", _listed("items", items)).tolist()
+        return self.ranker.fold_in(self._history(indices, weights)).users[0]
+
+    def _history(self, items: list[int], weights: Sequence[float] | None) -> Interactions:
+        """Return one new user's items as a graph."""
+        count = self.seen.num_items
+        if self.ranker.fold_in_table is None:
+            raise ValueError("a model without layers cannot fold in a new user")
         if not items:
             raise ValueError("a new user needs at least one item")
-        if min(items) < 0 or max(items) >= len(self.fold_in):
-            raise ValueError(
-                f"items must be in [0, {len(self.fold_in)}), got {min(items)} to {max(items)}"
-            )
+        if min(items) < 0 or max(items) >= count:
+            raise ValueError(f"items must be in [0, {count}), got {min(items)} to {max(items)}")
         given = None
         if weights is not None:
-            given = torch.tensor(list(map(float, _listed("weights", weights))), dtype=torch.float64)
+            listed = list(map(float, _listed("weights", weights)))
+            given = torch.tensor(listed, dtype=torch.float64, device="cpu")
             if len(given) != len(items) or not bool((given.isfinite() & (given > 0)).all()):
                 raise ValueError("weights must be as many as the items, finite and positive")
-        order = torch.arange(len(items))
-        history = Interactions(
-            torch.zeros_like(order), torch.tensor(items), 1, len(self.fold_in), given, order=order
+        order = torch.arange(len(items), dtype=torch.int64, device="cpu")
+        pairs = torch.tensor(items, dtype=torch.int64, device="cpu")
+        return Interactions(torch.zeros_like(order), pairs, 1, count, given, order=order)
+
+    def _left_out(self, exclude: Iterable[Id], only: Iterable[Id] | None) -> Tensor | None:
+        """Return (num_items,) bool: which items are left out for everybody; None for none."""
+        excluded = [self.item_index(item) for item in _listed("exclude", exclude)]
+        if not excluded and only is None:
+            return None
+        mask = torch.full(
+            (self.seen.num_items,), only is not None, dtype=torch.bool, device=self.ranker.device
         )
-        return self.fold_in_users(history)[0]
+        if only is not None:
+            mask[[self.item_index(item) for item in _listed("only", only)]] = False
+        mask[excluded] = True
+        return mask
 
-    def fold_in_users(self, history: Interactions) -> Tensor:
-        """Return the final embeddings of new users, as `fold_in_user` does of one: (B, d), like
-        rows of ``users``.
-
-        Args:
-            history: what B users have, over the recommender's items, by index. A user without items
-                gets zeros, and with a prior the 1 that follows, so that it is ranked by popularity.
-                With recency it needs an order.
-
-        Raises:
-            ValueError: if ``history`` is over another number of items, or the model has no layers.
-        """
-        if self.fold_in is None:
-            raise ValueError(
-                "a model without layers cannot fold in a new user: it passes no messages"
+    @staticmethod
+    def _ranked(
+        ranker: Ranker, users: Tensor, k: int, exclude_seen: bool, left_out: Tensor | None
+    ) -> Any:
+        """Rank for users, without their own items and those left out for everybody."""
+        nobody = torch.zeros(ranker.history.num_edges, dtype=torch.bool, device=ranker.device)
+        seen = ranker.history if exclude_seen else ranker.history.select(nobody)
+        if left_out is not None:
+            # Edges of the users who are asked for alone: a list of one user stays small.
+            own = seen.of_users(users)
+            items = left_out.nonzero().flatten()
+            pairs = torch.cartesian_prod(users.unique(), items)
+            masked = Interactions(
+                torch.cat([own.users, pairs[:, 0]]),
+                torch.cat([own.items, pairs[:, 1]]),
+                own.num_users,
+                own.num_items,
             )
-        if history.num_items != len(self.fold_in):
-            raise ValueError(
-                f"the history is {history}, the recommender is of {len(self.fold_in)} items"
-            )
-        history = history.to(self.fold_in.device)
-        weights = None if history.weights is None else history.weights.to(self.fold_in.dtype)
-        total = F.embedding_bag(
-            history.items,
-            self.fold_in,
-            history.indptr,
-            mode="sum",
-            per_sample_weights=weights,
-            include_last_offset=True,
-        )
-        if self.recency is not None:
-            last = recent_items(history, self.recency.exponent, self.recency.weight)
-            total = last.draw_users(total, self.item_directions)
-        if self.has_prior:
-            return F.pad(F.normalize(total), (0, 1), value=1.0)
-        if self.recency is not None:
-            return total
-        degrees = history.user_degrees.double()
-        if history.weights is not None:
-            degrees = torch.zeros_like(degrees).index_add_(
-                0, history.users, history.weights.double()
-            )
-        scale = torch.where(degrees > 0, degrees.pow(-self.user_exponent), 0.0)
-        return total * scale.to(total.dtype).unsqueeze(1)
-
-    @property
-    def item_directions(self) -> Tensor:
-        """(num_items, d): the items' embeddings, without the column of a popularity prior."""
-        return self.items[:, :-1] if self.has_prior else self.items
+            seen = masked
+        return ranker.top_k(k, users, seen=seen)
 
     def user_index(self, user: Id) -> int:
         """Return the index of a user given by id or, where it is unique, by name.
@@ -369,16 +321,7 @@ class Recommender:
     def save(self, path: str | Path) -> None:
         """Write everything to one file, atomically; `load` reads it without the data or the
         model."""
-        tensors = {
-            "users": self.users,
-            "items": self.items,
-            "seen.users": self.seen.users,
-            "seen.items": self.seen.items,
-        }
-        if self.fold_in is not None:
-            tensors["fold_in"] = self.fold_in
-        if self.seen.weights is not None:
-            tensors["seen.weights"] = self.seen.weights
+        tensors, metadata = self.ranker.to_tensors()
         for side, ids, columns in (
             ("user", self.seen.user_ids, self.user_columns),
             ("item", self.seen.item_ids, self.item_columns),
@@ -387,19 +330,6 @@ class Recommender:
                 tensors[f"{side}.ids"] = pack_strings(ids)
             tensors |= {
                 f"{side}.column.{name}": pack_strings(values) for name, values in columns.items()
-            }
-        metadata: dict[str, Any] = {
-            "user_exponent": self.user_exponent,
-            "has_prior": self.has_prior,
-        }
-        if self.seen.order is not None:
-            tensors["seen.order"] = self.seen.order
-        if self.recency is not None:
-            metadata["recency"] = [self.recency.exponent, self.recency.weight]
-        if self.residual is not None:
-            metadata["neighbour_weight"] = self.residual.weight
-            tensors |= {
-                f"neighbours.{name}": part for name, part in self.residual.to_tensors().items()
             }
         save_tensors(path, "recommender", tensors, metadata)
 
@@ -413,79 +343,24 @@ class Recommender:
         """
         tensors, metadata = load_tensors(path, "recommender")
         try:
-            ids: dict[str, Any] = {"user": None, "item": None}
+            ids: dict[str, Any] = {"user_ids": None, "item_ids": None}
             columns: dict[str, dict[str, list[str]]] = {"user": {}, "item": {}}
             for key in [key for key in tensors if key.startswith(("user.", "item."))]:
                 side, kind, *name = key.split(".", 2)
                 values = unpack_strings(tensors.pop(key))
                 if kind == "ids":
-                    ids[side] = np.asarray(
-                        values, dtype=np.int64 if isinstance(values[0], int) else object
-                    )
+                    dtype = np.int64 if isinstance(values[0], int) else object
+                    ids[f"{side}_ids"] = np.asarray(values, dtype=dtype)
                 else:
                     columns[side][name[0]] = values
-            users, items = tensors["users"], tensors["items"]
-            seen = Interactions(
-                tensors["seen.users"],
-                tensors["seen.items"],
-                len(users),
-                len(items),
-                tensors.get("seen.weights"),
-                order=tensors.get("seen.order"),
-                user_ids=ids["user"],
-                item_ids=ids["item"],
-            ).to(device)
-            fold_in, residual, last = tensors.get("fold_in"), None, None
-            if "recency" in metadata:
-                last = recent_items(seen, *map(float, metadata["recency"]))
-            if "neighbour_weight" in metadata:
-                parts = {
-                    name: tensors[f"neighbours.{name}"] for name in ("ends", "items", "values")
-                }
-                history = seen if last is None else last.recent
-                residual = NeighbourResidual.from_tensors(
-                    history, parts, float(metadata["neighbour_weight"])
-                )
-            return cls(
-                users.to(device),
-                items.to(device),
-                None if fold_in is None else fold_in.to(device),
-                seen,
-                user_exponent=metadata["user_exponent"],
-                has_prior=metadata.get("has_prior", False),
-                residual=residual,
-                recency=last,
-                user_columns=columns["user"],
-                item_columns=columns["item"],
-            )
+            ranker = Ranker.from_tensors(tensors, metadata, **ids).to(device)
+            return cls(ranker, user_columns=columns["user"], item_columns=columns["item"])
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise ValueError(f"{path}: not a complete recommender ({error})") from error
 
     def __repr__(self) -> str:
-        return f"Recommender({self.seen.num_users} users, {self.seen.num_items} items, d={self.items.shape[1]})"
-
-
-@torch.no_grad()
-def fold_in_table(
-    model: LightGCN,
-    interactions: Interactions,
-    normalization: Normalization | tuple[float, float] = "symmetric",
-) -> Tensor:
-    """Return (num_items, d): what each item sends to a new user, m(i) Σ_{k≥1} αₖ e_i^(k-1).
-
-    Raises:
-        ValueError: if the model has no layers.
-    """
-    if model.num_layers == 0:
-        raise ValueError(
-            "a model without layers passes no messages: there is nothing to fold a new user in with"
-        )
-    adjacency = normalized_adjacency(interactions, normalization)
-    adjacency = as_adjacency(adjacency, model.num_users, model.num_items)
-    table = propagate(adjacency, model.embedding, model.alpha[1:])[model.num_users :]
-    if adjacency.column_scale is None:
-        return table.clone()  # without the users' rows
-    return table * adjacency.column_scale[model.num_users :].to(table.dtype).unsqueeze(1)
+        seen, width = self.seen, self.ranker.items.shape[1]
+        return f"Recommender({seen.num_users} users, {seen.num_items} items, d={width})"
 
 
 def _check_columns(side: str, columns: Columns | None, count: int) -> dict[str, list[str]]:
@@ -501,7 +376,8 @@ def _column(side: str, name: str, values: Sequence[str], count: int) -> list[str
     for at, value in enumerate(listed):
         if not isinstance(value, str):
             raise ValueError(
-                f'{side} column {name!r}[{at}] is {value!r}; a column holds strings ("" for a missing one)'
+                f'{side} column {name!r}[{at}] is {value!r}; a column holds strings ("" for a '
+                "missing one)"
             )
     return [str(value) for value in listed]
 
@@ -528,12 +404,5 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.integer | np.str_) else value
 
 
-def track_label(track: Recommendation) -> str:
-    """Return an item as a person would write it: name and artist where they are known, else the
-    id."""
-    name, artist = (
-        " ".join(track.columns.get(column, "").split()) for column in ("name", "artist")
-    )
-    if not name:
-        return str(track.id)
-    return f"{name} by {artist}" if artist else name
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray) and value.ndim == 0

@@ -1,15 +1,21 @@
-"""Fixtures that several test files share."""
+"""Settings and fixtures that all tests share."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+from hypothesis import settings
 
-from lightgcn.datasets import write_synthetic_mpd
+# One thread in each worker and in each process that a test starts: the workers fill the cores.
+# PyTorch reads this when it is imported, which is later.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+# The same few examples each time; `--hypothesis-profile long` draws others in each run.
+settings.register_profile("short", max_examples=20, deadline=None, derandomize=True)
+settings.register_profile("long", max_examples=200, deadline=None)
+settings.load_profile("short")
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +32,8 @@ def gowalla() -> Path:
 @pytest.fixture(scope="session")
 def slices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of three small MPD slices."""
+    from lightgcn.datasets import write_synthetic_mpd
+
     folder = tmp_path_factory.mktemp("mpd")
     write_synthetic_mpd(
         folder, num_playlists=300, num_tracks=400, mean_length=20, slice_size=100, seed=3
@@ -33,11 +41,9 @@ def slices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Steps of a small model wait longer for a second thread than they compute, many times longer
-    on a busy machine."""
-    threads = torch.get_num_threads()
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Begin every test with one thread, whatever the one before it set."""
+    import torch
+
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

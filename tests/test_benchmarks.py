@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = pytest.mark.slow
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -74,8 +77,7 @@ RUN = {
 }
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> str:
+def test_the_report_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "bench.json").write_text(json.dumps(RUN))
     profile = {
         "graph": "gowalla",
@@ -93,17 +95,13 @@ def page(tmp_path: Path) -> str:
         tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    return (tmp_path / "RESULTS.md").read_text()
-
-
-def test_report_marks_each_target(page: str) -> None:
+    page = (tmp_path / "RESULTS.md").read_text()
+    # Each target is marked.
     assert "| propagation | gowalla | times faster than PyG ≥ 50 | 50 | met |" in page
     assert "| propagation | gowalla | time / gather-sums ≤ 1.5 | 1.75 | **missed** |" in page
     assert "| propagation | gowalla | times faster than Other ≥ 2 | – | not measured |" in page
     assert "Other (other is not installed)" in page
-
-
-def test_report_has_scaling_by_size_and_the_profile(page: str) -> None:
+    # Scaling goes by size, and the profile's shares are there.
     small, large = (
         page.index("| split | 100,000 | 5 ms | 50.0 | 96 |"),
         page.index("| split | 1,000,000 | 50 ms |"),
@@ -112,18 +110,13 @@ def test_report_has_scaling_by_size_and_the_profile(page: str) -> None:
     assert (
         "nor evaluation: 5.0% (target ≤ 10%, met)" in page and "| loss | 9.500 s | 95.0% |" in page
     )
-
-
-def test_report_names_the_processor_and_no_machine(page: str) -> None:
+    # The processor is named, the machine is not.
     assert "Made-up CPU, 2 cores" in page and "torch 2.0" in page
     assert "secret" not in page
-
-
-def test_report_draws_pictures_where_it_can(page: str, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
-    for name in ("ratios.png", "scaling.png"):
-        assert f"({name})" in page
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    if find_spec("matplotlib") is not None:
+        for name in ("ratios.png", "scaling.png"):
+            assert f"({name})" in page
+            assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_gpu_command_runs_on_a_cpu_for_a_try(tmp_path: Path) -> None:

@@ -160,5 +160,6 @@ def test_embeddings_in_parquet(tmp_path: Path) -> None:
         "three",
     ]
     assert np.array_equal(
-        np.array(users.column("embedding").to_pylist(), np.float32), recommender.users.numpy()
+        np.array(users.column("embedding").to_pylist(), np.float32),
+        recommender.ranker.users.numpy(),
     )

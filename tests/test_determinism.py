@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightgcn import TopK, top_k
+from lightgcn import top_k
 from lightgcn.datasets import read_mpd
 from lightgcn.ranking import topk as retrieval
+from lightgcn.ranking.candidates import TopK
 
 PROGRAM = """
 import hashlib, json, sys, torch
@@ -33,19 +34,19 @@ def digest(*tensors):
 
 for name in ("fast", "paper", "tutorial", "best"):
     config = preset(name, epochs=3, eval_every=1, embedding_dim=16, metric="recall@20", patience=None)
-    if config.batch_size:
+    if config.train.batch_size:
         config = preset(name, epochs=3, eval_every=1, embedding_dim=16, batch_size=512, patience=None)
-    split = split_edges(graph, disjoint=config.disjoint, seed=3)
+    split = split_edges(graph, disjoint=config.train.disjoint, seed=3)
     digests[name, "split"] = digest(*(part for links in split for part in (links.message.keys, links.edges)))
-    model = config.new_model(graph.num_users, graph.num_items, split.val.message)
+    model = config.new_model(split.val.message)
     digests[name, "start"] = digest(model.embedding)
     history = fit(model, split, config).history
     digests[name, "model"] = digest(model.embedding)
     digests[name, "losses"] = [record["loss"] for record in history]
-    adjacency = normalized_adjacency(split.test.message, config.normalization)
+    adjacency = normalized_adjacency(split.test.message, config.model.normalization)
     links = split.test
-    digests[name, "test"] = evaluate(model, adjacency, links, **config.scoring(links.message)).metrics
-    recommender = Recommender.from_model(model, graph, config.normalization, **config.scoring(graph))
+    digests[name, "test"] = evaluate(model, links).metrics
+    recommender = Recommender.from_model(model, graph)
     recommender.save(Path(sys.argv[3]) / f"{name}.safetensors")
     digests[name, "file"] = hashlib.sha256((Path(sys.argv[3]) / f"{name}.safetensors").read_bytes()).hexdigest()[:16]
     asked = graph.user_ids[:20].tolist()

@@ -9,8 +9,6 @@ import os
 import pickle
 import resource
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -135,55 +133,27 @@ def test_a_path_in_a_run_is_only_read_as_data_that_must_be_the_runs(
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_names_on_the_terminal_cannot_command_it(slices: Path, tmp_path: Path) -> None:
+def test_names_on_the_terminal_cannot_command_it(
+    slices: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """An escape sequence in a track's name is shown as text, and not obeyed, by whatever shows
     it."""
     dataset = read_mpd(slices)
     dataset.items["name"][0] = "\x1b[2J\x1b]0;owned\x07name\x9b\u202e"
     dataset.save(tmp_path / "prepared")
     assert cli.main(["train", str(tmp_path / "prepared"), str(tmp_path / "run"), *OPTIONS]) == 0
-    item = dataset.interactions.item_ids[0]  # type: ignore[index]
-    command = [
-        sys.executable,
-        "-m",
-        "lightgcn",
-        "recommend",
-        str(tmp_path / "run"),
-        "--similar",
-        item,
-        "-k",
-        "398",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    other = [
-        sys.executable,
-        "-m",
-        "lightgcn",
-        "recommend",
-        str(tmp_path / "run"),
-        "--items",
-        item,
-        "-k",
-        "398",
-    ]
-    said = done.stdout + subprocess.run(other, capture_output=True, text=True, check=True).stdout
+    item = str(dataset.interactions.item_ids[0])  # type: ignore[index]
     holders = set(dataset.interactions.users[dataset.interactions.items == 0].tolist())
     user = str(next(user for user in range(300) if user not in holders))
-    more = [
-        sys.executable,
-        "-m",
-        "lightgcn",
-        "recommend",
-        str(tmp_path / "run"),
-        "--user",
-        user,
-        "-k",
-        "398",
-    ]
-    said += subprocess.run(more, capture_output=True, text=True, check=True).stdout
+    command = ["recommend", str(tmp_path / "run"), "-k", "398"]
+    capsys.readouterr()
+    for asked in (["--similar", item], ["--items", item], ["--user", user]):
+        assert cli.main([*command, *asked]) == 0
+    said = capsys.readouterr().out
     assert "\x1b" not in said and "\x07" not in said
-    done = subprocess.run([*more, "--json"], capture_output=True, text=True, check=True).stdout
-    assert not set(done) & {"\x1b", "\x07", "\x9b", "\u202e"} and "\\u009b" in done
+    assert cli.main([*command, "--user", user, "--json"]) == 0
+    said = capsys.readouterr().out
+    assert not set(said) & {"\x1b", "\x07", "\x9b", "\u202e"} and "\\u009b" in said
 
 
 def test_emoji_and_other_scripts_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,14 +18,13 @@ from lightgcn import (
     LinkSet,
     Recommender,
     Split,
-    TrainConfig,
     evaluate,
     fit,
     link_set,
-    normalized_adjacency,
-    popularity,
+    preset,
     top_k,
 )
+from lightgcn.ranking import popularity
 
 BLOCKS, SIZE = 5, 8
 NODES = BLOCKS * SIZE
@@ -57,7 +56,8 @@ def split() -> Split:
 
 
 CONFIGS = {
-    "bce": TrainConfig(
+    "bce": preset(
+        "paper",
         loss="bce",
         normalization="mean",
         num_layers=3,
@@ -65,9 +65,15 @@ CONFIGS = {
         learning_rate=0.02,
         epochs=60,
     ),
-    "bpr": TrainConfig(loss="bpr", num_layers=2, batch_size=100, learning_rate=0.02, epochs=20),
-    "softmax": TrainConfig(
-        loss="softmax", num_layers=1, init="xavier", batch_size=100, learning_rate=0.02, epochs=20
+    "bpr": preset("paper", loss="bpr", num_layers=2, batch_size=100, learning_rate=0.02, epochs=20),
+    "softmax": preset(
+        "paper",
+        loss="softmax",
+        num_layers=1,
+        init="xavier",
+        batch_size=100,
+        learning_rate=0.02,
+        epochs=20,
     ),
 }
 
@@ -75,25 +81,25 @@ CONFIGS = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_withheld_edge_comes_first(name: str, tmp_path: Path) -> None:
     # Choosing the epoch by the answer would help: the training loss alone decides that it ends.
-    config = TrainConfig(
+    config = preset(
+        "paper",
         **{
-            **vars(CONFIGS[name]),
+            **CONFIGS[name].flat(),
             "metric": "loss",
-            "eval_every": CONFIGS[name].epochs,
+            "eval_every": CONFIGS[name].train.epochs,
             "embedding_dim": 16,
             "l2": 1e-4,
             "patience": None,
-        }
+        },
     )
     parts = split()
-    model = config.new_model(NODES, NODES)
+    model = config.new_model(
+        Interactions.from_edge_index(torch.empty(2, 0, dtype=torch.int64), NODES, NODES)
+    )
     result = fit(model, parts, config, run_dir=tmp_path)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
-    adjacency = normalized_adjacency(parts.val.message, config.normalization)
-    found = evaluate(
-        model, adjacency, parts.val, ks=(1, 20), metrics=("recall", "ndcg", "mrr", "clicks")
-    )
+    found = evaluate(model, parts.val, ks=(1, 20), metrics=("recall", "ndcg", "mrr", "clicks"))
     assert found.num_users == NODES
     assert (
         found["recall@1"] == found["ndcg@20"] == found["mrr@20"] == 1.0
@@ -101,9 +107,7 @@ def test_every_withheld_edge_comes_first(name: str, tmp_path: Path) -> None:
     )
     assert found["roc_auc"] > 0.99
 
-    Recommender.from_model(model, parts.val.message, config.normalization).save(
-        tmp_path / "recommender"
-    )
+    Recommender.from_model(model, parts.val.message).save(tmp_path / "recommender")
     recommender = Recommender.load(tmp_path / "recommender")
     for node in range(NODES):
         assert recommender.recommend(f"user {node}", 1)[0].id == f"item {node}"
@@ -130,7 +134,8 @@ def test_the_way_through_a_random_split() -> None:
     known, withheld = planted()
     whole = known.union(withheld)
     parts = split_edges(whole, (0.8, 0.1, 0.1), disjoint=0.2, seed=3)
-    config = TrainConfig(
+    config = preset(
+        "paper",
         loss="bce",
         normalization="mean",
         batch_size=None,
@@ -142,12 +147,13 @@ def test_the_way_through_a_random_split() -> None:
         disjoint=0.2,
         l2=0.0,
     )
-    model = config.new_model(NODES, NODES)
+    model = config.new_model(
+        Interactions.from_edge_index(torch.empty(2, 0, dtype=torch.int64), NODES, NODES)
+    )
     fit(model, parts, config)
     test: LinkSet = parts.test
     found = evaluate(
         model,
-        normalized_adjacency(test.message, "mean"),
         test,
         ks=(SIZE,),
         metrics=("map", "recall"),
@@ -158,6 +164,8 @@ def test_the_way_through_a_random_split() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu() -> None:
-    config = TrainConfig(**{**vars(CONFIGS["softmax"]), "metric": "recall@1", "embedding_dim": 16})
-    model = config.new_model(NODES, NODES).cuda()
+    config = CONFIGS["softmax"].changed(**{"metric": "recall@1", "embedding_dim": 16})
+    model = config.new_model(
+        Interactions.from_edge_index(torch.empty(2, 0, dtype=torch.int64), NODES, NODES)
+    ).cuda()
     assert fit(model, split(), config).best_value == 1.0

@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "code",
@@ -55,9 +57,3 @@ def test_own_data_commands_run_as_written(tmp_path: Path) -> None:
     # Listener 7 is of the circle that shares songs 210 to 239.
     songs = [int(number) for number in re.findall(r"Song (\d+)", done.stdout)]
     assert len(songs) == 5 and sum(210 <= song < 240 for song in songs) >= 4
-
-
-def test_the_two_commands_are_on_the_first_screen() -> None:
-    first_screen = README.splitlines()[:25]
-    assert any("pip install" in line and "lightgcn demo" in line for line in first_screen)
-    assert any("[test]" in line and "pytest" in line for line in first_screen)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,7 @@ from lightgcn.challenge.title_index import TitleIndex
 from lightgcn.core.checks import checked_count, is_number
 from lightgcn.graph.interactions import Interactions
 from lightgcn.nn.projection import gram_matrix
-from lightgcn.ranking.item_knn import NeighbourResidual, nearest_items
-from lightgcn.ranking.time_decay import recent_items
+from lightgcn.ranking.item_knn import ItemKNN, nearest_items
 from lightgcn.ranking.topk import Residual, top_k
 from lightgcn.recommender import Recommender
 
@@ -75,16 +74,16 @@ def answer_playlists(
         if (known.num_users, known.num_items) != (seen.num_users, seen.num_items):
             raise ValueError(f"the titles are of {known}, the recommender is of {seen}")
     history = seed_tracks(recommender, playlists)
-    users, items = recommender.fold_in_users(history), recommender.items
-    near = _residual(recommender, history)
+    ranker = recommender.ranker.fold_in(history)
+    users, items, near = ranker.users, ranker.items, ranker.item_knn
     residual: Residual | None = near
-    told = users[:, : recommender.item_directions.shape[1]].any(1)
+    told = users[:, : recommender.ranker.item_directions.shape[1]].any(1)
     if titles is not None:
         users, worth = _with_titles(recommender, users, history, playlists, titles, title_weight)
         told |= worth > 0
         shares = titles.shares([playlist.title or "" for playlist in playlists])
         residual = _TitleGains(history, near, _gains(shares, worth, users, items, share_weight))
-    if not recommender.has_prior:
+    if not recommender.ranker.has_prior:
         # A column in which only playlists of which nothing is known have anything.
         users = torch.cat([users, (~told).to(users.dtype).unsqueeze(1)], 1)
         items = torch.cat([items, _popularity(recommender).to(items.dtype)], 1)
@@ -129,7 +128,7 @@ def neighbouring_tracks(
         history,
         users,
         items,
-        NeighbourResidual(history, similarity, 1.0),
+        ItemKNN(history, similarity, 1.0),
         k,
         progress,
     )
@@ -162,7 +161,7 @@ def seed_tracks(recommender: Recommender, playlists: Sequence[ChallengePlaylist]
     ]
     rows, items, places = torch.tensor(told, dtype=torch.int64).reshape(-1, 3).T.contiguous()
     return Interactions(rows, items, len(playlists), len(uris), order=places).to(
-        recommender.items.device
+        recommender.ranker.device
     )
 
 
@@ -171,7 +170,7 @@ class _TitleGains:
     """What neighbours add to the scores, where there are any, plus what the titles do."""
 
     history: Interactions
-    near: NeighbourResidual | None
+    near: ItemKNN | None
     by_title: Any
 
     def of_users(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,9 +199,9 @@ def _with_titles(
 ) -> tuple[Tensor, Tensor]:
     """Return the embeddings with what the titles say, and (B,) what each title is worth, with all
     tracks as 1."""
-    width = recommender.item_directions.shape[1]
+    width = recommender.ranker.item_directions.shape[1]
     by_title = titles.directions(
-        [playlist.title or "" for playlist in playlists], recommender.users[:, :width]
+        [playlist.title or "" for playlist in playlists], recommender.ranker.users[:, :width]
     )
     tracks, found = users[:, :width], by_title.any(1)
     lengths = tracks.norm(dim=1, keepdim=True)
@@ -210,7 +209,7 @@ def _with_titles(
     worth = torch.where(alone, 1.0, title_weight / history.user_degrees.clamp(min=1)) * found
     added = F.normalize(by_title) * lengths * worth.to(tracks.dtype).unsqueeze(1)
     mixed = torch.where(alone.unsqueeze(1), by_title, tracks + added)
-    if recommender.has_prior:
+    if recommender.ranker.has_prior:
         mixed = F.pad(F.normalize(mixed), (0, 1), value=1.0)
     return mixed, worth
 
@@ -227,16 +226,6 @@ def _gains(shares: Any, worth: Tensor, users: Tensor, items: Tensor, share_weigh
     gains = shares.copy()
     gains.data = (gains.data * np.repeat(scale, np.diff(gains.indptr))).astype(np.float32)
     return gains
-
-
-def _residual(recommender: Recommender, history: Interactions) -> NeighbourResidual | None:
-    if recommender.residual is None:
-        return None
-    if recommender.recency is not None:
-        history = recent_items(
-            history, recommender.recency.exponent, recommender.recency.weight
-        ).recent
-    return replace(recommender.residual, history=history)
 
 
 def _popularity(recommender: Recommender) -> Tensor:

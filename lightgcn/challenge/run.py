@@ -35,10 +35,11 @@ from lightgcn.experiments.run import (
     RECOMMENDER_FILE,
     RunConfig,
     newer_training,
+    run_side_nodes,
     train_run,
 )
 from lightgcn.recommender import Recommender
-from lightgcn.training.config import TrainConfig
+from lightgcn.training.config import Preset
 
 ABOUT_FILE, SET_FILE, HOLDOUTS_FILE = "challenge.json", "challenge_set.json", "holdouts.json"
 TRAIN_FOLDER, RUN_FOLDER, SUBMISSION_FILE, SCORES_FILE = (
@@ -69,7 +70,7 @@ class ChallengeResult:
 @holds("folder")
 def run_challenge(
     dataset: Dataset,
-    settings: TrainConfig,
+    settings: Preset,
     folder: str | Path,
     *,
     num_playlists: int = 10_000,
@@ -106,7 +107,7 @@ def run_challenge(
             or if scikit-learn is missing.
     """
     require_scikit_learn()  # here, for it is wanted at the end of a long way
-    if not settings.num_layers:
+    if not settings.model.num_layers:
         raise ValueError(
             "num_layers must be at least 1: a model without layers cannot fold in a playlist"
         )
@@ -125,13 +126,15 @@ def run_challenge(
         words=words,
         side_nodes=side_nodes,
     )
-    config.groups(train)  # a column that is not there is refused before anything is written
+    run_side_nodes(
+        config, train
+    )  # a column that is not there is refused before anything is written
     begun, done = (run / CONFIG_FILE).is_file(), False
     if begun:
         saved = RunConfig.load(run)
         config.check_resumes(saved)
         done = (
-            saved.train == settings
+            saved.settings == settings
             and (run / RECOMMENDER_FILE).is_file()
             and newer_training(run) is None
         )

@@ -45,11 +45,12 @@ from lightgcn.experiments.run import (
     evaluate_run,
     newer_training,
     recommender_file,
+    split_run,
     train_run,
 )
 from lightgcn.ranking.evaluation import Evaluation
-from lightgcn.recommender import Recommender, track_label
-from lightgcn.training.config import MAY_CHANGE, TrainConfig, preset
+from lightgcn.recommender import Recommender
+from lightgcn.training.config import MAY_CHANGE, Preset, preset
 from lightgcn.training.search_space import require_optuna
 from lightgcn.training.trainer import CHECKPOINT_FILE, TrainResult
 from lightgcn.training.trials import trial_line, trials_table
@@ -245,22 +246,22 @@ def _say_trained(arguments: argparse.Namespace, result: TrainResult) -> int:
     return 0
 
 
-def _settings(arguments: argparse.Namespace, saved: RunConfig | None) -> TrainConfig:
+def _settings(arguments: argparse.Namespace, saved: RunConfig | None) -> Preset:
     """Return the training settings: those of the run to resume, where there is one, with what was
     given."""
     changes = changed_settings(arguments)
     if saved is None:
         return preset(arguments.preset or "fast", **changes)
     if arguments.preset is None:
-        return replace(saved.train, **changes)
+        return saved.settings.changed(**changes)
     # A preset given once more says what the settings are; how long to train stays as it is unless
     # that is given.
-    kept = {name: getattr(saved.train, name) for name in MAY_CHANGE}
+    kept = {name: getattr(saved.settings.train, name) for name in MAY_CHANGE}
     return preset(arguments.preset, **kept | changes)
 
 
 def _run_config(
-    arguments: argparse.Namespace, settings: TrainConfig, dataset: Dataset, saved: RunConfig | None
+    arguments: argparse.Namespace, settings: Preset, dataset: Dataset, saved: RunConfig | None
 ) -> RunConfig:
     data = str(Path(arguments.data).resolve())
     names = ("ratios", "stratify", "negatives", "side_nodes")
@@ -272,8 +273,11 @@ def _run_config(
     if getattr(arguments, "words", None) is not None:
         given["words"] = language_model_of(arguments)
     if saved is not None:
-        return replace(saved, data=data, train=settings, **given)
-    defaults: dict[str, Any] = {"ratios": default_ratios(dataset), "split_seed": settings.seed}
+        return replace(saved, data=data, settings=settings, **given)
+    defaults: dict[str, Any] = {
+        "ratios": default_ratios(dataset),
+        "split_seed": settings.train.seed,
+    }
     return RunConfig(data, dataset.fingerprint(), settings, **defaults | given)
 
 
@@ -331,7 +335,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     settings = preset(arguments.start or "fast", **changes)
     require_optuna()
     dataset = open_dataset(arguments.data, progress=not arguments.json)
-    split = _run_config(arguments, settings, dataset, None).split(dataset)
+    split = split_run(_run_config(arguments, settings, dataset, None), dataset)
     quiet = arguments.json or sys.stderr.isatty()
     with stop_on_interrupt() as should_stop:
         result = tune(
@@ -344,7 +348,9 @@ def _tune(arguments: argparse.Namespace) -> int:
             max_dim=arguments.max_dim,
             device=device,
             should_stop=should_stop,
-            on_trial=None if quiet else lambda state: say(trial_line(*state, settings.metric)),
+            on_trial=None
+            if quiet
+            else lambda state: say(trial_line(*state, settings.train.metric)),
             progress=not arguments.json,
         )
     best, file = result.best, Path(arguments.out) / PRESET_FILE
@@ -365,17 +371,18 @@ def _tune(arguments: argparse.Namespace) -> int:
         print_json(
             {
                 "preset": str(file),
-                "metric": settings.metric,
+                "metric": settings.train.metric,
                 "ended": result.ended,
                 "best": asdict(best),
                 "trials": trials,
             }
         )
         return 0
-    for line in trials_table(result.trials, settings.metric):
+    for line in trials_table(result.trials, settings.train.metric):
         say(line)
     say(
-        f"best: trial {best.number}, validation {settings.metric} {best.value:.4f}; saved to {file}"
+        f"best: trial {best.number}, validation {settings.train.metric} {best.value:.4f}; saved "
+        f"to {file}"
     )
     again = [
         "lightgcn",
@@ -463,7 +470,7 @@ def _recommend(arguments: argparse.Namespace) -> int:
         return 0
     say(title)
     for rank, track in enumerate(tracks, 1):
-        label = track_label(track)
+        label = track.label
         known_as = "" if label == str(track.id) else f"  {track.id}"
         say(f"{rank:>4}  {track.score:8.4f}  {label}{known_as}")
     return 0

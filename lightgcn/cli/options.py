@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import types
 from collections.abc import Callable, Mapping
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-import lightgcn
 from lightgcn.experiments.run import BASELINES
-from lightgcn.training.config import PRESETS, TrainConfig
+from lightgcn.training.config import CONCERNS, PRESETS, SETTINGS
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -32,10 +32,11 @@ def build_parser(
     """Return the parser; a parsed command line has its function as ``command``."""
     parser = parser_class(
         prog="lightgcn",
-        description="LightGCN graph collaborative filtering: from playlists or other interactions to recommendations.",
+        description="LightGCN graph collaborative filtering: from playlists or other interactions "
+        "to recommendations.",
         epilog="Start with:  lightgcn demo",
     )
-    parser.add_argument("--version", action="version", version=f"lightgcn {lightgcn.__version__}")
+    parser.add_argument("--version", action="version", version=f"lightgcn {version_of('lightgcn')}")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print one JSON value instead of text")
     shared.add_argument(
@@ -147,12 +148,14 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
     cuts.add_argument(
         "--tie-by",
         metavar="COLUMN",
-        help="items of one value are tied together in that component: artist_id for tracks of an artist (MPD)",
+        help="items of one value are tied together in that component: artist_id for tracks of an "
+        "artist (MPD)",
     )
     cuts.add_argument(
         "--ego",
         metavar="USER",
-        help="keep what is near a user, by id or unique name; #1 is the user whose items are most popular on average",
+        help="keep what is near a user, by id or unique name; #1 is the user whose items are most "
+        "popular on average",
     )
     cuts.add_argument("--hops", type=int, help="how near: so many edges (3)")
     cuts.add_argument("--seed", type=int, help="seed of the sample (0)")
@@ -323,7 +326,7 @@ def _challenge_score(parser: argparse.ArgumentParser) -> None:
 def _add_settings(parser: argparse.ArgumentParser, text: str) -> None:
     for name in _SETTINGS:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=text.format(name))
-    others = ", ".join(name for name in TrainConfig.__dataclass_fields__ if name not in _SETTINGS)
+    others = ", ".join(name for name in SETTINGS if name not in _SETTINGS)
     parser.add_argument(
         "--set",
         action="append",
@@ -339,13 +342,15 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs="+",
         metavar="SHARE",
-        help="train, validation and test shares (0.8 0.1 0.1; 0.9 0.1 where the data brings a test split); 1 trains on "
+        help="train, validation and test shares (0.8 0.1 0.1; 0.9 0.1 where the data brings a "
+        "test split); 1 trains on "
         "all there is, for all epochs",
     )
     parser.add_argument(
         "--stratify",
         choices=["user", "last"],
-        help="split each user's edges by the ratios, at random or with the last of the list held out (text data)",
+        help="split each user's edges by the ratios, at random or with the last of the list held "
+        "out (text data)",
     )
     parser.add_argument(
         "--negatives", type=float, metavar="N", help="negatives per positive of each set (1.0)"
@@ -356,12 +361,14 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--side-nodes",
         metavar="COLUMN",
-        help="items of one value are tied by a further node that carries messages: artist_id for artists (MPD)",
+        help="items of one value are tied by a further node that carries messages: artist_id for "
+        "artists (MPD)",
     )
     parser.add_argument(
         "--words",
         metavar="MODEL",
-        help="start from embeddings of names by a language model: its folder, or the name of an installed one",
+        help="start from embeddings of names by a language model: its folder, or the name of an "
+        "installed one",
     )
 
 
@@ -402,7 +409,9 @@ def language_model_of(arguments: argparse.Namespace) -> str | None:
 
 def _setting(name: str, text: str) -> Any:
     """Read a setting's value in the type that the setting has."""
-    kinds = get_type_hints(TrainConfig)
+    kinds = {
+        name: hint for config in CONCERNS.values() for name, hint in get_type_hints(config).items()
+    }
     if name not in kinds:
         raise ValueError(f"no setting {name!r}; there are {', '.join(kinds)}")
     kind = kinds[name]
@@ -424,7 +433,8 @@ def _setting(name: str, text: str) -> Any:
 
 
 _GROUPS = {
-    "challenge": "the RecSys Challenge 2018: playlists to continue from their titles and first tracks"
+    "challenge": "the RecSys Challenge 2018: playlists to continue from their titles and first "
+    "tracks"
 }
 
 
@@ -487,7 +497,8 @@ _SPECIFICATIONS = {
         "recommendations from a run",
         (
             "lightgcn recommend runs/first --user 1042 -k 10",
-            'lightgcn recommend runs/first --items "Blue Harbour by The Tidewater Set" spotify:track:0aB1cD2eF3gH4iJ',
+            'lightgcn recommend runs/first --items "Blue Harbour by The Tidewater Set" '
+            "spotify:track:0aB1cD2eF3gH4iJ",
         ),
         _recommend,
     ),

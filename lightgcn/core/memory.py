@@ -97,7 +97,10 @@ def shortage(what: str, needed: int, advice: str) -> str | None:
     available = available_memory()
     if available is None or needed <= available:
         return None
-    return f"{what} needs about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are available: {advice}"
+    return (
+        f"{what} needs about {needed / 1e9:.1f} GB of memory, and "
+        f"{available / 1e9:.1f} GB are available: {advice}"
+    )
 
 
 def _of_machine() -> int | None:

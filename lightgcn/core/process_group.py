@@ -412,8 +412,8 @@ def _rendezvous_name(store: Any, rank: int, size: int) -> str:
 def process_group(
     device: torch.device | str = "cpu", *, timeout: float | None = None
 ) -> Iterator[ProcessGroup]:
-    """Join the other processes that ``torchrun`` started, for the time of a block; `SINGLE_PROCESS` where
-    there are none.
+    """Join the other processes that ``torchrun`` started, for the time of a block;
+    `SINGLE_PROCESS` if there are none.
 
     Args:
         device: where this process computes; on "cuda" batches go by NCCL, else all goes by Gloo.
@@ -422,8 +422,8 @@ def process_group(
 
     Raises:
         ValueError: if there are more processes on this machine than it has GPUs.
-        ProcessLostError: if the others do not come; and later, in whatever speaks to a process that is
-            gone.
+        ProcessLostError: if the others do not come; and later, in each collective with a process
+            that is gone.
     """
     if not is_launched():
         yield SINGLE_PROCESS

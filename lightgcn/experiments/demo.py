@@ -15,10 +15,17 @@ from lightgcn.core.lock import holds, holds_files
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset, read_mpd, write_synthetic_mpd
 from lightgcn.datasets.mpd.slices import SLICE_NAME
-from lightgcn.experiments.run import RECOMMENDER_FILE, RUN_FILES, RunConfig, evaluate_run, train_run
+from lightgcn.experiments.run import (
+    RECOMMENDER_FILE,
+    RUN_FILES,
+    RunConfig,
+    evaluate_run,
+    split_run,
+    train_run,
+)
 from lightgcn.graph.subgraph import largest_component
-from lightgcn.recommender import Recommendation, Recommender, track_label
-from lightgcn.training.config import PRESETS, TrainConfig, preset
+from lightgcn.recommender import Recommendation, Recommender
+from lightgcn.training.config import PRESETS, Preset, preset
 
 MARKER_FILE = "lightgcn-demo.json"
 _SLICE_SIZE = 1000
@@ -81,12 +88,13 @@ def run_demo(
     say(f"   largest connected component: {_size(dataset)}, saved to {prepared}")
 
     config = RunConfig(
-        str(prepared.resolve()), dataset.fingerprint(), settings, split_seed=settings.seed
+        str(prepared.resolve()), dataset.fingerprint(), settings, split_seed=settings.train.seed
     )
-    train, val, test = (part.positives.num_edges for part in config.split(dataset))
+    train, val, test = (part.positives.num_edges for part in split_run(config, dataset))
     say(f"3  Split: {train:,} train, {val:,} validation, {test:,} test edges")
     say(
-        f"4  Training LightGCN, {settings.num_layers} layers, d = {settings.embedding_dim}, into "
+        f"4  Training LightGCN, {settings.model.num_layers} layers, d = "
+        f"{settings.model.embedding_dim}, into "
         f"{run}"
     )
     result = train_run(dataset, config, run, device=device, watch=watch, progress=progress)
@@ -94,7 +102,8 @@ def run_demo(
         return None
     seconds = sum(record["seconds"] for record in result.history)
     say(
-        f"   {len(result.history)} epochs in {seconds:.0f} s, best validation {settings.metric} "
+        f"   {len(result.history)} epochs in {seconds:.0f} s, best validation "
+        f"{settings.train.metric} "
         f"{result.best_value:.4f} in epoch {result.best_epoch}"
     )
 
@@ -114,20 +123,21 @@ def run_demo(
     for_known = recommender.recommend(known_id, 5)
     say(f'   for playlist {known_id}, "{dataset.users["name"][known]}", which has')
     for item in dataset.interactions.items_of(known)[:5].tolist():
-        say(f"       {track_label(recommender.item(item))}")
+        say(f"       {recommender.item(item).label}")
     _say_tracks(say, for_known)
     five = [recommender.item(item) for item in dataset.interactions.items_of(new)[:5].tolist()]
     for_new = recommender.recommend_new([track.id for track in five], 5)
     say("   for a new playlist of five tracks")
     for track in five:
-        say(f"       {track_label(track)}")
+        say(f"       {track.label}")
     _say_tracks(say, for_new)
     say(
         f"Done in {time.monotonic() - began:.0f} s. The data is synthetic: figures on real "
         "playlists are lower."
     )
     say(
-        f'Next:  lightgcn recommend {run} --user {known_id}   or   lightgcn recommend {run} --items "{five[0].id}"'
+        f"Next:  lightgcn recommend {run} --user {known_id}   or   lightgcn recommend {run} "
+        f'--items "{five[0].id}"'
     )
     return {
         "synthetic": True,
@@ -145,7 +155,7 @@ def run_demo(
     }
 
 
-def _checked_settings(num_playlists: int, seed: int) -> TrainConfig:
+def _checked_settings(num_playlists: int, seed: int) -> Preset:
     if (
         isinstance(num_playlists, bool)
         or not isinstance(num_playlists, int)
@@ -157,7 +167,7 @@ def _checked_settings(num_playlists: int, seed: int) -> TrainConfig:
         )
     # Of a few playlists smaller batches, so that an epoch has a score of steps.
     return preset(
-        "fast", seed=seed, batch_size=min(PRESETS["fast"].batch_size or 0, 2 * num_playlists)
+        "fast", seed=seed, batch_size=min(PRESETS["fast"].train.batch_size or 0, 2 * num_playlists)
     )
 
 
@@ -203,7 +213,7 @@ def _marked_slices(marker: Path) -> list[str]:
 def _say_tracks(say: Callable[[str], None], tracks: list[Recommendation]) -> None:
     say("     recommended:")
     for rank, track in enumerate(tracks, 1):
-        say(f"     {rank} {track_label(track)}")
+        say(f"     {rank} {track.label}")
 
 
 def _two_playlists(dataset: Dataset) -> tuple[int, int]:

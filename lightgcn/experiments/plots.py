@@ -347,12 +347,12 @@ def plot_run(
     Path(out).mkdir(parents=True, exist_ok=True)
     graph, (user, item) = dataset.interactions, nouns(dataset)
     figures = {
-        "curves": learning_curves(history, config.train),
+        "curves": learning_curves(history, config.settings.train),
         "degrees": degree_distributions(graph, user=user, item=item),
         "graph": graph_picture(graph, num_nodes=num_nodes, seed=seed, user=user, item=item),
     }
     if graph.num_items >= _LEAST_ITEMS:
-        directions, names = recommender.item_directions, dataset.items.get("name")
+        directions, names = recommender.ranker.item_directions, dataset.items.get("name")
         figures["map"] = embedding_map(
             directions,
             graph.item_degrees,

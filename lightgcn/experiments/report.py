@@ -12,7 +12,7 @@ import html
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from importlib.metadata import version as version_of
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from typing import Any
 import orjson
 import torch
 
-import lightgcn
 from lightgcn.core.checks import checked_count
 from lightgcn.core.seeding import make_generator
 from lightgcn.core.storage import read_json, write_atomic
@@ -34,7 +33,6 @@ from lightgcn.experiments.plots import (
 )
 from lightgcn.experiments.run import TEST_FILE, TRAINED_FILE, RunConfig, finished_run
 from lightgcn.graph.subgraph import GraphStatistics, graph_statistics
-from lightgcn.ranking.topk import top_k
 from lightgcn.recommender import Recommender
 
 REPORT_FILE = "report.html"
@@ -89,7 +87,8 @@ def write_report(
         _metrics(test) if test is not None else _NOT_EVALUATED,
         "<h2>Training</h2>",
         _picture(
-            learning_curves(history, config.train, stacked=True), "Loss and validation by epoch"
+            learning_curves(history, config.settings.train, stacked=True),
+            "Loss and validation by epoch",
         ),
         "<h2>Data</h2>",
         _statistics(graph_statistics(dataset.interactions), user, item),
@@ -109,10 +108,10 @@ def write_report(
         "<h2>Settings</h2>",
         _table(
             ("setting", "value"),
-            [(key, _plain(value)) for key, value in asdict(config.train).items()],
+            [(key, _plain(value)) for key, value in config.settings.flat().items()],
         ),
         _table(("data", "value"), [(key, _plain(getattr(config, key))) for key in _SPLIT]),
-        f"<footer>lightgcn {html.escape(lightgcn.__version__)}, "
+        f"<footer>lightgcn {html.escape(version_of('lightgcn'))}, "
         + html.escape(
             ", ".join(f"{package} {version}" for package, version in config.versions.items())
         )
@@ -148,14 +147,7 @@ def sample_recommendations(
     drawn = (
         users[torch.randperm(len(users), generator=make_generator(seed))[:num_users]].sort().values
     )
-    best = top_k(
-        recommender.users,
-        recommender.items,
-        min(k, seen.num_items),
-        seen=seen,
-        users=drawn,
-        residual=recommender.residual,
-    )
+    best = recommender.ranker.top_k(min(k, seen.num_items), drawn)
     rows = []
     for user, items in zip(drawn.tolist(), best.items.tolist(), strict=True):
         own = seen.items_of(user).tolist()
@@ -212,14 +204,26 @@ def _summary(
 ) -> str:
     seconds = sum(record["seconds"] for record in history) + start_seconds
     value = next(
-        (record["val"][config.train.metric] for record in history if record["epoch"] == best), None
+        (
+            record["val"][config.settings.train.metric]
+            for record in history
+            if record["epoch"] == best
+        ),
+        None,
     )
     chosen = f"epoch {best} of {len(history)}" if best else f"{len(history)} epochs"
     facts = [
-        ("model", f"{config.train.num_layers} layers, d {config.train.embedding_dim}"),
-        ("loss", config.train.loss),
+        (
+            "model",
+            f"{config.settings.model.num_layers} layers, d {config.settings.model.embedding_dim}",
+        ),
+        ("loss", config.settings.train.loss),
         ("trained", f"{chosen}, {seconds:.0f} s"),
-        *([] if value is None else [(f"validation {config.train.metric}", f"{value:.4f}")]),
+        *(
+            []
+            if value is None
+            else [(f"validation {config.settings.train.metric}", f"{value:.4f}")]
+        ),
     ]
     cells = (
         f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>"
@@ -293,7 +297,10 @@ def _plain(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-_NOT_EVALUATED = "<p>Not evaluated yet: <code>lightgcn evaluate RUN --baselines all</code>, and then the report again.</p>"
+_NOT_EVALUATED = (
+    "<p>Not evaluated yet: <code>lightgcn evaluate RUN --baselines all</code>, and "
+    "then the report again.</p>"
+)
 _SPLIT = (
     "data",
     "fingerprint",

@@ -22,7 +22,6 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +36,7 @@ from lightgcn.datasets.dataset import FILE_NAME
 from lightgcn.experiments.run import MODEL_FILE, TRAINED_FILE, RunConfig, evaluate_model, train_run
 from lightgcn.graph.split import link_set
 from lightgcn.graph.subgraph import locality_order
-from lightgcn.training.config import TrainConfig
+from lightgcn.training.config import Preset
 from lightgcn.training.trainer import CHECKPOINT_FILE, read_history
 
 RESULT_FILE, SUMMARY_FILE, PREPARED = "result.json", "reproduction.json", "prepared"
@@ -134,7 +133,7 @@ def split_name(dataset: Dataset) -> str | None:
 @holds("folder")
 def reproduce(
     dataset: Dataset,
-    config: TrainConfig,
+    config: Preset,
     folder: str | Path,
     *,
     seeds: Sequence[int] = (0,),
@@ -167,7 +166,7 @@ def reproduce(
             "to reproduce a result the data must bring its own test split (test.txt beside "
             "train.txt)"
         )
-    if config.init == "words":
+    if config.model.init == "words":
         raise ValueError("reproduce cannot start from words: published results do not")
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different integers, got {list(seeds)}")
@@ -183,7 +182,7 @@ def reproduce(
     for seed in seeds:
         result = _reproduce_one(
             dataset,
-            replace(config, seed=seed),
+            config.changed(seed=seed),
             folder,
             device=device,
             say=say,
@@ -200,7 +199,7 @@ def reproduce(
             metric: [reproduction.mean(metric), reproduction.spread(metric)] for metric in METRICS
         },
         "seeds": results,
-        "settings": asdict(config),
+        "settings": config.flat(),
         "versions": {
             package: version(package) for package in ("lightgcn", "torch", "numpy", "scipy")
         },
@@ -230,7 +229,7 @@ def _prepared(dataset: Dataset, folder: Path) -> Dataset:
 
 def _reproduce_one(
     dataset: Dataset,
-    config: TrainConfig,
+    config: Preset,
     folder: Path,
     *,
     device: torch.device | str,
@@ -238,11 +237,11 @@ def _reproduce_one(
     watch: Callable[[], AbstractContextManager[Callable[[], bool]]] | None,
     progress: bool,
 ) -> dict[str, Any] | None:
-    seed, data = config.seed, str((folder / PREPARED).resolve())
+    seed, data = config.train.seed, str((folder / PREPARED).resolve())
     place = folder / f"seed-{seed}"
     validation, final = place / "validation", place / "final"
 
-    def trained(part: Path, settings: TrainConfig, ratios: tuple[float, ...]) -> bool:
+    def trained(part: Path, settings: Preset, ratios: tuple[float, ...]) -> bool:
         stratify: Any = (
             None if ratios == (1.0,) else "user" if dataset.interactions.order is None else "last"
         )
@@ -261,10 +260,10 @@ def _reproduce_one(
     epoch = int(read_json(validation / TRAINED_FILE)["best_epoch"])
     chosen = read_history(validation)[epoch - 1]
     say(
-        f"seed {seed}: epoch {epoch} is best on validation ({config.metric} "
-        f"{chosen['val'][config.metric]:.4f})"
+        f"seed {seed}: epoch {epoch} is best on validation ({config.train.metric} "
+        f"{chosen['val'][config.train.metric]:.4f})"
     )
-    if not trained(final, replace(config, epochs=epoch), (1.0,)):
+    if not trained(final, config.changed(epochs=epoch), (1.0,)):
         return None
     if (place / RESULT_FILE).is_file():
         result: dict[str, Any] = read_json(place / RESULT_FILE)
@@ -299,9 +298,10 @@ def _train_once(
     if (folder / TRAINED_FILE).is_file():
         saved = RunConfig.load(folder)
         run.check_resumes(saved)
-        if saved.train != run.train:
+        if saved.settings != run.settings:
             raise ValueError(
-                f"{folder}: was trained for {saved.train.epochs} epochs; choose another folder"
+                f"{folder}: was trained for {saved.settings.train.epochs} epochs; choose another "
+                "folder"
             )
         return True
     resume = (folder / CHECKPOINT_FILE).is_file()
@@ -312,8 +312,8 @@ def _train_once(
 
 
 def _test_metrics(
-    dataset: Dataset, model_file: Path, config: TrainConfig, device: Any
+    dataset: Dataset, model_file: Path, config: Preset, device: Any
 ) -> dict[str, float]:
     assert dataset.test is not None
     test = link_set(dataset.interactions, dataset.test, negatives=0).to(device)
-    return evaluate_model(model_file, config, test).metrics
+    return evaluate_model(model_file, test).metrics

@@ -32,7 +32,6 @@ from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset
 from lightgcn.datasets.dataset import FILE_NAME
-from lightgcn.graph.adjacency import normalized_adjacency
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.graph.split import LinkSet, Split, link_set, split_edges
@@ -49,7 +48,7 @@ from lightgcn.ranking.evaluation import (
 )
 from lightgcn.ranking.inversion import check_memory
 from lightgcn.recommender import Recommender
-from lightgcn.training.config import MAY_CHANGE, TrainConfig
+from lightgcn.training.config import MAY_CHANGE, SETTINGS, Preset
 from lightgcn.training.sharded import ShardedLightGCN
 from lightgcn.training.trainer import CHECKPOINT_FILE, HISTORY_FILE, TrainResult, fit, read_history
 
@@ -84,7 +83,7 @@ class RunConfig:
         data: path of the dataset, as `open_dataset` takes it.
         fingerprint: of the dataset (`Dataset.fingerprint`), so that other data under the same path
             is noticed.
-        train: the training settings.
+        settings: of the model, its training and its ranking.
         ratios: (train, validation, test) shares; (train, validation) for a dataset that brings its
             own test split.
         stratify: None or "user", as for `split_edges`, or "last": by user, and what is held out is
@@ -99,7 +98,7 @@ class RunConfig:
 
     data: str
     fingerprint: str
-    train: TrainConfig
+    settings: Preset
     ratios: tuple[float, ...] = (0.8, 0.1, 0.1)
     stratify: Literal["user", "last"] | None = None
     negatives: float = 1.0
@@ -112,7 +111,7 @@ class RunConfig:
 
     def save(self, folder: str | Path) -> None:
         """Write the settings to the run folder."""
-        write_json(Path(folder) / CONFIG_FILE, asdict(self))
+        write_json(Path(folder) / CONFIG_FILE, asdict(self) | {"settings": self.settings.flat()})
 
     @classmethod
     def load(cls, folder: str | Path) -> RunConfig:
@@ -130,7 +129,7 @@ class RunConfig:
             )
         values = read_json(path)
         try:
-            values["train"] = TrainConfig(**values["train"])
+            values["settings"] = Preset().changed(**values["settings"])
             for name in ("data", "fingerprint", "words", "side_nodes"):
                 optional = name in ("words", "side_nodes")
                 if not isinstance(values.get(name), str) and not (
@@ -141,118 +140,11 @@ class RunConfig:
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{path}: not the settings of a run ({error})") from error
 
-    def check_dataset(self, dataset: Dataset) -> None:
-        """Raise a ValueError unless a dataset holds the interactions that the run was made with."""
-        if dataset.fingerprint() != self.fingerprint:
-            raise ValueError(
-                "the data holds other interactions than the ones this run was made with, which "
-                f"were in {self.data}"
-            )
-
-    def new_model(
-        self,
-        dataset: Dataset,
-        split: Split,
-        folder: str | Path | None = None,
-        *,
-        progress: bool = False,
-    ) -> LightGCN:
-        """Return the untrained model of this run, on the CPU.
-
-        Args:
-            dataset: the run's.
-            split: the run's split of it, extended by its side nodes.
-            folder: where the embeddings of names are kept for a start from words, in ``words/``;
-                None for nowhere. A prepared dataset keeps them in its own folder, for all its runs.
-            progress: show a progress bar on a terminal while names are embedded.
-
-        Raises:
-            ValueError: if the start is from words and there is no model for them, or a model and no
-                such start.
-        """
-        graph, words = dataset.interactions, None
-        if (self.train.init == "words") != (self.words is not None):
-            raise ValueError(
-                f"init={self.train.init!r} with the language model {self.words!r}: each needs the "
-                "other"
-            )
-        if self.words is not None:
-            data = Path(self.data)
-            kept = data if (data / FILE_NAME).is_file() and os.access(data, os.W_OK) else folder
-            cache = None if kept is None else Path(kept) / "words"
-            users, items = word_features(
-                dataset.users,
-                dataset.items,
-                TextEncoder(self.words, cache=cache, progress=progress),
-            )
-            # Side nodes have no words.
-            words = F.pad(users, (0, 0, 0, split.val.message.num_users - graph.num_users)), items
-        return self.train.new_model(
-            split.val.message.num_users, graph.num_items, split.val.message, words
-        )
-
-    def groups(self, dataset: Dataset) -> SideNodes | None:
-        """Return the side nodes of this run, None for none.
-
-        Raises:
-            ValueError: if the items have no such column, or no two items have a value in common.
-        """
-        return None if self.side_nodes is None else SideNodes.of(dataset.groups(self.side_nodes))
-
-    def split(self, dataset: Dataset) -> Split:
-        """Split a dataset the way of this run; where a test split came with the data, the test set
-        is empty here.
-
-        Raises:
-            ValueError: as `split_edges` does, if the dataset is not the run's, or if its own test
-                split does not go with the ratios or the weights.
-        """
-        self.check_dataset(dataset)
-        if dataset.test is not None:
-            _check_own_test(dataset.interactions, dataset.test, self.ratios)
-        if self.stratify == "last" and dataset.interactions.order is None:
-            raise ValueError(
-                f'{self.data}: has no order of a user\'s items, so that "last" says nothing; stratify by user'
-            )
-        return split_edges(
-            dataset.interactions,
-            self.ratios,
-            disjoint=self.train.disjoint,
-            negatives=self.negatives,
-            stratify="user" if self.stratify else None,
-            order=dataset.interactions.order if self.stratify == "last" else None,
-            negative_pairs=self.train.negative_pairs,
-            known=dataset.test,
-            seed=self.split_seed,
-        )
-
-    def test_links(self, dataset: Dataset) -> LinkSet:
-        """Return the test set: the split's, or the one that came with the data, as it is.
-
-        Raises:
-            ValueError: as `split` does, or if there is no test set.
-        """
-        split = self.split(dataset)
-        if dataset.test is None:
-            if not split.test.positives.num_edges:
-                raise ValueError(
-                    f"this run has no test set: {self.data} brings none, and the ratios "
-                    f"{' '.join(map(str, self.ratios))} leave no share for one"
-                )
-            return split.test
-        return link_set(
-            dataset.interactions,
-            dataset.test,
-            negatives=self.negatives,
-            negative_pairs=self.train.negative_pairs,
-            seed=self.split_seed,
-        )
-
     def check_resumes(self, saved: RunConfig) -> None:
         """Raise a ValueError unless a run of the saved settings can go on with these."""
-        now, before = ({**asdict(one.train), **asdict(one)} for one in (self, saved))
+        now, before = ({**asdict(one), **one.settings.flat()} for one in (self, saved))
         for name in (
-            *now["train"],
+            *SETTINGS,
             "ratios",
             "stratify",
             "negatives",
@@ -266,6 +158,114 @@ class RunConfig:
                     "given; "
                     f"in a run that is resumed only {' and '.join(MAY_CHANGE)} can"
                 )
+
+
+def check_dataset(config: RunConfig, dataset: Dataset, where: str | Path | None = None) -> None:
+    """Raise a ValueError unless a dataset holds the interactions that the run was made with."""
+    if dataset.fingerprint() != config.fingerprint:
+        found = "the data" if where is None else str(where)
+        raise ValueError(
+            f"{found}: holds other interactions than those that the run was made with "
+            f"({config.data}, fingerprint {config.fingerprint[:12]}…)"
+        )
+
+
+def new_run_model(
+    config: RunConfig,
+    dataset: Dataset,
+    split: Split,
+    folder: str | Path | None = None,
+    *,
+    progress: bool = False,
+) -> LightGCN:
+    """Return the untrained model of a run, on the CPU.
+
+    Args:
+        config: the run's.
+        dataset: the run's.
+        split: the run's split of it, extended by its side nodes.
+        folder: where the embeddings of names are kept for a start from words, in ``words/``; None
+            for nowhere. A prepared dataset keeps them in its own folder, for all its runs.
+        progress: show a progress bar on a terminal while names are embedded.
+
+    Raises:
+        ValueError: if the start is from words and there is no model for them, or a model and no
+            such start.
+    """
+    graph, words, init = dataset.interactions, None, config.settings.model.init
+    if (init == "words") != (config.words is not None):
+        raise ValueError(
+            f"init={init!r} with the language model {config.words!r}: each needs the other"
+        )
+    if config.words is not None:
+        data = Path(config.data)
+        kept = data if (data / FILE_NAME).is_file() and os.access(data, os.W_OK) else folder
+        cache = None if kept is None else Path(kept) / "words"
+        encoder = TextEncoder(config.words, cache=cache, progress=progress)
+        users, items = word_features(dataset.users, dataset.items, encoder)
+        # Side nodes have no words.
+        words = F.pad(users, (0, 0, 0, split.val.message.num_users - graph.num_users)), items
+    return config.settings.new_model(split.val.message, words=words)
+
+
+def run_side_nodes(config: RunConfig, dataset: Dataset) -> SideNodes | None:
+    """Return the side nodes of a run, None for none.
+
+    Raises:
+        ValueError: if the items have no such column, or no two items have a value in common.
+    """
+    return None if config.side_nodes is None else SideNodes.of(dataset.groups(config.side_nodes))
+
+
+def split_run(config: RunConfig, dataset: Dataset) -> Split:
+    """Split a dataset the way of a run; the test set is empty if a test split came with the data.
+
+    Raises:
+        ValueError: as `split_edges` does, if the dataset is not the run's, or if its own test split
+            does not go with the ratios or the weights.
+    """
+    check_dataset(config, dataset)
+    if dataset.test is not None:
+        _check_own_test(dataset.interactions, dataset.test, config.ratios)
+    if config.stratify == "last" and dataset.interactions.order is None:
+        raise ValueError(
+            f'{config.data}: the edges have no order, so stratify="last" has no last edges; '
+            "stratify by user"
+        )
+    return split_edges(
+        dataset.interactions,
+        config.ratios,
+        disjoint=config.settings.train.disjoint,
+        negatives=config.negatives,
+        stratify="user" if config.stratify else None,
+        order=dataset.interactions.order if config.stratify == "last" else None,
+        negative_pairs=config.settings.train.negative_pairs,
+        known=dataset.test,
+        seed=config.split_seed,
+    )
+
+
+def held_out_links(config: RunConfig, dataset: Dataset) -> LinkSet:
+    """Return the test set: the split's, or the one that came with the data, as it is.
+
+    Raises:
+        ValueError: as `split_run` does, or if there is no test set.
+    """
+    split = split_run(config, dataset)
+    if dataset.test is None:
+        if not split.test.positives.num_edges:
+            raise ValueError(
+                f"this run has no test set: {config.data} brings none, and the ratios "
+                f"{' '.join(map(str, config.ratios))} leave no share for one"
+            )
+        return split.test
+    return link_set(
+        dataset.interactions,
+        dataset.test,
+        negatives=config.negatives,
+        negative_pairs=config.settings.train.negative_pairs,
+        seed=config.split_seed,
+    )
 
 
 def _check_own_test(train: Interactions, test: Interactions, ratios: tuple[float, ...]) -> None:
@@ -302,8 +302,8 @@ def train_run(
 
     ``watch`` is entered for the time of training alone; what it gives is `fit`'s ``should_stop``.
     The settings are written once `fit` has accepted them and the checkpoint to resume from. Each of
-    several processes (``processes``, of `lightgcn.core.process_group.process_group`) calls this with
-    the same arguments and holds a part of the model's columns; process 0 makes the start, and
+    several processes (``processes``, of `lightgcn.core.process_group`) calls this with the
+    same arguments and holds a part of the model's columns; process 0 makes the start, and
     writes the files.
 
     Raises:
@@ -345,12 +345,12 @@ def _train_run(
         raise FileExistsError(f"{folder}: holds a run already; resume it, or choose another folder")
     if resume and (folder / CONFIG_FILE).is_file():
         config.check_resumes(RunConfig.load(folder))
-    split, groups = config.split(dataset), config.groups(dataset)
+    split, groups = split_run(config, dataset), run_side_nodes(config, dataset)
     if groups is not None:
         split = groups.extend_split(split)
     if device.type == "cpu":
         graph = split.val.message
-        own = processes.columns(config.train.embedding_dim)
+        own = processes.columns(config.settings.model.embedding_dim)
         needed = processes.local_size * training_memory(
             graph.num_nodes, graph.num_edges, own.stop - own.start
         )
@@ -362,7 +362,7 @@ def _train_run(
     began = time.monotonic()
     model: LightGCN | None = None
     if processes.rank == 0:
-        model = config.new_model(dataset, split, folder, progress=progress)
+        model = new_run_model(config, dataset, split, folder, progress=progress)
     model = (
         ShardedLightGCN.from_whole(model, processes, device)
         if processes.size > 1 or model is None
@@ -388,7 +388,7 @@ def _train_run(
         result = fit(
             model,
             split,
-            config.train,
+            config.settings,
             run_dir=folder,
             resume=resume,
             on_epoch=on_epoch,
@@ -410,11 +410,9 @@ def _train_run(
             if dataset.test is None
             else dataset.interactions.union(dataset.test)
         )
-        recommender = Recommender.from_model(
+        recommender = Recommender(
             whole,
             known,
-            config.train.normalization,
-            **config.train.scoring(known if groups is None else groups.extend(known)),
             side_nodes=groups,
             user_columns=dataset.users,
             item_columns=dataset.items,
@@ -471,7 +469,7 @@ def finished_run(dataset: Dataset, folder: str | Path) -> FinishedRun:
     config, trained = RunConfig.load(folder), _trained(folder)
     if not (folder / RECOMMENDER_FILE).is_file() or trained is None:
         raise FileNotFoundError(_not_ended(folder))
-    config.check_dataset(dataset)
+    check_dataset(config, dataset)
     # Training may have gone on since, without an end.
     history = read_history(folder)[: trained["epochs"]]
     if not history:
@@ -556,20 +554,17 @@ def evaluate_run(
         raise FileNotFoundError(_not_ended(folder))
     if "ease" in baselines:
         check_memory(dataset.interactions.num_items)
-    test = config.test_links(dataset).to(device)
+    test = held_out_links(config, dataset).to(device)
     evaluated = _trained_or_none(folder)
-    groups = config.groups(dataset)
+    groups = run_side_nodes(config, dataset)
     links = test if groups is None else groups.extend_links(test)
-    results = {"lightgcn": evaluate_model(folder / MODEL_FILE, config.train, links, ks=ks)}
+    results = {"lightgcn": evaluate_model(folder / MODEL_FILE, links, ks=ks)}
     for name in dict.fromkeys(baselines):
         if name == "popularity":
             results[name] = _evaluate_popularity(test, ks)
         elif name == "mf":
-            adjacency = normalized_adjacency(test.message, config.train.normalization)
             other = _train_mf(dataset, config, device, progress)
-            results[name] = evaluate(
-                other, adjacency, test, ks=ks, popularity_prior=config.train.popularity_prior
-            )
+            results[name] = evaluate(other, test, ks=ks)
         else:
             results[name] = _evaluate_scorer(name, test.to("cpu"), ks, progress)
     if (
@@ -587,14 +582,9 @@ def evaluate_run(
     return results
 
 
-def evaluate_model(
-    file: str | Path, settings: TrainConfig, links: LinkSet, *, ks: Sequence[int] = (20,)
-) -> Evaluation:
-    """Evaluate a saved model on a link set, on its device, in the normalisation and scoring of its
-    settings."""
-    model = load_model(file).to(links.message.device)
-    adjacency = normalized_adjacency(links.message, settings.normalization)
-    return evaluate(model, adjacency, links, ks=ks, **settings.scoring(links.message))
+def evaluate_model(file: str | Path, links: LinkSet, *, ks: Sequence[int] = (20,)) -> Evaluation:
+    """Evaluate a saved model on a link set, on its device."""
+    return evaluate(load_model(file).to(links.message.device), links, ks=ks)
 
 
 def _evaluate_popularity(test: LinkSet, ks: Sequence[int]) -> Evaluation:
@@ -629,13 +619,10 @@ def _evaluate_scorer(name: str, test: LinkSet, ks: Sequence[int], progress: bool
 def _train_mf(
     dataset: Dataset, config: RunConfig, device: torch.device | str, progress: bool
 ) -> LightGCN:
-    settings = replace(config.train, num_layers=0, neighbours=0, recency=0.0)
-    split = config.split(dataset)
-    model = (
-        replace(config, train=settings, side_nodes=None)
-        .new_model(dataset, split, progress=progress)
-        .to(device)
-    )
+    settings = config.settings.changed(num_layers=0, item_knn=0, time_decay=0.0)
+    split = split_run(config, dataset)
+    config = replace(config, settings=settings, side_nodes=None)
+    model = new_run_model(config, dataset, split, progress=progress).to(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they came with the run itself
         fit(model, split, settings, progress=progress)

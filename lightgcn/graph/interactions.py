@@ -388,6 +388,15 @@ class Interactions:
         )
         return csr_array((values, columns, ends), shape=(self.num_users, self.num_items))
 
+    def same_edges(self, other: Interactions) -> bool:
+        """Return whether another graph has the same nodes and edges."""
+        if self is other:
+            return True
+        counts = (self.num_users, self.num_items, self.num_edges)
+        return counts == (other.num_users, other.num_items, other.num_edges) and torch.equal(
+            self.keys, other.to(self.device).keys
+        )
+
     def fingerprint(self) -> str:
         """Return a SHA-256 hex digest of counts, edges, weights and order: equal graphs, equal
         digest on any device."""
@@ -544,7 +553,10 @@ class Interactions:
 
     def __repr__(self) -> str:
         weighted = ", weighted" if self.weights is not None else ""
-        return f"Interactions({self.num_users} users, {self.num_items} items, {self.num_edges} edges{weighted})"
+        return (
+            f"Interactions({self.num_users} users, {self.num_items} items, "
+            f"{self.num_edges} edges{weighted})"
+        )
 
 
 def _check_as_many(users: Tensor, items: Tensor) -> None:

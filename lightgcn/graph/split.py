@@ -252,7 +252,7 @@ def split_edges(
     interactions: Interactions,
     ratios: Sequence[float] = (0.8, 0.1, 0.1),
     *,
-    disjoint: float = 0.2,
+    disjoint: float = 0.0,
     negatives: float = 1.0,
     stratify: Literal["user"] | None = None,
     order: Tensor | None = None,

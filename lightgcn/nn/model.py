@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import asdict
+from typing import Any, Literal
 
+import orjson
 import torch
 from torch import Tensor, nn
 
 from lightgcn.core.checks import checked_count
-from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup
 from lightgcn.core.seeding import make_generator
-from lightgcn.graph.adjacency import Adjacency, as_adjacency
+from lightgcn.graph.adjacency import Adjacency, Graph, Normalization, as_adjacency, exponents
+from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.split import LinkSet
+from lightgcn.nn.config import RankingConfig
 from lightgcn.nn.link_scores import link_scores
 from lightgcn.nn.projection import leading_projection
 from lightgcn.nn.propagation import propagate, propagate_rows
 
-# Rows of features that are looked at in float64 at a time.
-_ROWS = 1 << 16
-
 
 class LightGCN(nn.Module):
-    """Embeddings of users and items that are averaged over a user-item graph (He et al., SIGIR
-    2020).
+    """Embeddings of users and items, averaged over a user-item graph (He et al., SIGIR 2020).
 
-    The final embeddings are z = Σₖ αₖ Aᵏ e with e the embedding table (layer 0); a pair's score is
-    the dot product of its two final embeddings. Nothing else is learned: no weight matrices, no
+    The final embeddings are z = Σₖ αₖ Aᵏ e with e the embedding table (layer 0); the score of a
+    pair is the dot product of its two final embeddings. There are no weight matrices and no
     activations.
 
-    The graph is an argument of every call, never state, so training, validation and test graphs
-    share one model.
+    The graph is an argument of every call, never state: training, validation and test graphs share
+    one model. A call that takes a graph takes `Interactions` (normalised once and kept), an
+    `Adjacency`, a ``torch.sparse`` tensor over all nodes, or a (2, E) ``edge_index``.
 
     Args:
         num_users: number of users.
@@ -39,25 +40,35 @@ class LightGCN(nn.Module):
         num_layers: K; 0 is matrix factorisation.
         alpha: K + 1 layer weights; None for 1 / (K + 1) each; "learnable" for parameters that start
             so.
+        normalization: of the adjacency, "mean", "symmetric" or exponents (a, b) of D⁻ᵃ P D⁻ᵇ. None:
+            that of the first graph that the model is trained with ("symmetric" for interactions).
+            An `Adjacency` of another normalisation is an error from then on.
         init: "normal" (std ``init_std``), "xavier" (uniform, over the whole table as the fan), or
             two feature tensors (num_users, f) and (num_items, f) to start from: with another width
-            than d they are projected on their d leading principal directions, common to both, or
-            filled up with normal columns where f < d.
+            than d they are projected onto their d leading principal directions, common to both, or
+            filled up with normal columns if f < d.
         init_std: standard deviation of the normal start.
         seed: seed of the start, or a CPU generator.
 
     Attributes:
-        embedding: (num_users + num_items, d) parameter: layer 0, users first.
+        embedding: (num_users + num_items, d) float32 parameter: layer 0, users first.
         alpha: K + 1 layer weights: a (K + 1,) parameter if learnable, else a tuple of numbers.
+        ranking: how the embeddings become scores (`RankingConfig`); `lightgcn.fit` sets it, and
+            `lightgcn.evaluate` and `lightgcn.Recommender` use it.
 
     Raises:
-        ValueError: if a count, the width, ``alpha`` or ``init`` does not fit.
+        ValueError: if a count, the width, ``alpha``, ``normalization`` or ``init`` does not fit.
+
+    Example:
+        >>> import torch
+        >>> from lightgcn import LightGCN
+        >>> edges = torch.tensor([[0, 0, 1], [0, 1, 1]])
+        >>> model = LightGCN(num_users=2, num_items=2, embedding_dim=8, num_layers=2)
+        >>> model(edges, edges).shape
+        torch.Size([3])
     """
 
     alpha: nn.Parameter | tuple[float, ...]
-    processes: ProcessGroup = (
-        SINGLE_PROCESS  # those that hold other columns (`lightgcn.training.sharded`)
-    )
 
     def __init__(
         self,
@@ -67,6 +78,7 @@ class LightGCN(nn.Module):
         num_layers: int = 3,
         alpha: Sequence[float] | Literal["learnable"] | None = None,
         *,
+        normalization: Normalization | tuple[float, float] | None = None,
         init: Literal["normal", "xavier"] | tuple[Tensor, Tensor] = "normal",
         init_std: float = 0.1,
         seed: int | torch.Generator = 0,
@@ -76,17 +88,20 @@ class LightGCN(nn.Module):
         self.num_items = checked_count("num_items", num_items, 1)
         self.embedding_dim = checked_count("embedding_dim", embedding_dim, 1)
         self.num_layers = checked_count("num_layers", num_layers, 0)
+        self.normalization: Normalization | tuple[float, float] | Literal["custom"] | None = None
+        if normalization is not None:
+            self.normalization = normalization_name(exponents(normalization))
+        self.ranking = RankingConfig()
         weights = _layer_weights(alpha, self.num_layers)
-        self.embedding = nn.Parameter(torch.empty(num_users + num_items, embedding_dim))
+        self.embedding = nn.Parameter(
+            torch.empty(num_users + num_items, embedding_dim, dtype=torch.float32, device="cpu")
+        )
         self.reset_parameters(init, init_std=init_std, seed=seed)
 
-        # Fixed weights are plain numbers: to read a tensor is to wait for its device in every step.
-        learnable = isinstance(alpha, str)
-        self.alpha = (
-            nn.Parameter(torch.tensor(weights, dtype=torch.float32))
-            if learnable
-            else tuple(weights)
-        )
+        # Fixed weights are plain numbers: reading a tensor waits for its device in every step.
+        self.alpha = tuple(weights)
+        if isinstance(alpha, str):
+            self.alpha = nn.Parameter(torch.tensor(weights, dtype=torch.float32, device="cpu"))
 
     @torch.no_grad()
     def reset_parameters(
@@ -100,8 +115,8 @@ class LightGCN(nn.Module):
         if not (math.isfinite(init_std) and init_std >= 0):
             raise ValueError(f"init_std must be finite and not negative, got {init_std!r}")
         generator = make_generator(seed)
-        # On the CPU whatever the default device, so that a seed means the same start everywhere.
-        start = torch.empty(self.embedding.shape, device="cpu")
+        # On the CPU for every device, so that a seed gives the same start everywhere.
+        start = torch.empty(self.embedding.shape, dtype=torch.float32, device="cpu")
         if not isinstance(init, str):
             start = _from_features(
                 init, self.num_users, self.num_items, self.embedding_dim, init_std, generator
@@ -116,84 +131,201 @@ class LightGCN(nn.Module):
             )
         self.embedding.copy_(start)
 
-    def propagate(self, graph: Adjacency | Tensor) -> Tensor:
-        """Return the final embeddings of all nodes, (num_users + num_items, d), users first.
+    def adjacency(self, graph: Graph) -> Adjacency:
+        """Return a graph as the adjacency that the model propagates along.
 
-        Args:
-            graph: an `Adjacency`, a ``torch.sparse`` tensor over all nodes, or a (2, E)
-                ``edge_index`` of users and items (see `lightgcn.graph.adjacency.as_adjacency`;
-                convert once where it is called often).
+        Raises:
+            ValueError: if it is over other nodes, or of another normalisation than the model's.
         """
-        adjacency = as_adjacency(graph, self.num_users, self.num_items)
-        return propagate(adjacency, self.embedding, self.alpha)
+        own = self.normalization
+        given = isinstance(graph, Adjacency) or (
+            isinstance(graph, Tensor) and graph.layout != torch.strided
+        )
+        if own == "custom" and not given:
+            raise ValueError(
+                "the model was trained with a torch.sparse matrix, whose normalisation is not "
+                "known: pass such a matrix to embed(), and its result to evaluate_ranking()"
+            )
+        adjacency = as_adjacency(
+            graph,
+            self.num_users,
+            self.num_items,
+            "symmetric" if own is None or own == "custom" else own,
+        )
+        found = normalization_name(adjacency.normalization)
+        if own is None:
+            if self.training and torch.is_grad_enabled() and self.embedding.requires_grad:
+                self.normalization = found
+        elif own not in (found, "custom") and found != "custom":
+            raise ValueError(
+                f"the adjacency has normalization={found!r}, the model has {own!r}: pass the "
+                "interactions themselves, or LightGCN(…, normalization=…)"
+            )
+        return adjacency
 
-    def embed(self, graph: Adjacency | Tensor) -> tuple[Tensor, Tensor]:
+    def propagate(self, graph: Graph) -> Tensor:
+        """Return the final embeddings of all nodes, (num_users + num_items, d), users first."""
+        return propagate(self.adjacency(graph), self.embedding, self.alpha)
+
+    def embed(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Return the final embeddings: (num_users, d) and (num_items, d)."""
         z = self.propagate(graph)
         return z[: self.num_users], z[self.num_users :]
 
     def embed_nodes(
-        self, graph: Adjacency | Tensor, nodes: Tensor, *, with_start: bool = True
+        self, graph: Graph, nodes: Tensor, *, with_start: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """Return the final and the layer-0 embeddings of some nodes, (B, d) each: what a training
-        step looks at.
+        """Return the final and the layer-0 embeddings of some nodes, (B, d) each.
 
-        Cheaper than to index `propagate` and ``embedding`` (see
-        `lightgcn.nn.propagation.propagate_rows`).
+        Cheaper than to index `propagate` and ``embedding``
+        (see `lightgcn.nn.propagation.propagate_rows`).
 
         Args:
             graph: as for `propagate`.
             nodes: (B,) int64 node numbers, repeats allowed; item ``i`` is node ``num_users + i``.
-            with_start: whether the layer-0 embeddings are wanted; else there are (0, d).
+            with_start: whether to return the layer-0 embeddings; else they are (0, d).
         """
-        adjacency = as_adjacency(graph, self.num_users, self.num_items)
-        return propagate_rows(adjacency, self.embedding, self.alpha, nodes, with_start=with_start)
+        return propagate_rows(
+            self.adjacency(graph), self.embedding, self.alpha, nodes, with_start=with_start
+        )
 
     def forward(
-        self, graph: Adjacency | Tensor, edges: Tensor, *, node_pairs: bool = False
+        self, graph: Graph, edges: Tensor | Interactions | LinkSet, *, node_pairs: bool = False
     ) -> Tensor:
         """Score pairs by the dot product of their final embeddings.
 
         Args:
             graph: as for `propagate`.
-            edges: (2, B) int64 users and items; node numbers in both rows with ``node_pairs``.
-            node_pairs: whether ``edges`` holds node numbers (item ``i`` is node ``num_users + i``).
+            edges: (2, B) integer users and items (a tensor, an array or a list), or `Interactions`
+                or a `LinkSet` whose pairs to score; with ``node_pairs`` node numbers in both rows.
+            node_pairs: whether ``edges`` holds node numbers (item ``i`` is node
+                ``num_users + i``).
 
         Returns:
             (B,) raw scores; their sigmoid is the probability of an edge.
 
         Raises:
-            ValueError: if the graph is over other nodes, ``edges`` is not (2, B), or an index in it
-                is out of range (looked at on a CPU only).
+            ValueError: if the graph is over other nodes, ``edges`` is not (2, B) or not integer, or
+                an index in it is out of range (on a GPU: a device-side assertion).
         """
-        if edges.ndim != 2 or edges.shape[0] != 2:
-            raise ValueError(f"edges must have shape (2, B), got {tuple(edges.shape)}")
-        # An index that another device finds too large ends there in an error anyhow; to look first
-        # is to wait for it.
-        if edges.device.type == "cpu":
-            self._check_range(edges, node_pairs)
+        pairs = _pairs_of(edges, self.embedding.device)
+        limits = (self.num_users, self.num_items)
+        if node_pairs:
+            limits = (self.num_users + self.num_items,) * 2
+        _check_range(pairs, limits)
         z = self.propagate(graph)
         offset = 0 if node_pairs else self.num_users
-        return link_scores(z, edges[0], edges[1] + offset)
+        return link_scores(z, pairs[0], pairs[1] + offset)
 
-    def _check_range(self, edges: Tensor, node_pairs: bool) -> None:
-        nodes = self.num_users + self.num_items
-        limits = (nodes, nodes) if node_pairs else (self.num_users, self.num_items)
-        for name, row, limit in zip(("users", "items"), edges, limits, strict=True):
-            wrong = row[(row < 0) | (row >= limit)]
-            if len(wrong):
-                hint = "" if node_pairs else "; users and items count from zero, each on their own"
+    # The weights alone do not determine a score: the state holds layers, normalisation and ranking.
+
+    def get_extra_state(self) -> Tensor:
+        """Return what the weights lack, as a (bytes,) uint8 tensor of JSON."""
+        alpha = "learnable" if isinstance(self.alpha, Tensor) else list(self.alpha)
+        state = {
+            "num_layers": self.num_layers,
+            "alpha": alpha,
+            "normalization": self.normalization,
+            "ranking": asdict(self.ranking),
+        }
+        data = bytearray(orjson.dumps(state))
+        packed: Tensor = torch.frombuffer(data, dtype=torch.uint8).clone()
+        return packed
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over the normalisation and the ranking of a saved model."""
+        saved = _unpacked_state(state)
+        self.normalization = _plain_normalization(saved["normalization"])
+        self.ranking = RankingConfig(**saved["ranking"])
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, *rest: Any
+    ) -> None:
+        key = prefix + "_extra_state"
+        if key in state_dict:  # before a weight is written
+            self._check_state(_unpacked_state(state_dict[key]))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *rest)
+        missing = rest[0]
+        if key in missing:  # a table from other code is loaded as it is
+            missing.remove(key)
+
+    def _check_state(self, saved: dict[str, Any]) -> None:
+        own = orjson.loads(self.get_extra_state().numpy().tobytes())
+        for name in ("num_layers", "alpha", "normalization"):
+            unset = name == "normalization" and None in (own[name], saved[name])
+            if saved[name] != own[name] and not unset:
                 raise ValueError(
-                    f"edges: {name} must be in [0, {limit}), got {int(wrong[0])}{hint}"
+                    f"the saved model has {name}={saved[name]!r}, this one has {own[name]!r}: "
+                    "their scores would differ"
                 )
 
     def extra_repr(self) -> str:
-        learnable = ", learnable alpha" if isinstance(self.alpha, nn.Parameter) else ""
-        return (
-            f"num_users={self.num_users}, num_items={self.num_items}, "
-            f"embedding_dim={self.embedding_dim}, "
-            f"num_layers={self.num_layers}{learnable}"
-        )
+        alpha = "learnable" if isinstance(self.alpha, Tensor) else list(self.alpha)
+        uniform = isinstance(alpha, list) and len(set(alpha)) == 1
+        parts = [
+            f"num_users={self.num_users}, num_items={self.num_items}",
+            f"embedding_dim={self.embedding_dim}, num_layers={self.num_layers}",
+            f"normalization={self.normalization!r}",
+        ]
+        return ", ".join(parts if uniform else [*parts, f"alpha={alpha!r}"])
+
+
+def _pairs_of(edges: Any, device: torch.device) -> Tensor:
+    """Return (2, B) int64 from whatever holds pairs."""
+    if isinstance(edges, LinkSet):
+        edges = edges.edges
+    elif isinstance(edges, Interactions):
+        edges = edges.edge_index
+    if not isinstance(edges, Tensor):
+        try:
+            edges = torch.as_tensor(edges, device=device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"edges must be (2, B) integers, got a {type(edges).__name__}"
+            ) from error
+    if edges.ndim != 2 or edges.shape[0] != 2:
+        hint = "; pass edges.T" if edges.ndim == 2 and edges.shape[1] == 2 else ""
+        raise ValueError(f"edges must have shape (2, B), got {tuple(edges.shape)}{hint}")
+    if edges.dtype == torch.bool or edges.is_floating_point() or edges.is_complex():
+        raise ValueError(f"edges must be integers, got {edges.dtype}")
+    pairs: Tensor = edges.long()
+    return pairs
+
+
+def _check_range(pairs: Tensor, limits: tuple[int, int]) -> None:
+    for name, row, limit in zip(("users", "items"), pairs, limits, strict=True):
+        if row.device.type != "cpu":  # without waiting for the device
+            torch._assert_async(((row >= 0) & (row < limit)).all())
+            continue
+        wrong = row[(row < 0) | (row >= limit)]
+        if len(wrong):
+            raise ValueError(
+                f"edges: {name} must be in [0, {limit}), got {int(wrong[0])}; users and items "
+                "count from zero, each on their own (node numbers: node_pairs=True; a homogeneous "
+                "edge_index: lightgcn.convert.from_homogeneous)"
+            )
+
+
+def normalization_name(
+    given: tuple[float, float] | None,
+) -> Normalization | tuple[float, float] | Literal["custom"]:
+    """Return the name of exponents (a, b) if they have one; "custom" for a matrix without."""
+    names: dict[tuple[float, float], Normalization] = {(1, 0): "mean", (0.5, 0.5): "symmetric"}
+    return "custom" if given is None else names.get(given, given)
+
+
+def _plain_normalization(saved: Any) -> Any:
+    return tuple(saved) if isinstance(saved, list) else saved
+
+
+def _unpacked_state(state: Tensor) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = orjson.loads(state.cpu().numpy().tobytes())
+        if {"num_layers", "alpha", "normalization", "ranking"} <= saved.keys():
+            return saved
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"_extra_state is not that of a LightGCN ({error})") from error
+    raise ValueError(f"_extra_state is not that of a LightGCN (it has {', '.join(saved)})")
 
 
 def _layer_weights(alpha: Sequence[float] | str | None, num_layers: int) -> list[float]:
@@ -218,7 +350,8 @@ def _from_features(
 ) -> Tensor:
     if not isinstance(features, tuple | list) or len(features) != 2:
         raise ValueError(
-            f'init must be "normal", "xavier" or (user features, item features), got {type(features)}'
+            'init must be "normal", "xavier" or (user features, item features), got '
+            f"{type(features)}"
         )
     user_features, item_features = (
         torch.as_tensor(part, dtype=torch.float32, device="cpu").detach() for part in features
@@ -243,5 +376,5 @@ def _from_features(
         raise ValueError("start features must be finite")
     if start.shape[1] > width:
         return leading_projection(start, width)
-    missing = torch.empty(len(start), width - start.shape[1], device="cpu")
+    missing = torch.empty(len(start), width - start.shape[1], dtype=start.dtype, device="cpu")
     return torch.cat([start, missing.normal_(0.0, init_std, generator=generator)], dim=1)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
 
 from lightgcn.core.storage import load_tensors, save_tensors
+from lightgcn.nn.config import RankingConfig
 from lightgcn.nn.model import LightGCN
 
 
 def save_model(path: str | Path, model: LightGCN) -> None:
-    """Write a model's weights and shape to one file, atomically.
+    """Write a model to one file, atomically: weights, shape, normalisation and ranking.
 
     Raises:
         ValueError: for a part of a model that several processes hold; write ``model.whole()`` in
             process 0.
     """
-    if model.processes.size > 1:
-        raise ValueError(
-            "this process holds a part of the model: model.whole() gives it all, in process 0"
-        )
+    check_whole(model)
     alpha = model.alpha
     metadata = {
         "num_users": model.num_users,
@@ -28,8 +27,10 @@ def save_model(path: str | Path, model: LightGCN) -> None:
         "embedding_dim": model.embedding_dim,
         "num_layers": model.num_layers,
         "alpha": "learnable" if isinstance(alpha, Tensor) else list(alpha),
+        "normalization": model.normalization,
+        "ranking": asdict(model.ranking),
     }
-    save_tensors(path, "model", model.state_dict(), metadata)
+    save_tensors(path, "model", dict(model.named_parameters()), metadata)
 
 
 def load_model(path: str | Path) -> LightGCN:
@@ -41,9 +42,23 @@ def load_model(path: str | Path) -> LightGCN:
     """
     tensors, metadata = load_tensors(path, "model")
     try:
+        ranking = RankingConfig(**metadata.pop("ranking"))
+        normalization = metadata.pop("normalization")
         model = LightGCN(**metadata)
+        model.normalization = (
+            tuple(normalization) if isinstance(normalization, list) else normalization
+        )
+        model.ranking = ranking
         model.load_state_dict(tensors)
-    except (TypeError, RuntimeError, ValueError) as error:
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: weights and stated shape do not fit ({reason})") from error
     return model
+
+
+def check_whole(model: LightGCN) -> None:
+    """Raise a ValueError for a model of which this process holds some columns alone."""
+    if model.embedding.shape[1] != model.embedding_dim:
+        raise ValueError(
+            "this process holds some columns of the model: model.whole() gives all, in process 0"
+        )

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from lightgcn.graph.interactions import Interactions
 
-
 # Rows whose singular vectors are computed at a time.
 _ROWS = 1 << 16
 
@@ -56,7 +55,8 @@ def truncated_svd(interactions: Interactions, rank: int) -> SpectralDecompositio
 
     Example:
         >>> import torch
-        >>> from lightgcn import Interactions, truncated_svd
+        >>> from lightgcn import Interactions
+        >>> from lightgcn.nn import truncated_svd
         >>> graph = Interactions.from_edge_index(torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]]))
         >>> truncated_svd(graph, 1).values
         tensor([1.])
@@ -89,8 +89,8 @@ def truncated_svd(interactions: Interactions, rank: int) -> SpectralDecompositio
 
 
 def _all_triplets(matrix: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return all singular triplets, decreasing, as `numpy.linalg.svd` does, of a sparse matrix whose
-    smaller side is small.
+    """Return all singular triplets of a sparse matrix, decreasing, as `numpy.linalg.svd` does; its
+    smaller side must be small.
 
     Only the Gram matrix of the smaller side is dense in float64; the vectors of the larger side are
     computed some rows at a time, in float32, and are zero for a singular value of zero."""
@@ -127,7 +127,8 @@ def spectral_embeddings(
 
     Example:
         >>> import torch
-        >>> from lightgcn import Interactions, spectral_embeddings
+        >>> from lightgcn import Interactions
+        >>> from lightgcn.nn import spectral_embeddings
         >>> graph = Interactions.from_edge_index(torch.tensor([[0, 0, 1], [0, 1, 2]]))
         >>> users, items = spectral_embeddings(graph, 2)
         >>> (users @ items.T).argmax(1)

@@ -1,1 +1,32 @@
 """From embeddings to ranked lists: scores, top-k, metrics, evaluation, baselines."""
+
+from lightgcn.ranking.baselines import ItemScorer, ease, gf_cf, item_cosine, popularity
+from lightgcn.ranking.evaluation import (
+    Evaluation,
+    evaluate,
+    evaluate_links,
+    evaluate_ranking,
+    evaluate_scores,
+)
+from lightgcn.ranking.item_knn import ItemKNN, nearest_items
+from lightgcn.ranking.ranker import Ranker, with_popularity_prior
+from lightgcn.ranking.topk import top_k, top_k_scores
+
+__all__ = [
+    "Evaluation",
+    "ItemKNN",
+    "ItemScorer",
+    "Ranker",
+    "ease",
+    "evaluate",
+    "evaluate_links",
+    "evaluate_ranking",
+    "evaluate_scores",
+    "gf_cf",
+    "item_cosine",
+    "nearest_items",
+    "popularity",
+    "top_k",
+    "top_k_scores",
+    "with_popularity_prior",
+]

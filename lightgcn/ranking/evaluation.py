@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import check_finite
-from lightgcn.core.process_group import ProcessGroup
-from lightgcn.graph.adjacency import Adjacency
 from lightgcn.graph.interactions import Interactions
-from lightgcn.graph.split import LinkSet
+from lightgcn.graph.split import LinkSet, Split
 from lightgcn.nn.link_scores import link_scores
 from lightgcn.nn.losses import bce_loss
 from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.candidates import TopK
-from lightgcn.ranking.item_knn import NeighbourResidual
+from lightgcn.ranking.item_knn import ItemKNN
 from lightgcn.ranking.metrics import RANKING_METRICS, hits_of, roc_auc
-from lightgcn.ranking.ranker import scored_embeddings
-from lightgcn.ranking.time_decay import Recency
+from lightgcn.ranking.ranker import Ranker
 from lightgcn.ranking.topk import check_k, top_k, top_k_scores
 
 DEFAULT_METRICS = ("recall", "ndcg", "precision", "hit_rate", "mrr", "map")
@@ -48,85 +44,93 @@ class Evaluation:
 
     def __str__(self) -> str:
         values = "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
-        return f"{values}  ({self.num_users} users, {self.num_links} links)"
+        counts = ((self.num_users, "users"), (self.num_links, "links"))
+        measured = ", ".join(f"{count:,} {noun}" for count, noun in counts if count)
+        return f"{values}  ({measured})"
 
 
 @torch.no_grad()
 def evaluate(
-    model: LightGCN,
-    graph: Adjacency | Tensor,
+    model: LightGCN | Ranker,
     links: LinkSet,
     *,
     ks: Sequence[int] = (20,),
     metrics: Sequence[str] = DEFAULT_METRICS,
-    popularity_prior: float | None = None,
-    residual: NeighbourResidual | None = None,
-    recency: Recency | None = None,
 ) -> Evaluation:
-    """Evaluate a model on a link set: ROC-AUC and loss of its links, and a ranking of all items for
-    each user.
+    """Evaluate a model on a link set: ROC-AUC and loss of its links, and a ranking of all items.
 
-    In the ranking the positives of the set are what is relevant, and a user's other message edges
-    are masked.
+    Messages flow along ``links.message`` alone, in the model's normalisation, and scores are formed
+    as the model's ``ranking`` says. In the ranking the positives of the set are relevant, and a
+    user's other message edges are masked.
 
     Args:
-        model: the model.
-        graph: what messages flow along: ``normalized_adjacency(links.message, …)``.
-        links: what to predict; link metrics are left out where it has no negatives.
+        model: a trained model, or a `Ranker` of it over ``links.message``.
+        links: what to predict; link metrics are left out if it has no negatives.
         ks: list lengths; empty for link metrics alone.
         metrics: names out of `lightgcn.ranking.metrics.RANKING_METRICS`.
-        popularity_prior: None for raw dot products; a number for cosines plus so much of the
-            log-popularity among the message edges (see `lightgcn.with_popularity_prior`).
-        residual: what neighbours among the message edges add to the scores (see
-            `lightgcn.neighbour_residual`).
-        recency: what the users had last among the message edges (see `lightgcn.recent_items`).
 
     Raises:
-        ValueError: if a k or a metric's name is wrong, there is nothing to predict, or an embedding
-            is not finite.
+        TypeError: if ``model`` or ``links`` is something else.
+        ValueError: if a k or a metric's name is wrong, there is nothing to predict, an embedding is
+            not finite, or a ranker is over another graph than ``links.message``.
+
+    Example:
+        >>> import lightgcn
+        >>> from lightgcn.datasets import synthetic_interactions
+        >>> split = lightgcn.split_edges(synthetic_interactions(60, 40, 600))
+        >>> model = lightgcn.LightGCN(60, 40, embedding_dim=8)
+        >>> sorted(lightgcn.evaluate(model, split.test, metrics=["recall"]).metrics)
+        ['loss', 'recall@20', 'roc_auc']
     """
-    ks = _checked_ks(ks)
-    users, items = model.embed(graph)
-    check_finite(users, items)
-    users, items = scored_embeddings(users, items, links.message, popularity_prior, recency)
-    result = Evaluation({})
+    return evaluate_users(*_checked(model, links), ks=ks, metrics=metrics)
+
+
+def _checked(model: LightGCN | Ranker, links: LinkSet) -> tuple[Ranker, LinkSet]:
+    if not isinstance(links, LinkSet):
+        hint = "; pass one of its sets, such as split.test" if isinstance(links, Split) else ""
+        raise TypeError(f"links must be a LinkSet, got {type(links).__name__}{hint}")
+    if not isinstance(model, Ranker):
+        ranker = Ranker.from_model(model, links.message, fold_in=False)
+        return ranker, links.to(ranker.device)
+    links = links.to(model.device)
+    if not model.history.same_edges(links.message):
+        raise ValueError(
+            f"the ranker is over {model.history}, the messages of links are {links.message}: with "
+            "other messages held-out edges could be known; pass the model itself"
+        )
+    return model, links
+
+
+def evaluate_users(
+    ranker: Ranker,
+    links: LinkSet,
+    *,
+    ks: Sequence[int] = (20,),
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    users: Tensor | None = None,
+) -> Evaluation:
+    """Evaluate a ranker over ``links.message``, the ranking for (B,) users alone if they are given.
+
+    Several processes share the users of a ranking; the metrics of links are of all links.
+    """
+    ks, result = _checked_ks(ks), Evaluation({})
     if links.negatives.shape[1]:
-        result = evaluate_links(users, items, links, residual=residual)
+        result = evaluate_links(ranker.users, ranker.items, links, residual=ranker.item_knn)
     if ks:
-        ranking = _shared_ranking(model.processes, users, items, links, ks, metrics, residual)
+        relevant = links.positives if users is None else links.positives.of_users(users)
+        ranking = evaluate_ranking(
+            ranker.users,
+            ranker.items,
+            relevant,
+            seen=links.message,
+            ks=ks,
+            metrics=metrics,
+            residual=ranker.item_knn,
+        )
         result = Evaluation(result.metrics | ranking.metrics, result.num_links, ranking.num_users)
     if not result.metrics:
         raise ValueError("nothing to evaluate: the links have no negatives and no k was given")
-    # What is decided by them has to be decided alike.
-    said = model.processes.broadcast(list(result.metrics.values()))
-    return replace(result, metrics=dict(zip(result.metrics, said, strict=True)))
-
-
-def _shared_ranking(
-    processes: ProcessGroup,
-    users: Tensor,
-    items: Tensor,
-    links: LinkSet,
-    ks: Sequence[int],
-    metrics: Sequence[str],
-    residual: NeighbourResidual | None,
-) -> Evaluation:
-    """Evaluate the ranking, each process that of its share of the users."""
-
-    def rank(positives: Interactions) -> Evaluation:
-        return evaluate_ranking(
-            users, items, positives, seen=links.message, ks=ks, metrics=metrics, residual=residual
-        )
-
-    able = links.positives.user_degrees.nonzero().flatten()
-    if processes.size == 1 or len(able) < processes.size:
-        return rank(links.positives)
-    own = rank(links.positives.of_users(able[processes.rank :: processes.size]))
-    sums = torch.tensor(
-        [value * own.num_users for value in own.metrics.values()], dtype=torch.float64
-    )
-    means = (processes.all_reduce_numbers(sums) / len(able)).tolist()
-    return Evaluation(dict(zip(own.metrics, means, strict=True)), num_users=len(able))
+    return result
 
 
 @torch.no_grad()
@@ -135,7 +139,7 @@ def evaluate_links(
     item_embeddings: Tensor,
     links: LinkSet,
     *,
-    residual: NeighbourResidual | None = None,
+    residual: ItemKNN | None = None,
 ) -> Evaluation:
     """Return ROC-AUC and binary cross-entropy ("loss") of a link set under dot-product scores.
 
@@ -177,7 +181,7 @@ def evaluate_ranking(
     seen: Interactions | None = None,
     ks: Sequence[int] = (20,),
     metrics: Sequence[str] = DEFAULT_METRICS,
-    residual: NeighbourResidual | None = None,
+    residual: ItemKNN | None = None,
 ) -> Evaluation:
     """Rank all items for each user with relevant ones and average the metrics over these users.
 

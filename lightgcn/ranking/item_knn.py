@@ -1,8 +1,8 @@
-"""Item-item neighbours, and what they add to a model's scores: the closed-form part of a ranking.
+"""Item kNN: nearest neighbours of items, and what they add to the scores of a model.
 
-Embeddings of a small width say what kind of item a user likes; which very items go together they
-can only hint at. The neighbours know that, and are one sparse matrix product away. With S the items
-of user u and w the similarity of `nearest_items`,
+Embeddings of a small width encode what kind of items a user likes; item kNN encodes which items go
+together, at the cost of one sparse matrix product. With S the items of user u and w the similarity
+of `nearest_items`,
 
     score(u, i) = model score + weight · r(u, i) / max_j r(u, j),    r(u, i) = Σ_{j ∈ S} w(j, i)
 """
@@ -35,8 +35,8 @@ _USERS = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class NeighbourResidual:
-    """What the neighbours of a user's items add to the scores of the items near them.
+class ItemKNN:
+    """What the nearest neighbours of a user's items add to the scores.
 
     Attributes:
         history: the users' items; where weighted, an item counts by its weight.
@@ -56,6 +56,20 @@ class NeighbourResidual:
             raise ValueError(
                 f"the weight of the neighbours must be a number of at least 0, got {self.weight!r}"
             )
+
+    @classmethod
+    def from_graph(cls, train: Interactions, neighbours: int = 20, weight: float = 0.2) -> ItemKNN:
+        """Return item kNN with the similarities of a graph, for the users of the same graph.
+
+        Args:
+            train: what messages flow along; weights count.
+            neighbours: number of nearest other items of an item.
+            weight: the most that is added to a score.
+
+        Raises:
+            ValueError: if ``neighbours`` < 1, or ``weight`` is negative or not finite.
+        """
+        return cls(train, nearest_items(train, neighbours), weight)
 
     def of_users(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the scores of (B,) users gain: (n,) places in ``users``, sorted, (n,) items,
@@ -79,24 +93,6 @@ class NeighbourResidual:
                 )
         return torch.from_numpy(gains).to(users.device)
 
-    def of_items(self, items: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return what the scores of a new user with the given distinct items gain: (n,) int64
-        items, (n,) float32.
-
-        Args:
-            items: (B,) int64.
-            weights: (B,) of the items, as those of ``history``; None for ones.
-        """
-        from scipy.sparse import csr_array
-
-        given = items.cpu().numpy()
-        counted = np.ones(len(given)) if weights is None else weights.cpu().numpy()
-        row = csr_array(
-            (counted.astype(np.float32), ([0] * len(given), given)), (1, self.similarity.shape[0])
-        )
-        _, near, values = self._rows_of(row)
-        return near.to(items.device), values.to(items.device)
-
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the similarities as tensors to be stored: ``ends`` (num_items + 1,), ``items`` and
         ``values``."""
@@ -109,7 +105,7 @@ class NeighbourResidual:
     @classmethod
     def from_tensors(
         cls, history: Interactions, tensors: Mapping[str, Tensor], weight: float
-    ) -> NeighbourResidual:
+    ) -> ItemKNN:
         """Return what `to_tensors` was called on.
 
         Raises:
@@ -174,22 +170,6 @@ class NeighbourResidual:
             part.to("cpu", narrow).numpy() for part in (items, F.pad(ends, (1, 0)))
         )
         return csr_array((values.cpu().numpy(), columns, row_ends), (len(users), graph.num_items))
-
-
-def neighbour_residual(
-    train: Interactions, neighbours: int = 20, weight: float = 0.2
-) -> NeighbourResidual:
-    """Return what each item's nearest neighbours in a graph add to the scores of its users.
-
-    Args:
-        train: what messages flow along; weights count.
-        neighbours: how many other items are an item's nearest.
-        weight: see `NeighbourResidual`.
-
-    Raises:
-        ValueError: if ``neighbours`` < 1, or ``weight`` is negative or not finite.
-    """
-    return NeighbourResidual(train, nearest_items(train, neighbours), weight)
 
 
 def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool = False) -> Any:

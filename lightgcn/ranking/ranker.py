@@ -1,35 +1,319 @@
-"""Scores: dot products of embeddings, and cosines with a popularity prior in the form of such
-embeddings."""
+"""From a trained encoder to scores, in one object.
+
+A score is the dot product or the cosine of two final embeddings, plus the parts that
+`RankingConfig` names: a popularity prior, item kNN, time decay.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightgcn.core.checks import check_finite
+from lightgcn.graph.adjacency import exponents, normalized_adjacency
 from lightgcn.graph.interactions import Interactions
-from lightgcn.ranking.time_decay import Recency
+from lightgcn.graph.side_nodes import SideNodes
+from lightgcn.nn.config import RankingConfig
+from lightgcn.nn.link_scores import products
+from lightgcn.nn.model import LightGCN
+from lightgcn.nn.model_io import check_whole
+from lightgcn.nn.propagation import propagate
+from lightgcn.ranking.candidates import TopK
+from lightgcn.ranking.item_knn import ItemKNN, nearest_items
+from lightgcn.ranking.time_decay import decayed, towards_latest
+from lightgcn.ranking.topk import top_k
 
 # Rows that are normalised at a time.
 _ROWS = 1 << 16
 
 
+@dataclass(frozen=True, eq=False)
+class Ranker:
+    """Scores of users and items over one graph, made from a trained model by `from_model`.
+
+    Attributes:
+        users: (num_users, w) floating; with ``items``, the part of a score that is a dot product.
+        items: (num_items, w) floating, on the same device.
+        history: what users have: masked in their rankings, the input of item kNN and time decay.
+        config: the parts of a score, without time decay if the graph has no order.
+        item_knn: the similarities of items, or None.
+        fold_in_table: (num_items, d): what each item sends to a new user,
+            m(i) Σ_{k≥1} αₖ e_i^(k-1); None for a model without layers.
+        user_exponent: a of D⁻ᵃ P D⁻ᵇ; the sum over a new user's n items is divided by nᵃ.
+
+    Example:
+        >>> import torch
+        >>> from lightgcn import Interactions, LightGCN, Ranker
+        >>> graph = Interactions.from_edge_index([[0, 0, 1, 2], [0, 1, 1, 2]])
+        >>> ranker = Ranker.from_model(LightGCN(3, 3, embedding_dim=4), graph)
+        >>> ranker.top_k(2).items.shape
+        torch.Size([3, 2])
+        >>> new_user = Interactions.from_edge_index([[0], [2]], num_items=3)
+        >>> ranker.fold_in(new_user).score_users(torch.tensor([0])).shape
+        torch.Size([1, 3])
+    """
+
+    users: Tensor
+    items: Tensor
+    history: Interactions
+    config: RankingConfig
+    item_knn: ItemKNN | None = None
+    fold_in_table: Tensor | None = None
+    user_exponent: float = 0.5
+
+    def __post_init__(self) -> None:
+        counts = (self.history.num_users, self.history.num_items)
+        users, items, table = self.users, self.items, self.fold_in_table
+        if (len(users), len(items)) != counts or users.shape[1:] != items.shape[1:]:
+            shapes = f"{tuple(users.shape)} and {tuple(items.shape)}"
+            raise ValueError(f"embeddings of shapes {shapes} do not fit {self.history}")
+        shape = (len(items), items.shape[1] - self.has_prior)
+        if table is not None and table.shape != shape:
+            raise ValueError(f"fold_in_table must have shape {shape}, got {tuple(table.shape)}")
+        check_finite(users, items, *(() if table is None else (table,)))
+
+    @classmethod
+    @torch.no_grad()
+    def from_model(
+        cls,
+        model: LightGCN,
+        graph: Interactions,
+        *,
+        side_nodes: SideNodes | None = None,
+        config: RankingConfig | None = None,
+        fold_in: bool = True,
+    ) -> Ranker:
+        """Compute the final embeddings of a model over a graph, and the other parts of a score.
+
+        Args:
+            model: a trained model; the work is done on its device, in its normalisation.
+            graph: what messages flow along, and what users have.
+            side_nodes: groups of items that the model was trained with, if ``graph`` is without
+                them.
+            config: the parts of a score; None for ``model.ranking``, which `lightgcn.fit` set.
+            fold_in: whether to make the table that `fold_in` needs.
+
+        Raises:
+            TypeError: if ``graph`` is not Interactions.
+            ValueError: if the graph is over other nodes, the model is a part of one that several
+                processes hold, or an embedding is not finite.
+        """
+        if not isinstance(model, LightGCN):
+            raise TypeError(f"model must be a LightGCN, got {_described(model)}")
+        if not isinstance(graph, Interactions):
+            raise TypeError(
+                f"graph must be Interactions, from which the adjacency is made, got "
+                f"{type(graph).__name__}"
+            )
+        config = model.ranking if config is None else config
+        graph = graph.to(model.embedding.device)
+        message = graph if side_nodes is None else side_nodes.extend(graph)
+        if message.order is None:
+            config = replace(config, time_decay=0.0)
+        model_normalization = model.normalization or "symmetric"
+        if model_normalization == "custom":
+            model.adjacency(message)  # raises
+        a, b = exponents(model_normalization)  # type: ignore[arg-type]
+        adjacency = normalized_adjacency(message, (a, b))
+        users, items = model.embed(adjacency)
+        check_finite(users, items)
+        history = message
+        if config.time_decay:
+            history = decayed(message, config.time_decay)
+            users = towards_latest(users, items, history, config.time_decay_weight)
+        if config.popularity_prior is not None:
+            prior = config.popularity_prior
+            users, items = with_popularity_prior(users, items, message.item_degrees, prior)
+        del adjacency
+        knn = None
+        if config.item_knn:
+            similarity = nearest_items(message, config.item_knn)
+            knn = ItemKNN(history, similarity, config.item_knn_weight)
+        table = None
+        if fold_in and model.num_layers:
+            check_whole(model)
+            table = _fold_in_table(model, normalized_adjacency(message, (a, b)))
+        if side_nodes is not None:
+            users = users[: graph.num_users].clone()
+            if knn is not None:
+                knn = replace(knn, history=knn.history.first_users(graph.num_users))
+        return cls(users, items, graph, config, knn, table, a)
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether scores are cosines, with the popularity prior in a last column."""
+        return self.config.popularity_prior is not None
+
+    @property
+    def item_directions(self) -> Tensor:
+        """(num_items, d): the items' embeddings without the column of a popularity prior."""
+        return self.items[:, :-1] if self.has_prior else self.items
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings are."""
+        return self.items.device
+
+    def to(self, device: torch.device | str) -> Ranker:
+        """Return the same ranker on another device: every tensor of it."""
+        knn, table = self.item_knn, self.fold_in_table
+        return replace(
+            self,
+            users=self.users.to(device),
+            items=self.items.to(device),
+            history=self.history.to(device),
+            item_knn=None if knn is None else replace(knn, history=knn.history.to(device)),
+            fold_in_table=None if table is None else table.to(device),
+        )
+
+    def score_pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the scores of (B,) pairs: (B,) float32 or wider."""
+        scores = products(self.users, self.items, users, items)
+        if self.item_knn is not None:
+            scores += self.item_knn.of_links(users, items)
+        return scores
+
+    def score_users(self, users: Tensor) -> Tensor:
+        """Return the scores of all items for (B,) users: (B, num_items)."""
+        scores = self.users[users] @ self.items.T
+        if self.item_knn is not None:
+            rows, items, gains = self.item_knn.of_users(users)
+            scores[rows, items] += gains.to(scores.dtype)
+        return scores
+
+    def top_k(
+        self, k: int, users: Tensor | None = None, *, seen: Interactions | None = None
+    ) -> TopK:
+        """Return the k best items of (B,) users (None: all), without those that they have.
+
+        Args:
+            k: how many, at most the number of items.
+            users: (B,) integers.
+            seen: what to leave out in place of ``history``; a graph without edges for nothing.
+
+        Raises:
+            ValueError: as `lightgcn.top_k`.
+        """
+        masked = self.history if seen is None else seen
+        return top_k(self.users, self.items, k, seen=masked, users=users, residual=self.item_knn)
+
+    @torch.no_grad()
+    def fold_in(self, history: Interactions) -> Ranker:
+        """Return a ranker of new users, who are not in the graph.
+
+        A new user receives messages from its items and sends none, so the scores are exactly those
+        of the graph with this user added, with a layer-0 embedding of zero. A user without items
+        gets zeros, and with a prior is ranked by popularity.
+
+        Args:
+            history: the new users' items, with weights if the model was trained with weights, and
+                with an order if the ranker has time decay.
+
+        Raises:
+            ValueError: if ``history`` is over another number of items, or the model has no layers.
+        """
+        if self.fold_in_table is None:
+            raise ValueError(
+                "a model without layers cannot fold in a new user: it passes no messages"
+            )
+        if history.num_items != len(self.items):
+            raise ValueError(f"the history is {history}, the ranker is of {len(self.items)} items")
+        history, config = history.to(self.device), self.config
+        table, weights = self.fold_in_table, history.weights
+        users = F.embedding_bag(
+            history.items,
+            table,
+            history.indptr,
+            mode="sum",
+            per_sample_weights=None if weights is None else weights.to(table.dtype),
+            include_last_offset=True,
+        )
+        weighted = history
+        if config.time_decay:
+            weighted = decayed(history, config.time_decay)
+            weight = config.time_decay_weight
+            users = towards_latest(users, self.item_directions, weighted, weight)
+        if self.has_prior:
+            users = F.pad(F.normalize(users), (0, 1), value=1.0)
+        elif not config.time_decay:
+            degrees = history.user_degrees.double()
+            if weights is not None:
+                degrees = torch.zeros_like(degrees).index_add_(0, history.users, weights.double())
+            scale = torch.where(degrees > 0, degrees.pow(-self.user_exponent), 0.0)
+            users = users * scale.to(users.dtype).unsqueeze(1)
+        knn = None if self.item_knn is None else replace(self.item_knn, history=weighted)
+        return replace(self, users=users, history=history, item_knn=knn)
+
+    def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the ranker as tensors and JSON values to store, without the ids of ``history``."""
+        tensors = {
+            "users": self.users,
+            "items": self.items,
+            "seen.users": self.history.users,
+            "seen.items": self.history.items,
+        }
+        optional = {
+            "fold_in": self.fold_in_table,
+            "seen.weights": self.history.weights,
+            "seen.order": self.history.order,
+        }
+        tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+        if self.item_knn is not None:
+            parts = self.item_knn.to_tensors()
+            tensors |= {f"item_knn.{name}": part for name, part in parts.items()}
+        return tensors, {"ranking": asdict(self.config), "user_exponent": self.user_exponent}
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], **ids: Any
+    ) -> Ranker:
+        """Return what `to_tensors` was called on; ``ids`` are ``user_ids`` and ``item_ids``.
+
+        Raises:
+            KeyError: if a tensor or a value is missing.
+            ValueError: if they do not fit each other.
+        """
+        config = RankingConfig(**metadata["ranking"])
+        users, items = tensors["users"], tensors["items"]
+        history = Interactions(
+            tensors["seen.users"],
+            tensors["seen.items"],
+            len(users),
+            len(items),
+            tensors.get("seen.weights"),
+            order=tensors.get("seen.order"),
+            **ids,
+        )
+        knn = None
+        if config.item_knn:
+            weighted = decayed(history, config.time_decay) if config.time_decay else history
+            parts = {name: tensors[f"item_knn.{name}"] for name in ("ends", "items", "values")}
+            knn = ItemKNN.from_tensors(weighted, parts, config.item_knn_weight)
+        exponent = float(metadata["user_exponent"])
+        return cls(users, items, history, config, knn, tensors.get("fold_in"), exponent)
+
+    def __repr__(self) -> str:
+        return f"Ranker({self.history}, {self.config})"
+
+
 def with_popularity_prior(
     users: Tensor, items: Tensor, popularity: Tensor, weight: float
 ) -> tuple[Tensor, Tensor]:
-    """Return embeddings, one column wider, whose dot product is cos(user, item) + ``weight`` ·
-    log(1 + popularity).
+    """Return embeddings whose dot product is cos(user, item) + ``weight`` · log(1 + popularity).
 
-    Items that a softmax loss compares within a batch come up as often as they are popular, so what
-    the loss teaches is s/τ ≈ log p(item | user) − log p(item): the ranking by p(item | user) needs
-    the popularity back, with a weight near τ (the sampling correction of Yi et al., RecSys 2019,
-    made once in the end instead of in every batch). Whatever takes a model's embeddings takes
-    these: `evaluate_ranking`, `top_k`, an index for inner products.
+    In-batch negatives are sampled in proportion to popularity, so a softmax loss teaches
+    s/τ ≈ log p(item | user) − log p(item): it removes popularity from the scores. Ranking by
+    p(item | user) adds it back, with a weight near τ (the sampling correction of Yi et al., RecSys
+    2019, made once at the end instead of in every batch).
 
     Args:
-        users: (num_users, d) floating; an all-zero row stays zero and is ranked by popularity
-            alone.
+        users: (num_users, d) floating; an all-zero row stays zero and is ranked by popularity.
         items: (num_items, d) floating.
         popularity: (num_items,) how many users each item has.
         weight: of the prior, at least 0.
@@ -44,42 +328,31 @@ def with_popularity_prior(
         shapes = f"{tuple(users.shape)}, {tuple(items.shape)} and {tuple(popularity.shape)}"
         raise ValueError(f"expected (num_users, d), (num_items, d) and (num_items,), got {shapes}")
     if not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(
-            f"the weight of the popularity prior must be a number of at least 0, got {weight!r}"
-        )
-    prior = popularity.to(items.dtype).log1p().mul(weight)
+        raise ValueError(f"the weight of the popularity prior must be at least 0, got {weight!r}")
+    # In float32 at least: a count above 65,504 is infinite in float16, its logarithm is not.
+    counts = popularity.to(torch.promote_types(items.dtype, torch.float32))
+    prior = counts.log1p().mul(weight).to(items.dtype)
     return _unit_rows_and(users, 1.0), _unit_rows_and(items, prior)
 
 
 def _unit_rows_and(rows: Tensor, last: Tensor | float) -> Tensor:
-    """Return (N, d + 1): rows of length 1, and a last column; some rows at a time, since a table
-    may be large."""
+    """Return (N, d + 1): rows of length 1, and a last column."""
     result = rows.new_empty(len(rows), rows.shape[1] + 1)
-    for first in range(0, len(rows), _ROWS):
+    for first in range(0, len(rows), _ROWS):  # no second copy of a large table
         result[first : first + _ROWS, :-1] = F.normalize(rows[first : first + _ROWS])
     result[:, -1] = last
     return result
 
 
-def scored_embeddings(
-    users: Tensor,
-    items: Tensor,
-    message: Interactions,
-    popularity_prior: float | None,
-    recency: Recency | None,
-) -> tuple[Tensor, Tensor]:
-    """Return the embeddings whose dot products are the scores: drawn by recency, then with the
-    popularity prior.
+def _fold_in_table(model: LightGCN, adjacency: Any) -> Tensor:
+    """Return (num_items, d): what each item sends to a new user, m(i) Σ_{k≥1} αₖ e_i^(k-1)."""
+    table = propagate(adjacency, model.embedding, model.alpha[1:])[model.num_users :]
+    if adjacency.column_scale is None:
+        return table.clone()  # without the users' rows
+    scaled: Tensor = table * adjacency.column_scale[model.num_users :].to(table.dtype).unsqueeze(1)
+    return scaled
 
-    Args:
-        users: (num_users, d) final embeddings.
-        items: (num_items, d) final embeddings.
-        message: what messages flow along, whose popularity counts.
-        popularity_prior: weight of `with_popularity_prior`, None for none.
-        recency: what users had last, None for all alike.
-    """
-    if recency is not None:
-        users = recency.draw_users(users, items)
-    if popularity_prior is not None:
-        users, items = with_popularity_prior(users, items, message.item_degrees, popularity_prior)
-    return users, items
+
+def _described(model: Any) -> str:
+    wrapped = isinstance(getattr(model, "module", None), LightGCN)
+    return type(model).__name__ + ("; pass its .module" if wrapped else "")

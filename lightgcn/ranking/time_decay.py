@@ -1,8 +1,7 @@
-"""What a user had last: where edges have an order, what comes next is most like the last of them.
+"""Time decay: a user's latest items count more than the earlier ones.
 
-An item of age a, the number of the user's items after it, counts by (1 + a)⁻ᵖ. The user's embedding
-is drawn towards the items so counted, and the neighbours of the user's items
-(`lightgcn.ranking.item_knn`) count likewise:
+An item of age a, the number of the user's later items, counts by (1 + a)⁻ᵖ. A user's embedding is
+moved towards the items so weighted, and item kNN weighs the user's items likewise:
 
     û + weight · v / ‖v‖    with û = u / ‖u‖ and v = Σᵢ (1 + aᵢ)⁻ᵖ i / ‖i‖
 """
@@ -10,7 +9,7 @@ is drawn towards the items so counted, and the neighbours of the user's items
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -19,74 +18,56 @@ from torch import Tensor
 from lightgcn.graph.interactions import Interactions
 
 
-@dataclass(frozen=True, eq=False)
-class Recency:
-    """The users' items, weighted by how recent they are, and what they are worth.
-
-    Attributes:
-        recent: the users' items with their weights, times (1 + age)⁻ᵖ.
-        exponent: p.
-        weight: how far embeddings are drawn.
-    """
-
-    recent: Interactions
-    exponent: float
-    weight: float
-
-    def __post_init__(self) -> None:
-        _check_numbers(self.exponent, self.weight)
-
-    @torch.no_grad()
-    def draw_users(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return the users' embeddings, drawn towards what they had last.
-
-        Args:
-            users: (num_users, d) floating.
-            items: (num_items, d) floating.
-
-        Returns:
-            (num_users, d) of the same dtype; a user without items is only scaled.
-        """
-        weights = self.recent.weights
-        assert weights is not None
-        recent = F.embedding_bag(
-            self.recent.items,
-            F.normalize(items),
-            self.recent.indptr,
-            mode="sum",
-            per_sample_weights=weights.to(items.dtype),
-            include_last_offset=True,
-        )
-        return F.normalize(users).add_(F.normalize(recent), alpha=self.weight)
-
-    def item_weights(self, count: int) -> Tensor:
-        """Return (count,) float64 weights of a new user's items, the last of which is the most
-        recent."""
-        ages = torch.arange(count - 1, -1, -1, dtype=torch.float64)
-        return (1 + ages).pow(-self.exponent)
-
-
-def recent_items(interactions: Interactions, exponent: float = 1.0, weight: float = 0.5) -> Recency:
-    """Return the recency of interactions that have an order (`Interactions.order`).
+def decayed(interactions: Interactions, exponent: float = 1.0) -> Interactions:
+    """Return the same edges with weights times (1 + age)⁻ᵖ.
 
     Args:
-        interactions: what messages flow along.
+        interactions: a graph with an order (`Interactions.order`).
         exponent: p, at least 0.
-        weight: how far users' embeddings are drawn, at least 0.
+
+    Returns:
+        Interactions with float32 weights, on the same device.
 
     Raises:
-        ValueError: if the interactions have no order, or a number is out of range.
+        ValueError: if the graph has no order, or the exponent is out of range.
+
+    Example:
+        >>> import torch
+        >>> from lightgcn import Interactions
+        >>> from lightgcn.ranking.time_decay import decayed
+        >>> played = Interactions([0, 0], [0, 1], 1, 2, order=torch.tensor([1, 2]))
+        >>> decayed(played, 1.0).weights
+        tensor([0.5000, 1.0000])
     """
-    _check_numbers(exponent, weight)
+    if not (math.isfinite(exponent) and exponent >= 0):
+        raise ValueError(f"the exponent of time decay must be at least 0, got {exponent!r}")
     weights = (1 + interactions.ages.double()).pow(-exponent).float()
     if interactions.weights is not None:
         weights = weights * interactions.weights
     # A weight must be positive, also one of a large exponent that float32 rounds to 0.
-    weights = weights.clamp(min=torch.finfo(torch.float32).tiny)
-    return Recency(replace(interactions, weights=weights), float(exponent), float(weight))
+    return replace(interactions, weights=weights.clamp(min=torch.finfo(torch.float32).tiny))
 
 
-def _check_numbers(exponent: float, weight: float) -> None:
-    for name, value in (("exponent", exponent), ("weight", weight)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"the {name} of recency must be a number of at least 0, got {value!r}")
+@torch.no_grad()
+def towards_latest(users: Tensor, items: Tensor, history: Interactions, weight: float) -> Tensor:
+    """Return the users' embeddings, moved towards their latest items.
+
+    Args:
+        users: (num_users, d) floating.
+        items: (num_items, d) floating, on the same device.
+        history: what `decayed` returned.
+        weight: how far.
+
+    Returns:
+        (num_users, d) of the same dtype; the row of a user without items is only scaled.
+    """
+    assert history.weights is not None
+    latest = F.embedding_bag(
+        history.items,
+        F.normalize(items),
+        history.indptr,
+        mode="sum",
+        per_sample_weights=history.weights.to(items.dtype),
+        include_last_offset=True,
+    )
+    return F.normalize(users).add_(F.normalize(latest), alpha=weight)

@@ -10,6 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup
 from lightgcn.core.processor import fast_bfloat16
 from lightgcn.graph.adjacency import Adjacency
 from lightgcn.graph.negatives import sample_negative_items, sample_user_positives, shuffled_batches
@@ -36,13 +37,18 @@ class Batch:
     negatives: Tensor | None = None
 
 
-def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: TrainConfig) -> Tensor:
+def batch_loss(
+    model: LightGCN,
+    adjacency: Adjacency,
+    batch: Batch,
+    config: TrainConfig,
+    processes: ProcessGroup = SINGLE_PROCESS,
+) -> Tensor:
     """Return the loss of one batch: one propagation, one gather of the batch's rows, the loss, the
     L2 penalty.
 
     Where a model's columns are on several processes, each gives its own and the loss is the same in
     all of them."""
-    processes = model.processes
     if config.loss == "bce" and config.batch_size is None and not config.l2:
         # Of so many links that most nodes are among them; no row is formed for each link.
         assert batch.labels is not None
@@ -65,7 +71,7 @@ def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: Trai
         scores = processes.all_reduce(scores)
         loss = bpr_loss(scores[:, 0], scores[:, 1:])
     else:
-        loss = _softmax_loss(model, final, config)
+        loss = _softmax_loss(final, model.embedding_dim, config, processes)
     if config.l2:
         loss = loss + config.l2 * processes.all_reduce(
             l2_penalty(start, batch_size=len(batch.left))
@@ -73,10 +79,12 @@ def batch_loss(model: LightGCN, adjacency: Adjacency, batch: Batch, config: Trai
     return loss
 
 
-def _softmax_loss(model: LightGCN, rows: Tensor, config: TrainConfig) -> Tensor:
+def _softmax_loss(
+    rows: Tensor, embedding_dim: int, config: TrainConfig, processes: ProcessGroup
+) -> Tensor:
     """Return the softmax loss of a batch's rows, left ones and then right ones: each process scores
     its part."""
-    size, block, processes = len(rows) // 2, config.block_size, model.processes
+    size, block = len(rows) // 2, config.block_size
     users, items = slice(0, size), slice(0, size)
     if processes.size > 1:
         parts = [_part(size, block, rank, processes.size) for rank in range(processes.size)]
@@ -86,7 +94,7 @@ def _softmax_loss(model: LightGCN, rows: Tensor, config: TrainConfig) -> Tensor:
         )
         users, items = parts[processes.rank]
         counts = [sum(some.stop - some.start for some in part) for part in parts]
-        rows = processes.all_to_all(given, counts, model.embedding_dim)
+        rows = processes.all_to_all(given, counts, embedding_dim)
     loss = in_batch_softmax_part(
         rows,
         users.stop - users.start,

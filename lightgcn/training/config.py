@@ -1,103 +1,70 @@
-"""The settings of a training run, and presets by name or in a file."""
+"""Settings by concern, and presets: the three together, by name or in a file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor
 
 from lightgcn.core.checks import checked_count, is_number
 from lightgcn.core.storage import read_json, write_json
-from lightgcn.graph.adjacency import Normalization
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.split import NegativePairs
+from lightgcn.nn.config import ModelConfig, RankingConfig, check_choice, check_least, plain_numbers
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.spectral import spectral_embeddings
 from lightgcn.nn.text_features import word_embeddings
-from lightgcn.ranking.item_knn import NeighbourResidual, neighbour_residual
 from lightgcn.ranking.metrics import parse_metric
-from lightgcn.ranking.time_decay import Recency, recent_items
 
 # What may differ when a run is resumed: how long to train.
 MAY_CHANGE = ("epochs", "patience")
 
 
-class Scoring(TypedDict):
-    """What beside the model's embeddings scores: arguments of `lightgcn.evaluate` and
-    `Recommender.from_model`."""
-
-    popularity_prior: float | None
-    residual: NeighbourResidual | None
-    recency: Recency | None
-
-
 @dataclass(frozen=True)
 class TrainConfig:
-    """The settings of a training run; `preset` has good ones by name. NumPy numbers become
-    Python's.
+    """How a model is trained.
 
     Attributes:
         loss: "bce" on the link set's positives and negatives, "bpr" with sampled negatives,
             "softmax" over in-batch items.
-        normalization: of the adjacency, "mean" or "symmetric".
-        embedding_dim: width of the model that `new_model` makes.
-        num_layers: its layers.
-        learnable_alpha: whether its layer weights are learned.
-        init: its start, "normal", "xavier", "spectral" (`lightgcn.spectral_embeddings` of the train
-            edges) or "words" (`lightgcn.nn.text_features.word_embeddings` of names).
-        init_std: standard deviation of the start, unless it is "xavier".
-        epochs: the most passes over the supervision edges.
+        epochs: maximum number of passes over the supervision edges.
         batch_size: positives (bce: links) per step; None for one step per epoch over all of them.
         learning_rate: of Adam.
         weight_decay: of Adam, on all parameters.
-        l2: factor of `l2_penalty` on the batch's layer-0 embeddings.
+        l2: factor of `lightgcn.l2_penalty` on the batch's layer-0 embeddings.
         num_negatives: negatives per positive (bpr).
         positives: "edges" walks through all edges in random order; "users" draws users uniformly,
             as the authors do (bpr, softmax).
         temperature: τ of the softmax loss.
         negative_weight: weight of its log-sum term.
-        block_size: its in-batch items.
-        popularity_prior: None to score by dot products; a number to score by cosines plus so much
-            of an item's log-popularity (`lightgcn.with_popularity_prior`), which suits a softmax
-            loss: its cosines lack it.
-        neighbours: how many nearest items of each item add to the scores of a ranking
-            (`lightgcn.neighbour_residual`); 0 for none. Training does not look at them.
-        neighbour_weight: how much they add at most.
-        recency: exponent of (1 + age) by which a user's last items count more than the earlier ones
-            in scores (`lightgcn.recent_items`); 0 for all alike. No effect on data without an
-            order, and none on training.
-        recency_weight: how far users' embeddings are drawn towards their last items.
-        disjoint: share of train edges to hold back from the messages; for the caller's
-            `split_edges`.
-        negative_pairs: "user_item" or "all"; likewise.
-        metric: what chooses the best epoch on validation: "roc_auc", "loss", or a ranking metric
-            such as "recall@20".
+        block_size: number of its in-batch items.
+        disjoint: share of train edges to hold back from the messages; for `split_edges`.
+        negative_pairs: "user_item" or "all"; for `split_edges`.
+        metric: the validation metric that chooses the best epoch: "roc_auc", "loss", or a ranking
+            metric such as "recall@20".
         eval_every: epochs between validations.
-        eval_users: how many users validation ranks at most, drawn by the seed, with their links;
-            None for all. Of large data some ten thousand tell as much as all, in a fraction of the
-            time.
+        eval_users: the most users that a validation ranks, drawn by the seed, with their links;
+            None for all. On large data ten thousand are as good as all, in a fraction of the time.
         patience: validations without a new best before training stops; None: never.
         precision: "float32", or "mixed": on a CPU propagation gathers from float16 tables
-            (unweighted edges), and the softmax loss multiplies in bfloat16 where the CPU has
-            instructions for it (`lightgcn.core.processor.fast_bfloat16`; not for a temperature below
-            0.05); sums, weights and optimiser are in float32.
+            (unweighted edges), and the softmax loss multiplies in bfloat16 if the CPU has
+            instructions for it (`lightgcn.core.processor.fast_bfloat16`; not for a temperature
+            below 0.05); sums, weights and optimiser are in float32.
         seed: of the start and of every draw.
 
     Raises:
         ValueError: naming the setting that is out of range.
+
+    Example:
+        >>> from lightgcn import TrainConfig
+        >>> TrainConfig(loss="softmax", epochs=8).batch_size
+        2048
     """
 
     loss: Literal["bce", "bpr", "softmax"] = "bpr"
-    normalization: Normalization = "symmetric"
-    embedding_dim: int = 64
-    num_layers: int = 3
-    learnable_alpha: bool = False
-    init: Literal["normal", "xavier", "spectral", "words"] = "normal"
-    init_std: float = 0.1
     epochs: int = 1000
     batch_size: int | None = 2048
     learning_rate: float = 1e-3
@@ -108,11 +75,6 @@ class TrainConfig:
     temperature: float = 0.12
     negative_weight: float = 0.84
     block_size: int = 2048
-    popularity_prior: float | None = None
-    neighbours: int = 0
-    neighbour_weight: float = 0.2
-    recency: float = 0.0
-    recency_weight: float = 0.5
     disjoint: float = 0.0
     negative_pairs: NegativePairs = "user_item"
     metric: str = "recall@20"
@@ -123,188 +85,180 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            if isinstance(value, np.integer | np.floating):
-                object.__setattr__(self, name, value.item())
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(map(str, allowed))}, got "
-                    f"{getattr(self, name)!r}"
-                )
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is None and name in ("batch_size", "patience", "eval_users"):
-                continue
-            checked_count(name, value, least)
+        plain_numbers(self)
+        check_choice(self, "loss", "bce", "bpr", "softmax")
+        check_choice(self, "positives", "edges", "users")
+        check_choice(self, "negative_pairs", "user_item", "all")
+        check_choice(self, "precision", "float32", "mixed")
+        for name in ("epochs", "batch_size", "num_negatives", "block_size", "eval_every"):
+            if (name, getattr(self, name)) != ("batch_size", None):
+                checked_count(name, getattr(self, name), 1)
+        for name in ("eval_users", "patience"):
+            if getattr(self, name) is not None:
+                checked_count(name, getattr(self, name), 1)
+        checked_count("seed", self.seed, 0)
         for name in ("learning_rate", "temperature", "negative_weight"):
             if not (is_number(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
-        for name in (
-            "weight_decay",
-            "l2",
-            "init_std",
-            "neighbour_weight",
-            "recency",
-            "recency_weight",
-        ):
-            if not (is_number(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(
-                    f"{name} must be a number of at least 0, got {getattr(self, name)!r}"
-                )
-        if self.popularity_prior is not None and not (
-            is_number(self.popularity_prior) and self.popularity_prior >= 0
-        ):
-            raise ValueError(
-                "popularity_prior must be None or a number of at least 0, got "
-                f"{self.popularity_prior!r}"
-            )
+        for name in ("weight_decay", "l2"):
+            check_least(self, name)
         if not (is_number(self.disjoint) and 0 <= self.disjoint < 1):
             raise ValueError(f"disjoint must be in [0, 1), got {self.disjoint!r}")
         if self.loss == "bce" and self.positives != "edges":
             raise ValueError(
-                f"positives={self.positives!r} goes with bpr and softmax; bce takes the link set's "
-                "edges"
-            )
-        if self.neighbours and self.negative_pairs == "all":
-            raise ValueError(
-                'neighbours must be 0 with negative_pairs="all": they score user-item pairs'
+                f"positives={self.positives!r} goes with bpr and softmax; bce takes the edges of "
+                "the link set"
             )
         parse_metric(self.metric)
 
-    def scoring(self, message: Interactions) -> Scoring:
-        """Return how a model of these settings scores: ``evaluate(model, adjacency, links,
-        **config.scoring(…))``.
 
-        Args:
-            message: what messages flow along where scores are wanted: ``links.message``, or the
-                interactions that a `Recommender` is made of.
-        """
-        residual, last = None, None
-        if self.recency and message.order is not None:
-            last = recent_items(message, self.recency, self.recency_weight)
-        if self.neighbours:
-            residual = neighbour_residual(message, self.neighbours, self.neighbour_weight)
-            residual = residual if last is None else replace(residual, history=last.recent)
-        return Scoring(popularity_prior=self.popularity_prior, residual=residual, recency=last)
+@dataclass(frozen=True)
+class Preset:
+    """All settings of a run: of the model, of its training, and of its ranking.
 
-    def new_model(
-        self,
-        num_users: int,
-        num_items: int,
-        train: Interactions | None = None,
-        words: tuple[Tensor, Tensor] | None = None,
-    ) -> LightGCN:
-        """Return an untrained model of these settings.
+    Attributes:
+        model: shape and start of the model.
+        train: how it is trained.
+        ranking: how its embeddings become scores.
 
-        Args:
-            num_users: number of users.
-            num_items: number of items.
-            train: the edges that will be trained on (``split.val.message``); only a spectral start
-                looks at them.
-            words: (num_users, f) and (num_items, f) embeddings of names
-                (`lightgcn.nn.text_features.word_features`); only a start from words looks at them.
+    Raises:
+        ValueError: if settings of two concerns contradict each other.
+
+    Example:
+        >>> import lightgcn
+        >>> settings = lightgcn.preset("fast", epochs=3)
+        >>> settings.train.epochs, settings.changed(num_layers=1).model.num_layers
+        (3, 1)
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    ranking: RankingConfig = field(default_factory=RankingConfig)
+
+    def __post_init__(self) -> None:
+        if self.ranking.item_knn and self.train.negative_pairs == "all":
+            raise ValueError(
+                'item_knn must be 0 with negative_pairs="all": it scores user-item pairs'
+            )
+
+    def changed(self, **settings: Any) -> Preset:
+        """Return the preset with some settings changed, by name, whichever concern they are of.
 
         Raises:
-            ValueError: if the start is spectral and ``train`` is missing, without edges or over
-                other nodes, or it is from words and these are missing or of other nodes.
+            ValueError: for an unknown setting, or one out of range.
         """
-        alpha: Literal["learnable"] | None = "learnable" if self.learnable_alpha else None
-        init: Any = self.init
+        _check_names(settings)
+        parts = {}
+        for concern in self.__dataclass_fields__:
+            config = getattr(self, concern)
+            own = {name: settings[name] for name in settings if hasattr(config, name)}
+            parts[concern] = replace(config, **own)
+        return Preset(**parts)
+
+    def flat(self) -> dict[str, Any]:
+        """Return all settings by name."""
+        return {name: value for part in asdict(self).values() for name, value in part.items()}
+
+    def new_model(
+        self, train: Interactions, *, words: tuple[Tensor, Tensor] | None = None
+    ) -> LightGCN:
+        """Return an untrained model of these settings over the nodes of a graph, on the CPU.
+
+        Args:
+            train: the train edges (``split.val.message``), which a spectral start is made of.
+            words: (num_users, f) and (num_items, f) embeddings of names
+                (`lightgcn.nn.text_features.word_features`), which a start from words is made of.
+
+        Raises:
+            ValueError: if the start is spectral and ``train`` has no edges, or it is from words and
+                these are missing or of other nodes.
+        """
+        shape, seed = self.model, self.train.seed
+        init: Any = shape.init
         if init == "spectral":
-            if train is None:
-                raise ValueError(
-                    "a spectral start needs the train edges: new_model(U, I, split.val.message)"
-                )
-            init = spectral_embeddings(train, self.embedding_dim, std=self.init_std)
+            init = spectral_embeddings(train, shape.embedding_dim, std=shape.init_std)
         if init == "words":
             if words is None:
                 raise ValueError(
                     "a start from words needs embeddings of names: lightgcn train --words MODEL"
                 )
-            init = word_embeddings(*words, self.embedding_dim, std=self.init_std)
-        return LightGCN(
-            num_users,
-            num_items,
-            self.embedding_dim,
-            self.num_layers,
-            alpha,
+            init = word_embeddings(*words, shape.embedding_dim, std=shape.init_std)
+        model = LightGCN(
+            train.num_users,
+            train.num_items,
+            shape.embedding_dim,
+            shape.num_layers,
+            "learnable" if shape.learnable_alpha else None,
+            normalization=shape.normalization,
             init=init,
-            init_std=self.init_std,
-            seed=self.seed,
+            init_std=shape.init_std,
+            seed=seed,
         )
+        model.ranking = self.ranking
+        return model
 
 
-_LEAST = {
-    "embedding_dim": 1,
-    "num_layers": 0,
-    "epochs": 1,
-    "batch_size": 1,
-    "num_negatives": 1,
-    "block_size": 1,
-    "neighbours": 0,
-    "eval_every": 1,
-    "eval_users": 1,
-    "patience": 1,
-    "seed": 0,
-}
+CONCERNS = {"model": ModelConfig, "train": TrainConfig, "ranking": RankingConfig}
+SETTINGS = tuple(field.name for config in CONCERNS.values() for field in fields(config))
 
-_CHOICES: dict[str, tuple[object, ...]] = {
-    "loss": ("bce", "bpr", "softmax"),
-    "normalization": ("mean", "symmetric"),
-    "learnable_alpha": (False, True),
-    "init": ("normal", "xavier", "spectral", "words"),
-    "positives": ("edges", "users"),
-    "negative_pairs": ("user_item", "all"),
-    "precision": ("float32", "mixed"),
-}
 
-# A softmax loss over large batches from a spectral start; cosines, popularity and neighbours score.
-_FAST = TrainConfig(
-    loss="softmax",
-    num_layers=2,
-    init="spectral",
-    init_std=0.005,
-    epochs=8,
-    batch_size=16384,
-    l2=0.0,
-    temperature=0.15,
-    negative_weight=1.0,
-    popularity_prior=0.13,
-    neighbours=20,
-    eval_every=2,
-    patience=3,
+def _check_names(settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        if name not in SETTINGS:
+            raise ValueError(
+                f"no setting {name!r}; there are {', '.join(SETTINGS)}, got {name}={value!r}"
+            )
+
+
+# A softmax loss over large batches from a spectral start; cosines, popularity and item kNN score.
+_FAST = Preset(
+    ModelConfig(num_layers=2, init="spectral", init_std=0.005),
+    TrainConfig(
+        loss="softmax",
+        epochs=8,
+        batch_size=16384,
+        l2=0.0,
+        temperature=0.15,
+        negative_weight=1.0,
+        eval_every=2,
+        patience=3,
+    ),
+    RankingConfig(popularity_prior=0.13, item_knn=20),
 )
 
 PRESETS = {
     # The tutorial: full-batch link prediction with disjoint edges.
-    "tutorial": TrainConfig(
-        loss="bce",
-        normalization="mean",
-        embedding_dim=32,
-        num_layers=3,
-        epochs=300,
-        batch_size=None,
-        learning_rate=0.01,
-        weight_decay=1e-5,
-        l2=0.0,
-        disjoint=0.2,
-        metric="roc_auc",
-        eval_every=1,
-        patience=None,
+    "tutorial": Preset(
+        ModelConfig(embedding_dim=32, normalization="mean"),
+        TrainConfig(
+            loss="bce",
+            epochs=300,
+            batch_size=None,
+            learning_rate=0.01,
+            weight_decay=1e-5,
+            l2=0.0,
+            disjoint=0.2,
+            metric="roc_auc",
+            eval_every=1,
+            patience=None,
+        ),
     ),
     # He et al., SIGIR 2020, section 4.1.2.
-    "paper": TrainConfig(),
+    "paper": Preset(),
     "fast": _FAST,
-    # The same for longer; where edges have an order, what a user had last counts most.
-    "best": replace(
-        _FAST, num_layers=3, epochs=16, recency=2.0, recency_weight=1.0, eval_every=4, patience=2
+    # The same for longer; on edges with an order, with time decay.
+    "best": _FAST.changed(
+        num_layers=3,
+        epochs=16,
+        time_decay=2.0,
+        time_decay_weight=1.0,
+        eval_every=4,
+        patience=2,
     ),
 }
 
 
-def preset(name: str | Path, **changes: Any) -> TrainConfig:
+def preset(name: str | Path, **changes: Any) -> Preset:
     """Return a preset, or that of a ``.json`` file (`save_preset`), with some settings changed.
 
     Presets are "tutorial", "paper", "fast" and "best".
@@ -322,18 +276,15 @@ def preset(name: str | Path, **changes: Any) -> TrainConfig:
         raise ValueError(
             f"no preset {name!r}; there are {', '.join(PRESETS)}, and .json files of lightgcn tune"
         )
-    _check_names(changes)
-    return replace(start, **changes)
+    return start.changed(**changes)
 
 
-def save_preset(
-    path: str | Path, config: TrainConfig, found: Mapping[str, Any] | None = None
-) -> None:
+def save_preset(path: str | Path, settings: Preset, found: Mapping[str, Any] | None = None) -> None:
     """Write settings to a JSON file that `preset` reads, atomically.
 
     Args:
         path: the file, whose name ends in ``.json``.
-        config: the settings.
+        settings: the settings.
         found: how they were found, for people to read: anything JSON can hold.
 
     Raises:
@@ -341,12 +292,12 @@ def save_preset(
     """
     if Path(path).suffix != ".json":
         raise ValueError(f"{path}: a preset's file name must end in .json")
-    about = {"kind": _PRESET_KIND, "version": 1, "settings": asdict(config)}
+    about = {"kind": _PRESET_KIND, "version": 1, "settings": settings.flat()}
     write_json(path, about if found is None else about | {"found": dict(found)})
 
 
-def _load_preset(path: Path) -> TrainConfig:
-    """Read a preset file; settings that it lacks are those of `TrainConfig`."""
+def _load_preset(path: Path) -> Preset:
+    """Read a preset file; settings that it lacks are those of "paper"."""
     about = read_json(path)
     if (
         not isinstance(about, dict)
@@ -354,24 +305,17 @@ def _load_preset(path: Path) -> TrainConfig:
         or not isinstance(about.get("settings"), dict)
     ):
         raise ValueError(
-            f'{path}: not a preset: it has no "kind": "{_PRESET_KIND}" and "settings", as save_preset writes'
+            f'{path}: not a preset: it has no "kind": "{_PRESET_KIND}" and "settings", as '
+            "save_preset writes"
         )
     if about.get("version") != 1:
         raise ValueError(
             f"{path}: version {about.get('version')!r} of a preset; this program reads version 1"
         )
     try:
-        _check_names(about["settings"])
-        return TrainConfig(**about["settings"])
+        return Preset().changed(**about["settings"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _check_names(settings: Mapping[str, Any]) -> None:
-    for name, value in settings.items():
-        if name not in TrainConfig.__dataclass_fields__:
-            known = ", ".join(TrainConfig.__dataclass_fields__)
-            raise ValueError(f"no setting {name!r}; there are {known}, got {name}={value!r}")
 
 
 _PRESET_KIND = "lightgcn preset"

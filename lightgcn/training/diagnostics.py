@@ -24,7 +24,7 @@ _SOME_USERS = 0.01
 _LARGE_ENTRY = 1e3
 
 
-def warn_of_settings(split: Split, config: TrainConfig) -> None:
+def warn_of_settings(split: Split, config: TrainConfig, num_layers: int) -> None:
     """Warn of train edges that are not learned from, of too few or too many steps, and of users
     that say nothing.
 
@@ -34,13 +34,39 @@ def warn_of_settings(split: Split, config: TrainConfig) -> None:
     found = (
         _unlearned_edges(split.train, config),
         _few_steps(split, config),
-        _many_steps(split, config),
+        _many_steps(split, config, num_layers),
         _unknown_users(split.val),
         _many_users(split.val, config),
     )
     for message in found:
         if message:
             warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def without_saturated_users(split: Split, config: TrainConfig) -> Split:
+    """Leave the edges of users who have every item out of a sampled loss: they have no negatives.
+
+    Warns:
+        UserWarning: if there are such users, with their number and the id of the first.
+    """
+    train = split.train
+    if config.loss != "bpr" or train.messages_vary:
+        return split
+    saturated = train.exclude.user_degrees >= train.exclude.num_items
+    kept = ~saturated[train.positives.users]
+    if bool(kept.all()):
+        return split
+    users = saturated.nonzero().flatten()
+    ids, first = train.positives.user_ids, int(users[0])
+    warnings.warn(
+        f"{_count(len(users), 'user')} (the first is {first if ids is None else ids[first]!r}) "
+        "with an edge to every item: without negatives their edges are left out of the loss",
+        UserWarning,
+        stacklevel=3,
+    )
+    positives = train.positives.select(kept)
+    learned = LinkSet(train.message, positives, train.negatives, train.negative_pairs)
+    return split._replace(train=learned)
 
 
 def warn_of_size(largest: float, at_start: float, epoch: int) -> bool:
@@ -101,15 +127,11 @@ def _few_steps(split: Split, config: TrainConfig) -> str | None:
     )
 
 
-def _many_steps(split: Split, config: TrainConfig) -> str | None:
+def _many_steps(split: Split, config: TrainConfig, num_layers: int) -> str | None:
     """Speak of an epoch that passes over all edges so often that it takes hours: its time is their
     product."""
     edges, steps = split.train.message.num_edges, num_steps(split.train, config)
-    if (
-        config.num_layers == 0
-        or split.train.message.device.type != "cpu"
-        or steps * edges < _LONG_EPOCH
-    ):
+    if num_layers == 0 or split.train.message.device.type != "cpu" or steps * edges < _LONG_EPOCH:
         return None
     samples = num_samples(split.train, config)
     return (

@@ -1,7 +1,4 @@
-"""What `tune` searches, a line per setting, and how it proposes the next trial.
-
-A proposal is determined by the seed, the trial's number and what came of the trials before, so that
-a search that is taken up again goes on as it would have without the break."""
+"""What `tune` searches, a line per setting."""
 
 from __future__ import annotations
 
@@ -12,9 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from lightgcn.training.config import PRESETS, TrainConfig
+from lightgcn.training.config import PRESETS, Preset
 
 # Trials before the Gaussian process takes over: presets, then draws at random.
 STARTUP_TRIALS = 8
@@ -91,21 +86,21 @@ SPACE = (
     Dimension(
         "popularity_prior", (0.0, 0.03, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4, None)
     ),
-    Dimension("neighbours", (0, 10, 20, 50, 200)),
-    Dimension("neighbour_weight", low=0.05, high=0.8, log=True),
-    Dimension("recency", (0.0, 0.5, 1.0, 2.0)),
-    Dimension("recency_weight", low=0.1, high=1.5, log=True),
+    Dimension("item_knn", (0, 10, 20, 50, 200)),
+    Dimension("item_knn_weight", low=0.05, high=0.8, log=True),
+    Dimension("time_decay", (0.0, 0.5, 1.0, 2.0)),
+    Dimension("time_decay_weight", low=0.1, high=1.5, log=True),
     Dimension("l2", (0.0, 1e-5, 1e-4, 1e-3)),
 )
 
 
 def search_space(
-    start: TrainConfig, num_edges: int, *, max_dim: int, fixed: Collection[str] = ()
+    start: Preset, num_edges: int, *, max_dim: int, fixed: Collection[str] = ()
 ) -> tuple[Dimension, ...]:
     """Return the dimensions for a graph of so many train edges, each holding the start's value;
     none is ``fixed``."""
     return tuple(
-        _fitted(dimension, num_edges, max_dim).including(getattr(start, dimension.name))
+        _fitted(dimension, num_edges, max_dim).including(start.flat()[dimension.name])
         for dimension in SPACE
         if dimension.name not in fixed
     )
@@ -121,11 +116,11 @@ def _fitted(dimension: Dimension, num_edges: int, max_dim: int) -> Dimension:
     return replace(dimension, choices=choices)
 
 
-def first_trials(space: Sequence[Dimension], start: TrainConfig) -> list[dict[str, Any]]:
+def first_trials(space: Sequence[Dimension], start: Preset) -> list[dict[str, Any]]:
     """Return the start's values, and those of each preset that lies in the space."""
-    trials = [{dimension.name: getattr(start, dimension.name) for dimension in space}]
+    trials = [{dimension.name: start.flat()[dimension.name] for dimension in space}]
     for preset in PRESETS.values():
-        values = {dimension.name: getattr(preset, dimension.name) for dimension in space}
+        values = {dimension.name: preset.flat()[dimension.name] for dimension in space}
         if values not in trials and all(
             dimension.holds(values[dimension.name]) for dimension in space
         ):
@@ -133,70 +128,11 @@ def first_trials(space: Sequence[Dimension], start: TrainConfig) -> list[dict[st
     return trials
 
 
-def propose(
-    space: Sequence[Dimension],
-    earlier: Sequence[tuple[dict[str, Any], float | None]],
-    *,
-    number: int,
-    seed: int,
-    minimize: bool = False,
-) -> dict[str, Any]:
-    """Return a value for each dimension: at first at random, then where a Gaussian process expects
-    most improvement.
-
-    Args:
-        space: what to choose from.
-        earlier: values by name of the trials before and what they reached, None (as bad as the
-            worst) for those that failed; those that are not in the space are left out.
-        number: of the trial.
-        seed: of the search.
-        minimize: whether less is better.
-
-    Raises:
-        ValueError: if Optuna is not installed.
-    """
-    require_optuna()
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Keep Optuna from logging each study, and from warning that its sampler is new (version 4)."""
     import optuna
 
-    distributions = {dimension.name: dimension.distribution() for dimension in space}
-    known = [
-        (values, reached)
-        for values, reached in earlier
-        if all(each.holds(values[each.name]) for each in space)
-    ]
-    all_reached = [reached for _, reached in known if reached is not None]
-    worst = (max if minimize else min)(all_reached, default=0.0)
-    study_seed = np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)
-    with _quiet(optuna):
-        sampler = optuna.samplers.GPSampler(
-            n_startup_trials=STARTUP_TRIALS, seed=int(study_seed[0])
-        )
-        study = optuna.create_study(
-            direction="minimize" if minimize else "maximize", sampler=sampler
-        )
-        for values, reached in known:
-            encoded = {
-                dimension.name: dimension.encode(values[dimension.name]) for dimension in space
-            }
-            value = worst if reached is None else reached
-            study.add_trial(
-                optuna.trial.create_trial(value=value, params=encoded, distributions=distributions)
-            )
-        drawn = study.ask(distributions).params
-    proposal = {dimension.name: dimension.decode(drawn[dimension.name]) for dimension in space}
-    if len(known) < STARTUP_TRIALS:
-        proposal |= {
-            dimension.name: dimension.at_random
-            for dimension in space
-            if dimension.at_random is not None
-        }
-    return proposal
-
-
-@contextmanager
-def _quiet(optuna: Any) -> Iterator[None]:
-    """Keep Optuna from logging each study, and from warning that its sampler is new (version 4) or
-    could be faster."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

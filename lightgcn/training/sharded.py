@@ -16,12 +16,25 @@ rows, and each process scores its part of the batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from lightgcn.core.process_group import ProcessGroup, ProcessLostError, process_group
-from lightgcn.graph.adjacency import Adjacency
-from lightgcn.nn.model import LightGCN
+from lightgcn.core.process_group import (
+    SINGLE_PROCESS,
+    ProcessGroup,
+    ProcessLostError,
+    process_group,
+)
+from lightgcn.graph.adjacency import Graph, exponents
+from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.split import LinkSet
+from lightgcn.nn.config import RankingConfig
+from lightgcn.nn.model import LightGCN, normalization_name
+from lightgcn.ranking.evaluation import Evaluation, evaluate, evaluate_users
+from lightgcn.ranking.ranker import Ranker
 
 __all__ = ["ProcessGroup", "ProcessLostError", "ShardedLightGCN", "process_group"]
 
@@ -55,7 +68,7 @@ class ShardedLightGCN(LightGCN):
             (0, 0, 0) if model is None else (model.num_users, model.num_items, model.embedding_dim)
         )
         learnable = model is not None and isinstance(model.alpha, nn.Parameter)
-        said = processes.broadcast([*shape, layers, learnable])
+        said = processes.broadcast([*shape, layers, learnable, *_exponents(model)])
         num_users, num_items, width, layers = map(int, said[:4])
         if not width:
             raise ValueError("process 0 has to give the model that is shared out")
@@ -72,7 +85,9 @@ class ShardedLightGCN(LightGCN):
             layers,
         )
         table = None if model is None else model.embedding.detach()
-        shard.processes = processes
+        shard.processes, shard.ranking = processes, RankingConfig()
+        a, b, known = said[5:8]
+        shard.normalization = normalization_name((a, b)) if known else None
         shard.embedding = nn.Parameter(
             processes.scatter_columns(table, (num_users + num_items, width), torch.device(device))
         )
@@ -81,14 +96,14 @@ class ShardedLightGCN(LightGCN):
             shard.alpha = nn.Parameter(torch.tensor(alpha, dtype=torch.float32, device=device))
         return shard
 
-    def embed(self, graph: Adjacency | Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Return the final embeddings with all columns, (num_users, d) and (num_items, d), without
         a gradient."""
         z = self.processes.all_gather_columns(self.propagate(graph).detach(), self.embedding_dim)
         return z[: self.num_users], z[self.num_users :]
 
     def forward(
-        self, graph: Adjacency | Tensor, edges: Tensor, *, node_pairs: bool = False
+        self, graph: Graph, edges: Tensor | Interactions | LinkSet, *, node_pairs: bool = False
     ) -> Tensor:
         """Score pairs as `LightGCN` does; every process gives the same pairs and gets all
         scores."""
@@ -105,6 +120,7 @@ class ShardedLightGCN(LightGCN):
             return None
         alpha = "learnable" if isinstance(self.alpha, nn.Parameter) else self.alpha
         model = LightGCN(self.num_users, self.num_items, 1, self.num_layers, alpha, init_std=0.0)  # type: ignore[arg-type]
+        model.normalization, model.ranking = self.normalization, self.ranking
         model.embedding_dim = self.embedding_dim
         model.embedding = nn.Parameter(torch.empty(len(self.embedding), self.embedding_dim))
         first = 0
@@ -117,4 +133,47 @@ class ShardedLightGCN(LightGCN):
 
     def extra_repr(self) -> str:
         own = self.embedding.shape[1]
-        return f"{super().extra_repr()}, {own} columns here, process {self.processes.rank} of {self.processes.size}"
+        return (
+            f"{super().extra_repr()}, {own} columns here, process "
+            f"{self.processes.rank} of {self.processes.size}"
+        )
+
+
+def processes_of(model: LightGCN) -> ProcessGroup:
+    """Return the processes that hold a model together: this one alone for a plain `LightGCN`."""
+    return model.processes if isinstance(model, ShardedLightGCN) else SINGLE_PROCESS
+
+
+@torch.no_grad()
+def evaluate_shared(
+    model: LightGCN, links: LinkSet, *, ks: Sequence[int], metrics: Sequence[str]
+) -> Evaluation:
+    """Evaluate as `lightgcn.evaluate` does, each process ranking for its share of the users."""
+    processes = processes_of(model)
+    if processes.size == 1:
+        return evaluate(model, links, ks=ks, metrics=metrics)
+    ranker = Ranker.from_model(model, links.message, fold_in=False)
+    able = links.positives.user_degrees.nonzero().flatten()
+    if not ks or len(able) < processes.size:
+        result = evaluate_users(ranker, links, ks=ks, metrics=metrics)
+    else:
+        own = able[processes.rank :: processes.size]
+        part = evaluate_users(ranker, links, ks=ks, metrics=metrics, users=own)
+        ranked = [name for name in part.metrics if "@" in name]
+        sums = torch.tensor(
+            [part[name] * part.num_users for name in ranked], dtype=torch.float64, device="cpu"
+        )
+        means = (processes.all_reduce_numbers(sums) / len(able)).tolist()
+        values = part.metrics | dict(zip(ranked, means, strict=True))
+        result = Evaluation(values, part.num_links, len(able))
+    # Decisions that rest on them must be the same in every process.
+    agreed = processes.broadcast(list(result.metrics.values()))
+    return replace(result, metrics=dict(zip(result.metrics, agreed, strict=True)))
+
+
+def _exponents(model: LightGCN | None) -> tuple[float, float, bool]:
+    """Return the exponents of a model's normalisation as numbers, and whether there are any."""
+    given = None if model is None else model.normalization
+    if given is None or given == "custom":
+        return 0.0, 0.0, False
+    return *exponents(given), True

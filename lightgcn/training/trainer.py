@@ -23,19 +23,29 @@ from lightgcn.core.process_group import ProcessLostError
 from lightgcn.core.seeding import make_generator
 from lightgcn.core.storage import append, load_shared, save_shared, write_atomic
 from lightgcn.graph.adjacency import Adjacency, normalized_adjacency
+from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.split import LinkSet, Split
 from lightgcn.nn.model import LightGCN
-from lightgcn.ranking.evaluation import evaluate
 from lightgcn.ranking.metrics import is_better, parse_metric
 from lightgcn.training.batches import batch_loss, check_split, epoch_batches, num_samples, num_steps
-from lightgcn.training.config import MAY_CHANGE, PRESETS, Scoring, TrainConfig
-from lightgcn.training.diagnostics import largest_entry, warn_of_settings, warn_of_size
+from lightgcn.training.config import MAY_CHANGE, Preset, TrainConfig, preset
+from lightgcn.training.diagnostics import (
+    largest_entry,
+    warn_of_settings,
+    warn_of_size,
+    without_saturated_users,
+)
+from lightgcn.training.sharded import ShardedLightGCN, evaluate_shared, processes_of
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 HISTORY_FILE = "history.jsonl"
 # Seconds between checkpoints, and how many times as long as one takes to write.
 _CHECKPOINT_SECONDS, _TIMES_SAVING = 30.0, 10
 _EPOCH_STREAM = 17
+# `train` reduces a batch size that gives fewer steps.
+_ENOUGH_STEPS = 100
+# What `fit` calls of a model, or takes for granted.
+_TRAINED = ("adjacency", "propagate", "embed", "embed_nodes", "forward")
 
 
 @dataclass
@@ -57,10 +67,79 @@ class TrainResult:
     ended: Literal["finished", "early", "interrupted"]
 
 
+def train(
+    split: Split,
+    settings: str | Path | Preset = "fast",
+    *,
+    device: torch.device | str | None = None,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    progress: bool = False,
+    **changes: Any,
+) -> LightGCN:
+    """Make a model and train it on a split: `Preset.new_model` and `fit` in one call.
+
+    The batch size of a preset that is given by name suits about a million edges; on a smaller graph
+    it is reduced, so that training takes at least a hundred steps.
+
+    Args:
+        split: of `split_edges`.
+        settings: a preset's name, its file, or settings of one's own.
+        device: where to train; None for where the split is.
+        run_dir: as for `fit`.
+        resume: as for `fit`.
+        on_epoch: as for `fit`.
+        progress: as for `fit`.
+        changes: settings to change, such as ``epochs=20``.
+
+    Returns:
+        The trained model, with the weights of the best epoch on ``split.val``. It knows its
+        normalisation and ranking: pass it to `lightgcn.evaluate` and `lightgcn.Recommender`.
+
+    Raises:
+        ValueError: as `fit` and `lightgcn.preset`.
+
+    Example:
+        >>> import lightgcn
+        >>> from lightgcn.datasets import synthetic_interactions
+        >>> split = lightgcn.split_edges(synthetic_interactions(60, 40, 600), stratify="user")
+        >>> model = lightgcn.train(split, "fast", epochs=2, embedding_dim=8)
+        >>> lightgcn.evaluate(model, split.test).num_users > 0
+        True
+    """
+    _check_split_type(split)
+    if isinstance(settings, Preset):
+        chosen = settings.changed(**changes)
+    else:
+        chosen = preset(settings, **changes)
+        if not str(settings).endswith(".json") and "batch_size" not in changes:
+            chosen = _with_enough_steps(chosen, split)
+    model = chosen.new_model(split.val.message).to(device or split.train.message.device)
+    fit(
+        model,
+        split,
+        chosen,
+        run_dir=run_dir,
+        resume=resume,
+        on_epoch=on_epoch,
+        progress=progress,
+    )
+    return model.eval()
+
+
+def _with_enough_steps(settings: Preset, split: Split) -> Preset:
+    size, samples = settings.train.batch_size, num_samples(split.train, settings.train)
+    if size is None:
+        return settings
+    enough = max(32, samples * settings.train.epochs // _ENOUGH_STEPS)
+    return settings.changed(batch_size=min(size, enough))
+
+
 def fit(
     model: LightGCN,
     split: Split,
-    config: TrainConfig | None = None,
+    settings: Preset | TrainConfig | str | None = None,
     *,
     run_dir: str | Path | None = None,
     resume: bool = False,
@@ -68,79 +147,151 @@ def fit(
     should_stop: Callable[[], bool] | None = None,
     progress: bool = False,
 ) -> TrainResult:
-    """Train a model on ``split.train``, in place, and leave it with the weights that did best on
+    """Train a model on ``split.train``, in place, and leave it with the best weights on
     ``split.val``.
 
-    Work is done on the device that holds the model. The test set is not looked at. The last epoch
-    is always validated, so a run that is resumed with more epochs equals a straight one where
-    ``eval_every`` divides the old number. Without validation edges (``split_edges(graph, (1.0,))``)
-    all epochs are run and the model keeps the last one's weights.
+    Work is done on the device of the model. The test set is not read. The model keeps the
+    normalisation and the ranking of the settings (``model.normalization``, ``model.ranking``).
+    Without validation edges (``split_edges(graph, (1.0,))``) all epochs are run and the model keeps
+    the weights of the last one. A resumed run equals an uninterrupted one if ``eval_every`` divides
+    the number of epochs already done, since the last epoch is always validated.
 
     Args:
-        model: the model to train; one of `lightgcn.training.sharded` is trained by all processes
-            that hold a part of it, each of which calls this with the same arguments. Process 0
-            writes the files, the same as one process.
+        model: the model to train. One of `lightgcn.training.sharded` is trained by all processes
+            that hold a part of it: each calls this with the same arguments, and process 0 writes
+            the files.
         split: link sets over the model's users and items.
-        config: settings; None for ``preset("paper")``. The model's own width and layers count, not
-            the settings'.
-        run_dir: folder for ``checkpoint.safetensors`` (saved every 30 s, or more rarely where it
+        settings: a `Preset` such as ``lightgcn.preset("fast")``, or its name; a `TrainConfig` alone
+            trains the model as it is; None for the training of the "paper" preset.
+        run_dir: folder for ``checkpoint.safetensors`` (saved every 30 s, or more rarely if that
             takes more than 3 s, when interrupted and at the end) and ``history.jsonl``.
-        resume: go on from the checkpoint in ``run_dir`` (from the start, where there is none yet).
-        on_epoch: called with each epoch's record.
-        should_stop: asked before each step; once it returns True a checkpoint is saved and the run
-            ends as "interrupted". The next step may write over the embeddings' ``grad``: copy what
-            is to stay.
+        resume: go on from the checkpoint in ``run_dir``, or from the start if there is none.
+        on_epoch: called with each epoch's record, for a logger.
+        should_stop: called before each step; once it returns True a checkpoint is saved and the run
+            ends as "interrupted".
         progress: show a progress bar on a terminal.
 
     Raises:
-        ValueError: if the split is over other nodes than the model, lacks what the loss or the
-            metric needs, the loss is not finite, the checkpoint to resume from is of another model,
-            other data or other settings (but for ``epochs`` and ``patience``), or ``run_dir`` holds
-            a checkpoint and ``resume`` is not set.
+        TypeError: if ``model`` or ``split`` is something else.
+        ValueError: if the settings contradict the model, the split is over other nodes than the
+            model, lacks what the loss or the metric needs, the loss is not finite, the checkpoint
+            is of another model, other data or other settings (but for ``epochs`` and
+            ``patience``), or ``run_dir`` holds a checkpoint and ``resume`` is not set.
         ProcessLostError: if another of several processes is gone.
 
     Warns:
         UserWarning: if a ranking loss would learn from a part of the train edges by mistake (the
-            split is disjoint, the settings are not), all epochs together are too few steps to learn
-            much, validation users have no train edge, or embeddings grow as where training
-            diverges.
+            split is disjoint, the settings are not), all epochs together are too few steps,
+            validation users have no train edge, or embeddings grow as if training diverged.
+
+    Example:
+        >>> import lightgcn
+        >>> from lightgcn.datasets import synthetic_interactions
+        >>> split = lightgcn.split_edges(synthetic_interactions(60, 40, 600))
+        >>> settings = lightgcn.preset("paper", epochs=2, batch_size=8, embedding_dim=8)
+        >>> model = settings.new_model(split.val.message)
+        >>> [record["epoch"] for record in lightgcn.fit(model, split, settings).history]
+        [1, 2]
     """
-    config = config or PRESETS["paper"]
-    if not isinstance(config, TrainConfig):
-        raise ValueError(
-            f'config must be a TrainConfig, got {config!r}; lightgcn.preset("fast") makes one'
-        )
-    # The test set stays where it is, unread.
+    _check_model_type(model)
+    _check_split_type(split)
+    processes = processes_of(model)
+    config = _training_of(model, settings)
+    # The test set stays on its device, unread.
     split = split._replace(test=split.val)
     check_split(model, split, config)
     if resume and run_dir is None:
         raise ValueError("resume needs the run_dir that holds the checkpoint")
     there = run_dir is not None and (Path(run_dir) / CHECKPOINT_FILE).exists()
-    model.processes.check_same(f"whether {run_dir} holds a checkpoint", str(there))
+    processes.check_same(f"whether {run_dir} holds a checkpoint", str(there))
     if there and not resume:
         raise ValueError(
             f"{run_dir}: holds a checkpoint; go on from it with resume=True, or give another "
             "run_dir"
         )
-    warn_of_settings(split, config)
-    run = _Run(
-        model, split.to(model.embedding.device), config, None if run_dir is None else Path(run_dir)
-    )
-    if model.processes.size > 1:
-        model.processes.check_same("settings", repr(asdict(config)))
-        model.processes.check_same("the data and its split", run._data_fingerprint)
-    if resume:
-        run.load()
-    elif run.folder is not None:
-        run.write_history()
-    try:
-        with _progress_bar(run, progress and model.processes.rank == 0) as bar:
-            ended = run.train(on_epoch, should_stop, bar)
-    except ProcessLostError as error:
-        raise ProcessLostError(
-            f"{error}; training stops in epoch {run.epoch + 1}; {run.saved_last}"
-        ) from error
+    split = without_saturated_users(split, config)
+    check_split(model, split, config)
+    warn_of_settings(split, config, model.num_layers)
+    if isinstance(settings, Preset | str):
+        model.ranking = (preset(settings) if isinstance(settings, str) else settings).ranking
+    if model.normalization is None:
+        model.normalization = "symmetric"
+    # A caller's no_grad or inference mode is for their own computations.
+    with torch.inference_mode(False), torch.enable_grad():
+        folder = None if run_dir is None else Path(run_dir)
+        run = _Run(model, split.to(model.embedding.device), config, folder)
+        if processes.size > 1:
+            processes.check_same("settings", repr((asdict(config), asdict(model.ranking))))
+            processes.check_same("the data and its split", run._data_fingerprint)
+        if resume:
+            run.load()
+        try:
+            with _progress_bar(run, progress and processes.rank == 0) as bar:
+                ended = run.train(on_epoch, should_stop, bar)
+        except ProcessLostError as error:
+            raise ProcessLostError(
+                f"{error}; training stops in epoch {run.epoch + 1}; {run.saved_last}"
+            ) from error
     return TrainResult(run.history, run.best_epoch, run.best_value, ended)
+
+
+def _check_model_type(model: Any) -> None:
+    if not isinstance(model, LightGCN):
+        wrapped = isinstance(getattr(model, "module", None), LightGCN)
+        hint = "; pass its .module, or see lightgcn.training.sharded" if wrapped else ""
+        raise TypeError(f"model must be a LightGCN, got {type(model).__name__}{hint}")
+    own = [name for name in _TRAINED if getattr(type(model), name) is not getattr(LightGCN, name)]
+    if own and not isinstance(model, ShardedLightGCN):
+        raise ValueError(
+            f"model: {type(model).__name__} has its own {own[0]}(), which fit does not call; train "
+            "it in a loop of your own (examples/custom_loop.py)"
+        )
+    if not model.embedding.requires_grad:
+        raise ValueError("model: its embedding is frozen (requires_grad=False)")
+
+
+def _check_split_type(split: Any) -> None:
+    if not isinstance(split, Split):
+        hint = {
+            "Interactions": "; lightgcn.split_edges(interactions) makes one",
+            "LinkSet": "; pass the whole split, not one of its sets",
+        }.get(type(split).__name__, "")
+        raise TypeError(f"split must be a Split, got {type(split).__name__}{hint}")
+    if split.train.message is split.val.message or split.train.positives.num_edges:
+        return
+    raise ValueError("the train set has no positives")
+
+
+def _training_of(model: LightGCN, settings: Any) -> TrainConfig:
+    """Return the training settings, checked against the model."""
+    if settings is None:
+        return preset("paper").train
+    if isinstance(settings, TrainConfig):
+        return settings
+    if isinstance(settings, str):
+        settings = preset(settings)
+    if not isinstance(settings, Preset):
+        raise TypeError(
+            f"settings must be a Preset, its name or a TrainConfig, got {settings!r:.80}; "
+            'lightgcn.preset("fast") makes one'
+        )
+    shape = settings.model
+    pairs = {
+        "embedding_dim": (model.embedding_dim, shape.embedding_dim),
+        "num_layers": (model.num_layers, shape.num_layers),
+        "learnable_alpha": (isinstance(model.alpha, Tensor), shape.learnable_alpha),
+        "normalization": (model.normalization or shape.normalization, shape.normalization),
+    }
+    wrong = [name for name, (own, wanted) in pairs.items() if own != wanted]
+    if wrong:
+        listed = ", ".join(f"{name}={pairs[name][0]!r}, not {pairs[name][1]!r}" for name in wrong)
+        raise ValueError(
+            f"the model contradicts the settings: it has {listed}; make it with "
+            "settings.new_model(split.val.message), or pass settings.train alone"
+        )
+    if model.normalization is None:
+        model.normalization = shape.normalization
+    return settings.train
 
 
 @dataclass
@@ -161,6 +312,8 @@ class _Run:
     seconds: float = 0.0  # spent in the epoch under way before an interruption
     best: dict[str, Tensor] = field(default_factory=dict)
     warned: bool = False
+    history_is_written: bool = False
+    mean_loss: float = math.nan
 
     def __post_init__(self) -> None:
         parameters = list(self.model.parameters())
@@ -170,9 +323,9 @@ class _Run:
             weight_decay=self.config.weight_decay,
             fused=True,
         )
-        self.processes = self.model.processes
+        self.processes = processes_of(self.model)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.model.embedding.device)
-        self.val_adjacency = normalized_adjacency(self.split.val.message, self.config.normalization)
+        self.val_adjacency = self._normalized(self.split.val.message)
         self.saved_at, self.saving_seconds, self.saved_last = (
             time.monotonic(),
             0.0,
@@ -225,8 +378,8 @@ class _Run:
                     return False
                 self.save()
                 began = time.monotonic()
-            self._drop_gradient(adjacency)
-            loss = batch_loss(self.model, adjacency, batch, self.config)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = batch_loss(self.model, adjacency, batch, self.config, self.processes)
             loss.backward()
             if isinstance(self.model.alpha, Tensor) and self.model.alpha.grad is not None:
                 self.processes.all_reduce_(self.model.alpha.grad)  # each has that of its columns
@@ -238,20 +391,12 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         adjacency.pattern.buffers_for(self.model.embedding).clear()
         self.num_samples = num_samples(links, self.config)
+        self.mean_loss = float(self.loss_sum) / self.num_samples  # waits for the device
         self.seconds += time.monotonic() - began
         return True
 
-    def _drop_gradient(self, adjacency: Adjacency) -> None:
-        """Drop the gradients of the last step; the next one of the embeddings, which is as large,
-        takes its place."""
-        grad = self.model.embedding.grad
-        self.optimizer.zero_grad(set_to_none=True)
-        buffers = adjacency.pattern.buffers_for(self.model.embedding)
-        if grad is not None and buffers.spare:  # else steps do not work in such tables
-            buffers.release(grad)
-
     def _finish_epoch(self) -> dict[str, Any]:
-        loss = float(self.loss_sum) / self.num_samples
+        loss = self.mean_loss
         self.epoch += 1
         if not math.isfinite(loss):
             raise ValueError(
@@ -271,7 +416,10 @@ class _Run:
         self.history.append(record)
         if self._writes:
             assert self.folder is not None
-            append(self.folder / HISTORY_FILE, _json_line(record))
+            if self.history_is_written:
+                append(self.folder / HISTORY_FILE, _json_line(record))
+            else:  # a run that is refused leaves nothing behind
+                self.write_history()
         return record
 
     def _validate(self) -> dict[str, Any]:
@@ -281,18 +429,16 @@ class _Run:
             self._largest_entry(), self.largest_at_start, self.epoch
         )
         name, k = parse_metric(self.config.metric)
-        result = evaluate(
+        result = evaluate_shared(
             self.model,
-            self.val_adjacency,
             self._val_links,
             ks=() if k is None else (k,),
             metrics=tuple(dict.fromkeys((name, "recall", "ndcg"))) if k else (),
-            **self._val_scoring,
         )
         value = result[self.config.metric]
         if not self.best_epoch or is_better(self.config.metric, value, self.best_value):
             self.best_value, self.best_epoch, self.since_best = value, self.epoch, 0
-            self.best = {key: tensor.clone() for key, tensor in self.model.state_dict().items()}
+            self.best = {name: tensor.clone() for name, tensor in self._weights().items()}
         else:
             self.since_best += 1
         return {"val": result.metrics, "val_seconds": round(time.monotonic() - began, 4)}
@@ -327,7 +473,7 @@ class _Run:
         if links.message is self.split.val.message:
             adjacency = self.val_adjacency
         else:
-            adjacency = normalized_adjacency(links.message, self.config.normalization)
+            adjacency = self._normalized(links.message)
         return replace(adjacency, half_tables=self.config.precision == "mixed")
 
     def save(self) -> None:
@@ -335,12 +481,14 @@ class _Run:
         self.saved_at = time.monotonic()
         if self.folder is None:
             return
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if not self.history_is_written:
+            self.write_history()
+        tensors = {f"model.{name}": tensor for name, tensor in self._weights().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
         tensors["loss_sum"] = self.loss_sum
-        metadata = {name: getattr(self, name) for name in _SAVED} | {"config": asdict(self.config)}
+        metadata = {name: getattr(self, name) for name in _SAVED} | {"config": self._settings()}
         metadata["best_value"] = None if math.isnan(self.best_value) else self.best_value
         metadata["model"] = self._model_layers()
         metadata["data"] = self._data_fingerprint
@@ -357,7 +505,6 @@ class _Run:
         assert self.folder is not None
         path = self.folder / CHECKPOINT_FILE
         if not path.exists():
-            self.write_history()
             return
         tensors, metadata = load_shared(
             path, "checkpoint", self.processes, self.model.embedding_dim
@@ -400,7 +547,7 @@ class _Run:
         self.write_history()
 
     def _check_same_run(self, path: Path, metadata: dict[str, Any]) -> None:
-        now = asdict(self.config)
+        now = self._settings()
         for name, value in metadata["config"].items():
             if name not in MAY_CHANGE and now.get(name) != value:
                 raise ValueError(
@@ -416,7 +563,7 @@ class _Run:
             )
 
     def _check_shapes(self, path: Path, saved: dict[str, Tensor]) -> None:
-        for name, tensor in self.model.state_dict().items():
+        for name, tensor in self._weights().items():
             if name not in saved or saved[name].shape != tensor.shape:
                 found = tuple(saved[name].shape) if name in saved else "nothing"
                 raise ValueError(
@@ -443,6 +590,16 @@ class _Run:
             if state["step"].numel() != 1:
                 raise ValueError(f"optimizer.{index}.step is {tuple(state['step'].shape)}")
 
+    def _settings(self) -> dict[str, Any]:
+        normalization = self.model.normalization
+        return {
+            **asdict(self.config),
+            **asdict(self.model.ranking),
+            "normalization": list(normalization)
+            if isinstance(normalization, tuple)
+            else normalization,
+        }
+
     def _model_layers(self) -> dict[str, Any]:
         alpha = self.model.alpha
         return {
@@ -455,9 +612,14 @@ class _Run:
         users, val = self.config.eval_users, self.split.val
         return val if users is None else val.of_some_users(users, seed=self.config.seed)
 
-    @cached_property
-    def _val_scoring(self) -> Scoring:
-        return self.config.scoring(self.split.val.message)
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: weight.detach() for name, weight in self.model.named_parameters()}
+
+    def _normalized(self, message: Interactions) -> Adjacency:
+        normalization = self.model.normalization
+        if normalization is None or normalization == "custom":
+            return self.model.adjacency(message)  # raises for "custom"
+        return normalized_adjacency(message, normalization)
 
     @cached_property
     def _data_fingerprint(self) -> str:
@@ -465,6 +627,7 @@ class _Run:
 
     def write_history(self) -> None:
         """Write the whole history file anew."""
+        self.history_is_written = True
         if not self._writes:
             return
         assert self.folder is not None

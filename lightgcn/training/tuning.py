@@ -1,67 +1,55 @@
 """Search for settings that suit the data, on validation: a folder that is searched further each
 time.
 
-study.json      what is searched: data, metric, and the settings that trials start from
-trials.jsonl    one record per trial that ended
+study.log       Optuna's journal: what is searched, and every trial
 preset.json     the best settings so far, for `lightgcn.preset` and ``lightgcn train --preset``
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 
 from lightgcn.core.checks import checked_count, is_out_of_memory
-from lightgcn.core.lock import holds
+from lightgcn.core.lock import folder_lock
 from lightgcn.core.memory import training_memory, warn_of_shortage
-from lightgcn.core.storage import read_json, write_json
 from lightgcn.graph.split import Split
 from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.metrics import is_better, lower_is_better, parse_metric
 from lightgcn.training.batches import check_split
-from lightgcn.training.config import TrainConfig, preset, save_preset
+from lightgcn.training.config import SETTINGS, Preset, preset, save_preset
 from lightgcn.training.search_space import (
     STARTUP_TRIALS,
     first_trials,
-    propose,
+    quiet_optuna,
     require_optuna,
     search_space,
 )
 from lightgcn.training.trainer import fit
-from lightgcn.training.trials import (
-    Point,
-    Trial,
-    TrialEnd,
-    append_trial,
-    best_point,
-    best_trial,
-    clock_time,
-    read_trials,
-    write_trials,
-)
+from lightgcn.training.trials import Trial, best_trial, clock_time
 
-STUDY_FILE = "study.json"
-TRIALS_FILE = "trials.jsonl"
+STUDY_FILE = "study.log"
 PRESET_FILE = "preset.json"
 # A trial has time for so many epochs, if the start has no more; patience ends most of them earlier.
 _LEAST_EPOCHS = 200
-# Of the time of a search: what a trial may take, and what it has before it is compared with others.
-_TRIAL_SHARE, _GRACE_SHARE = 1 / 10, 1 / 60
+# Of the time of a search: the most of a trial, and the unit in which trials are compared.
+_TRIAL_SHARE, _TICK_SHARE = 1 / 10, 1 / 60
+# Epochs before a trial is compared with others, in a search without a clock.
 _GRACE_EPOCHS = 10
 _LEAST_RIVALS = 3
 
 
 class TuneProgress(NamedTuple):
-    """What `tune` reports after a trial: the trial, the best one so far, and the seconds left
-    (None: no limit)."""
+    """What `tune` reports after a trial: the trial, the best so far, and the seconds left (None: no
+    limit)."""
 
     trial: Trial
     best: Trial | None
@@ -70,29 +58,28 @@ class TuneProgress(NamedTuple):
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a search has found, those before it in the same folder included.
+    """What a search has found, earlier searches in the same folder included.
 
     Attributes:
         trials: all trials, in the order of the search.
-        best: the one with the best validation metric; None where none has been validated.
-        config: its settings, as in the preset file.
+        best: the one with the best validation metric; None if none has been validated.
+        settings: its settings, as in the preset file.
         ended: "time", "trials", or "interrupted".
     """
 
     trials: list[Trial]
     best: Trial | None
-    config: TrainConfig | None
+    settings: Preset | None
     ended: Literal["time", "trials", "interrupted"]
 
 
-@holds("folder")
 def tune(
     split: Split,
     folder: str | Path,
     *,
     minutes: float | None = None,
     trials: int | None = None,
-    start: TrainConfig | None = None,
+    start: Preset | None = None,
     fixed: Collection[str] = (),
     max_dim: int = 128,
     device: torch.device | str = "cpu",
@@ -100,23 +87,21 @@ def tune(
     on_trial: Callable[[TuneProgress], None] | None = None,
     progress: bool = False,
 ) -> TuneResult:
-    """Search for the settings that do best on ``split.val``, for so many minutes or trials, into
-    ``folder``.
+    """Search for the settings that do best on ``split.val``, into ``folder`` (extra ``tune``).
 
-    The start and the presets are tried first, then draws at random, then what a Gaussian process
-    proposes. A search of the same data, metric and start that is in the folder goes on. The test
-    set is not looked at.
+    The start and the presets are tried first, then random draws, then proposals of a Gaussian
+    process (Optuna). A search of the same data, start, ``fixed`` and ``max_dim`` in the folder goes
+    on. The test set is not read.
 
-    A trial ends when its patience runs out, or when it is behind the median of what other trials
-    had reached in as many seconds (without ``minutes``: epochs); with ``minutes``, also after a
-    tenth of the time. Without ``minutes`` no clock is looked at: seed, data and number of trials
-    determine the result on one machine.
+    A trial ends when its patience runs out, or when it is worse than the median of other trials
+    after the same training time (without ``minutes``: the same epochs); with ``minutes``, also
+    after a tenth of the time. With ``trials`` alone the result depends on seed, data and number of
+    trials, not on the machine's speed.
 
     Args:
-        split: link sets, such as ``RunConfig.split`` makes.
-        folder: where the search is kept; ``preset.json`` in it is renewed after each trial that is
-            the best so far.
-        minutes: wall-clock time, after which the trial under way counts with what it has reached.
+        split: link sets, such as `split_edges` makes.
+        folder: where the search is kept; ``preset.json`` in it is renewed after each new best.
+        minutes: wall-clock time, after which the current trial counts with what it has reached.
         trials: how many to try, beside those of an earlier search.
         start: settings to start from, whose metric, seed, patience and the like hold for all
             trials; None for ``preset("fast")``. Trials have at least 200 epochs, unless "epochs" is
@@ -124,58 +109,62 @@ def tune(
         fixed: names of settings to leave as they are in the start.
         max_dim: the largest width to try.
         device: where to train.
-        should_stop: asked before each step; once it returns True the search ends as "interrupted".
+        should_stop: called before each step; once it returns True the search ends as
+            "interrupted".
         on_trial: called after each trial.
         progress: show a progress bar on a terminal.
 
     Raises:
         ValueError: if neither ``minutes`` nor ``trials`` is given, an argument is out of range, the
-            split lacks what the metric needs, the folder holds another search or damaged files, the
-            first trials all fail, or Optuna is not installed.
+            split lacks what the metric needs, the folder holds another search or a damaged file,
+            the first trials all fail, or Optuna is not installed.
         FileExistsError: if a preset is in the folder, and no search.
+
+    Example:
+        >>> import lightgcn
+        >>> from lightgcn.datasets import synthetic_interactions
+        >>> split = lightgcn.split_edges(synthetic_interactions(60, 40, 600))
+        >>> import tempfile
+        >>> result = lightgcn.tune(split, tempfile.mkdtemp(), trials=1, fixed=["epochs"])
+        >>> result.ended
+        'trials'
     """
     require_optuna()
     start = start or preset("fast")
     _check_limits(minutes, trials, max_dim)
-    unknown = [name for name in fixed if name not in TrainConfig.__dataclass_fields__]
+    unknown = [name for name in fixed if name not in SETTINGS]
     if unknown:
+        raise ValueError(f"fixed: no setting {unknown[0]!r}; there are {', '.join(SETTINGS)}")
+    if parse_metric(start.train.metric)[0] == "loss":
         raise ValueError(
-            f"fixed names no setting {unknown[0]!r}; there are "
-            f"{', '.join(TrainConfig.__dataclass_fields__)}"
+            f"metric {start.train.metric} cannot choose between losses: take roc_auc or a ranking "
+            "metric (recall@20)"
         )
-    if parse_metric(start.metric)[0] == "loss":
-        raise ValueError(
-            f"metric {start.metric} cannot choose between losses: take roc_auc or a ranking metric "
-            "(recall@20)"
-        )
-    if start.init == "words":
-        raise ValueError(
-            "a search cannot start from words: it makes models of the train edges alone"
-        )
+    if start.model.init == "words":
+        raise ValueError("a search cannot start from words: it makes models of train edges alone")
     split = split._replace(test=split.val).to(device)
     nodes = split.train.message
-    needed = (
-        training_memory(nodes.num_nodes, nodes.num_edges, max_dim)
-        if nodes.device.type == "cpu"
-        else 0
-    )
-    warn_of_shortage(
-        "a search", needed, "take a smaller max_dim, or less data (prepare --slices, --sample)"
-    )
-    check_split(LightGCN(nodes.num_users, nodes.num_items, embedding_dim=1), split, start)
-    search = _Search(
-        split, Path(folder), start, frozenset(fixed), max_dim, minutes, trials, should_stop
-    )
-    search.open()
-    with search.show(progress):
-        ended = search.run(on_trial)
-    best = search.best
-    return TuneResult(search.trials, best, None if best is None else search.preset_of(best), ended)
+    if nodes.device.type == "cpu":
+        needed = training_memory(nodes.num_nodes, nodes.num_edges, max_dim)
+        advice = "take a smaller max_dim, or less data (prepare --slices, --sample)"
+        warn_of_shortage("a search", needed, advice)
+    smallest = LightGCN(nodes.num_users, nodes.num_items, embedding_dim=1, init_std=0)
+    check_split(smallest, split, start.train)
+    with folder_lock(folder), quiet_optuna():
+        search = _Search(split, Path(folder), start, tuple(sorted(fixed)), max_dim, minutes, trials)
+        search.should_stop = should_stop
+        search.open()
+        with search.show(progress):
+            ended = search.run(on_trial)
+        best = search.best
+        return TuneResult(
+            search.trials, best, None if best is None else search.preset_of(best), ended
+        )
 
 
 def _check_limits(minutes: float | None, trials: int | None, max_dim: int) -> None:
     if minutes is None and trials is None:
-        raise ValueError("give minutes, trials, or both: when is the search to end?")
+        raise ValueError("give minutes, trials, or both: a search needs an end")
     if minutes is not None and not (math.isfinite(minutes) and minutes > 0):
         raise ValueError(f"minutes must be a positive number, got {minutes}")
     for name, value in (("trials", trials), ("max_dim", max_dim)):
@@ -185,30 +174,97 @@ def _check_limits(minutes: float | None, trials: int | None, max_dim: int) -> No
 
 @dataclass
 class _Search:
-    """The state of a search."""
+    """A search in progress."""
 
     split: Split
     folder: Path
-    start: TrainConfig
-    fixed: frozenset[str]
+    start: Preset
+    fixed: tuple[str, ...]
     max_dim: int
     minutes: float | None
     limit: int | None
-    should_stop: Callable[[], bool] | None
+    should_stop: Callable[[], bool] | None = None
     trials: list[Trial] = field(default_factory=list)
     interrupted: bool = False
+    bar: Any = None
 
     def __post_init__(self) -> None:
         self.began = time.monotonic()
-        self.base = self.start
-        if "epochs" not in self.fixed:
-            self.base = replace(self.base, epochs=max(self.base.epochs, _LEAST_EPOCHS))
-        if "embedding_dim" not in self.fixed:
-            self.base = replace(self.base, embedding_dim=min(self.base.embedding_dim, self.max_dim))
+        self.metric = self.start.train.metric
+        self.base = self.start.changed(
+            embedding_dim=self.start.model.embedding_dim
+            if "embedding_dim" in self.fixed
+            else min(self.start.model.embedding_dim, self.max_dim),
+            epochs=self.start.train.epochs
+            if "epochs" in self.fixed
+            else max(self.start.train.epochs, _LEAST_EPOCHS),
+        )
         num_edges = self.split.train.positives.num_edges
         self.space = search_space(self.base, num_edges, max_dim=self.max_dim, fixed=self.fixed)
         if not self.space:
             raise ValueError("all settings are fixed: nothing is left to search")
+
+    def open(self) -> None:
+        """Go on with the search in the folder, or begin one there."""
+        from optuna import create_study, load_study, pruners
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        journal, found = self.folder / STUDY_FILE, self.folder / PRESET_FILE
+        about = {
+            "data": self.split.fingerprint(),
+            "start": self.start.flat(),
+            "fixed": list(self.fixed),
+            "max_dim": self.max_dim,
+        }
+        begun = journal.is_file()
+        if not begun and found.exists():
+            raise FileExistsError(
+                f"{found}: exists already, without a search in this folder; choose another folder"
+            )
+        if begun:
+            _drop_partial_line(journal)
+        direction: Any = "minimize" if lower_is_better(self.metric) else "maximize"
+        try:
+            backend = JournalFileBackend(str(journal), _no_lock())
+            storage = JournalStorage(backend)
+            if begun:  # which reads alone: a search that is refused is left as it is
+                self.study = load_study(study_name="lightgcn", storage=storage)
+            else:
+                self.study = create_study(
+                    study_name="lightgcn", storage=storage, direction=direction
+                )
+            self.study.pruner = pruners.MedianPruner(
+                n_startup_trials=_LEAST_RIVALS,
+                n_warmup_steps=0 if self.minutes else _GRACE_EPOCHS - 1,
+                n_min_trials=_LEAST_RIVALS,
+            )
+            saved = self.study.user_attrs
+            for name, value in about.items():
+                if name in saved and saved[name] != value:
+                    raise ValueError(
+                        f"holds a search of another {name}: {saved[name]!r:.99}, not {value!r:.99}"
+                    )
+                if name not in saved:
+                    self.study.set_user_attr(name, value)
+            self._take_up()
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            raise ValueError(f"{journal}: {error}; choose another folder") from error
+        self._save_preset()
+
+    def _take_up(self) -> None:
+        """Read the earlier trials; one that a killed process left is tried again."""
+        from optuna.trial import TrialState
+
+        for frozen in self.study.get_trials(deepcopy=False):
+            if frozen.state == TrialState.RUNNING:
+                self.study.tell(frozen.number, state=TrialState.FAIL)
+                self.study.enqueue_trial(frozen.params)
+            elif "trial" in frozen.user_attrs:
+                self.trials.append(Trial(**frozen.user_attrs["trial"]))
+        if not self.study.get_trials(deepcopy=False):
+            for settings in first_trials(self.space, self.base):
+                self.study.enqueue_trial(self._encoded(settings))
 
     def run(
         self, on_trial: Callable[[TuneProgress], None] | None
@@ -217,243 +273,212 @@ class _Search:
         while not self.interrupted:
             if self.limit is not None and len(self.trials) - earlier >= self.limit:
                 return "trials"
-            # What is too short for one validation would be spent for nothing.
-            first_validations = [trial.curve[0][1] for trial in self.trials if trial.curve]
-            if self.minutes is not None and self.seconds_left() <= min(
-                first_validations, default=0.0
-            ):
+            if self.minutes is not None and self.seconds_left() <= 0:
                 return "time"
-            trial = self._try(self._next())
-            self._keep(trial)
-            if len(self.trials) == STARTUP_TRIALS and all(
-                each.ended == "failed" for each in self.trials
-            ):
+            trial = self._try()
+            if trial is None:
+                continue
+            self.trials.append(trial)
+            if trial == self.best:
+                self._save_preset()
+            failed = all(each.ended == "failed" for each in self.trials)
+            if failed and len(self.trials) == STARTUP_TRIALS:
                 raise ValueError(
                     f"the first {STARTUP_TRIALS} trials all failed, this one with: {trial.error}"
                 )
             if on_trial is not None:
-                on_trial(
-                    TuneProgress(
-                        trial, self.best, None if self.minutes is None else self.seconds_left()
-                    )
-                )
+                left = None if self.minutes is None else self.seconds_left()
+                on_trial(TuneProgress(trial, self.best, left))
         return "interrupted"
 
-    def _next(self) -> dict[str, Any]:
-        """Return the settings of the next trial; one that was stopped tells nothing, and is not in
-        the way."""
-        told = [
-            (self._all_searched(trial), trial.value)
-            for trial in self.trials
-            if trial.ended != "stopped"
-        ]
-        for settings in first_trials(self.space, self.base):
-            if all(settings != tried for tried, _ in told):
-                return settings
-        seed, minimize = self.start.seed, lower_is_better(self.start.metric)
-        return propose(self.space, told, number=len(self.trials), seed=seed, minimize=minimize)
+    def _ask(self) -> tuple[Any, dict[str, Any]]:
+        """Return the next trial, and its settings.
 
-    def _all_searched(self, trial: Trial) -> dict[str, Any]:
-        """A trial of an earlier search may have had a larger or a smaller space."""
-        return {
-            dimension.name: trial.settings.get(dimension.name, getattr(self.start, dimension.name))
-            for dimension in self.space
-        }
+        The sampler is seeded by the number of the trial, so that a search that is taken up again
+        proposes what it would have proposed without the break.
+        """
+        import optuna
 
-    def _try(self, settings: dict[str, Any]) -> Trial:
+        known = len(self.trials)
+        words = np.random.SeedSequence(self.start.train.seed, spawn_key=(known,)).generate_state(1)
+        self.study.sampler = optuna.samplers.GPSampler(
+            seed=int(words[0]), n_startup_trials=STARTUP_TRIALS
+        )
+        asked = {dimension.name: dimension.distribution() for dimension in self.space}
+        waiting = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
+        if not waiting and known < STARTUP_TRIALS:
+            likely = {d.name: d.encode(d.at_random) for d in self.space if d.at_random is not None}
+            self.study.enqueue_trial(likely)
+        drawn = self.study.ask(asked)
+        return drawn, {d.name: d.decode(drawn.params[d.name]) for d in self.space}
+
+    def _try(self) -> Trial | None:
+        """Train with the next settings; None if it was stopped before a validation."""
+        from optuna.trial import TrialState
+
         began = time.monotonic()
-        curve: list[Point] = []
-        epochs = 0
-        why: Literal["pruned", "limit", "stopped"] | None = None
+        asked, settings = self._ask()
+        curve: list[tuple[int, float]] = []
+        epochs, why = 0, ""
+        tick = None if self.minutes is None else _TICK_SHARE * 60 * self.minutes
 
         def on_epoch(record: dict[str, Any]) -> None:
             nonlocal epochs, why
             epochs = record["epoch"]
-            if "val" in record:
-                curve.append(
-                    (epochs, round(time.monotonic() - began, 3), record["val"][self.start.metric])
-                )
-                why = "pruned" if self._is_behind(curve) else None
+            if "val" not in record:
+                return
+            before = _best_point(curve, self.metric)
+            curve.append((epochs, record["val"][self.metric]))
+            now = _best_point(curve, self.metric)
+            assert now is not None
+            if tick is None:
+                asked.report(now[1], epochs)
+            else:  # trials of any speed are compared at whole ticks of the clock
+                ticks = int((time.monotonic() - began) / tick)
+                if ticks and before is not None:
+                    asked.report(before[1], ticks)
+            if asked.should_prune():
+                why = "pruned"
 
         def should_stop() -> bool:
             nonlocal why
             self._show(curve)
             why = why or self._reason_to_stop(began)
-            return why is not None
+            return bool(why)
 
-        def trial(ended: TrialEnd, error: BaseException | None = None) -> Trial:
-            best = None if error is not None else best_point(curve, self.start.metric)
-            value, best_epoch = (None, 0) if best is None else (best[2], best[0])
-            seconds = round(time.monotonic() - began, 3)
-            said = (
-                None
-                if error is None
-                else " ".join(str(error).split())[:300] or type(error).__name__
-            )
-            return Trial(
-                len(self.trials), settings, ended, value, best_epoch, epochs, seconds, curve, said
-            )
-
-        nodes = self.split.train.message
+        error: BaseException | None = None
         try:
-            config = replace(self.base, **settings)
-            model = config.new_model(nodes.num_users, nodes.num_items, self.split.val.message).to(
-                nodes.device
-            )
+            config = self.base.changed(**settings)
+            model = config.new_model(self.split.val.message).to(self.split.train.message.device)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # a trial is there to find out
+                warnings.simplefilter("ignore", UserWarning)  # a bad trial is no news
                 result = fit(model, self.split, config, on_epoch=on_epoch, should_stop=should_stop)
-        except (ValueError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            ended: Any = why if result.ended == "interrupted" else result.ended
+        except (ValueError, MemoryError, RuntimeError) as caught:
+            if isinstance(caught, RuntimeError) and not is_out_of_memory(caught):
                 raise
-            return trial("failed", error)
-        if result.ended != "interrupted":
-            return trial(result.ended)
-        assert why is not None
-        return trial(why)
+            error, ended = caught, "failed"
+        best = None if error is not None else _best_point(curve, self.metric)
+        if ended == "stopped" and (best is None or self.interrupted):
+            self.study.tell(asked, state=TrialState.FAIL)
+            if self.interrupted:  # tried again when the search goes on
+                self.study.enqueue_trial(asked.params)
+            return None
+        reason = None
+        if error is not None:
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+        trial = Trial(
+            len(self.trials),
+            settings,
+            ended,
+            None if best is None else best[1],
+            0 if best is None else best[0],
+            epochs,
+            round(time.monotonic() - began, 3),
+            reason,
+        )
+        asked.set_user_attr("trial", trial.__dict__)
+        if best is None:
+            self.study.tell(asked, state=TrialState.FAIL)
+        else:
+            self.study.tell(asked, best[1])
+        return trial
 
-    def _reason_to_stop(self, began: float) -> Literal["limit", "stopped"] | None:
+    def _reason_to_stop(self, began: float) -> str:
         if self.should_stop is not None and self.should_stop():
             self.interrupted = True
             return "stopped"
         if self.minutes is None:
-            return None
+            return ""
         if self.seconds_left() <= 0:
             return "stopped"
-        return "limit" if time.monotonic() - began > _TRIAL_SHARE * 60 * self.minutes else None
-
-    def _is_behind(self, curve: list[Point]) -> bool:
-        """Whether a trial is behind the median of those that had as much time, and of those that
-        needed less.
-
-        Optuna's pruners compare at equal numbers of steps, and an epoch of one trial takes ten
-        times as long as one of another."""
-        clock = 0 if self.minutes is None else 1  # epochs or seconds
-        now = curve[-1][clock]
-        if now < (_GRACE_EPOCHS if self.minutes is None else _GRACE_SHARE * 60 * self.minutes):
-            return False
-        rivals = []
-        for trial in self.trials:
-            ended_on_its_own = trial.ended in ("finished", "early")
-            until_now = best_point(
-                [point for point in trial.curve if point[clock] <= now], self.start.metric
-            )
-            if until_now is not None and (ended_on_its_own or trial.curve[-1][clock] >= now):
-                rivals.append(until_now[2])
-        own = best_point(curve, self.start.metric)
-        return (
-            own is not None
-            and len(rivals) >= _LEAST_RIVALS
-            and is_better(self.start.metric, statistics.median(rivals), own[2])
-        )
-
-    @property
-    def best(self) -> Trial | None:
-        return best_trial(self.trials, self.start.metric)
-
-    def preset_of(self, trial: Trial) -> TrainConfig:
-        """Return a trial's settings, with epochs to go on where it was getting better until it
-        ended."""
-        # A trial of an earlier search may have had another width to start from.
-        config = replace(self.start, **{"epochs": self.base.epochs} | trial.settings)
-        return (
-            config
-            if "epochs" in self.fixed
-            else replace(config, epochs=max(config.epochs, 2 * trial.best_epoch))
-        )
-
-    def open(self) -> None:
-        """Take up the search in the folder, or begin one there."""
-        path, study = self.folder / STUDY_FILE, self._study()
-        if path.is_file():
-            self._check_same(path, read_json(path), study)
-            self.trials = read_trials(self.folder / TRIALS_FILE)
-            write_trials(self.folder / TRIALS_FILE, self.trials)  # without what was cut off
-            self._save_preset()
-            return
-        for name in (TRIALS_FILE, PRESET_FILE):
-            if (self.folder / name).exists():
-                raise FileExistsError(
-                    f"{self.folder / name}: is there already, of no search in this folder; choose "
-                    "another"
-                )
-        write_json(path, study)
-
-    def _study(self) -> dict[str, Any]:
-        return {"data": self.split.fingerprint(), "start": asdict(self.start)}
-
-    def _check_same(self, path: Path, saved: Any, study: dict[str, Any]) -> None:
-        if (
-            not isinstance(saved, dict)
-            or not isinstance(saved.get("start"), dict)
-            or "data" not in saved
-        ):
-            raise ValueError(
-                f"{path}: not the file of a search; it was changed, or written by another program"
-            )
-        for name, value in saved["start"].items():
-            if name in study["start"] and study["start"][name] != value:
-                raise ValueError(
-                    f"{path}: the search there has {name}={value!r}, now {study['start'][name]!r} "
-                    "was given; "
-                    "go on with the same or choose another folder"
-                )
-        if saved["data"] != study["data"]:
-            raise ValueError(
-                f"{path}: the search there is of other data or another split of it; choose another "
-                "folder"
-            )
-
-    def _keep(self, trial: Trial) -> None:
-        self.trials.append(trial)
-        append_trial(self.folder / TRIALS_FILE, trial)
-        if trial is self.best:
-            self._save_preset()
-
-    def _save_preset(self) -> None:
-        if (best := self.best) is not None:
-            found = {
-                "metric": self.start.metric,
-                "value": best.value,
-                "epoch": best.best_epoch,
-                "trial": best.number,
-            }
-            save_preset(self.folder / PRESET_FILE, self.preset_of(best), found)
+        return "limit" if time.monotonic() - began > _TRIAL_SHARE * 60 * self.minutes else ""
 
     def seconds_left(self) -> float:
         assert self.minutes is not None
-        return max(0.0, self.began + 60 * self.minutes - time.monotonic())
+        return max(0.0, 60 * self.minutes - (time.monotonic() - self.began))
 
-    def show(self, shown: bool) -> Any:
+    def _encoded(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return {d.name: d.encode(settings[d.name]) for d in self.space}
+
+    @property
+    def best(self) -> Trial | None:
+        return best_trial(self.trials, self.metric)
+
+    def preset_of(self, trial: Trial) -> Preset:
+        """Return a trial's settings, with twice the epochs if it was still improving at its end."""
+        settings = self.base.changed(**trial.settings)
+        if "epochs" in self.fixed:
+            return settings
+        return settings.changed(epochs=max(settings.train.epochs, 2 * trial.best_epoch))
+
+    def _save_preset(self) -> None:
+        best = self.best
+        if best is not None:
+            found = {
+                "metric": self.metric,
+                "value": best.value,
+                "epoch": best.best_epoch,
+                "trial": best.number,
+                "trials": len(self.trials),
+            }
+            save_preset(self.folder / PRESET_FILE, self.preset_of(best), found)
+
+    def show(self, progress: bool) -> Any:
         from tqdm import tqdm
 
-        total = self.limit if self.minutes is None else 60 * self.minutes
-        self.bar = tqdm(
-            total=total,
-            bar_format="tune {percentage:3.0f}%|{bar:12}| {desc}",
-            miniters=0,
-            mininterval=0.5,
-            disable=None if shown else True,
-        )
         self.earlier = len(self.trials)
+        total = self.limit if self.minutes is None else round(60 * self.minutes)
+        unit = "trial" if self.minutes is None else "s"
+        self.bar = tqdm(total=total, unit=unit, disable=None if progress else True)
         return self.bar
 
-    def _show(self, curve: list[Point]) -> None:
-        if self.bar.disable:
+    def _show(self, curve: list[tuple[int, float]]) -> None:
+        if self.bar is None or self.bar.disable:
             return
-        own, best = best_point(curve, self.start.metric), self.best
+        own, best = _best_point(curve, self.metric), self.best
         parts = [f"trial {len(self.trials)}"]
         if own is not None:
-            parts[0] += f", epoch {curve[-1][0]}, {self.start.metric} {own[2]:.4f}"
+            parts[0] += f", epoch {curve[-1][0]}, {self.metric} {own[1]:.4f}"
         if best is not None:
             parts.append(f"best {best.value:.4f} of trial {best.number}")
         if self.minutes is not None:
             parts.append(f"{clock_time(self.seconds_left())} left")
         self.bar.set_description_str("; ".join(parts), refresh=False)
-        done = (
-            len(self.trials) - self.earlier
-            if self.minutes is None
-            else time.monotonic() - self.began
-        )
+        done = len(self.trials) - self.earlier
+        if self.minutes is not None:
+            done = int(time.monotonic() - self.began)
         self.bar.n = min(done, self.bar.total)
         self.bar.update(0)
+
+
+def _best_point(curve: list[tuple[int, float]], metric: str) -> tuple[int, float] | None:
+    """Return the first (epoch, value) of a curve with the best value."""
+    best: tuple[int, float] | None = None
+    for point in curve:
+        if best is None or is_better(metric, point[1], best[1]):
+            best = point
+    return best
+
+
+def _drop_partial_line(path: Path) -> None:
+    """Cut off the last line of a journal that a killed process was writing."""
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        path.write_bytes(whole)
+
+
+def _no_lock() -> Any:
+    """Return a journal lock that locks nothing: `folder_lock` holds the folder, and a killed
+    process leaves no lock file behind."""
+    from optuna.storages.journal._file import BaseJournalFileLock
+
+    class NoLock(BaseJournalFileLock):
+        def acquire(self) -> bool:
+            return True
+
+        def release(self) -> None:
+            pass
+
+    return NoLock()

@@ -31,12 +31,11 @@ def recommender(challenge: Challenge) -> Recommender:
     graph = challenge.train.interactions
     config = preset("fast", epochs=2, batch_size=4096, eval_every=2)
     split = split_edges(graph, (0.9, 0.1), disjoint=0.0)
-    model = config.new_model(graph.num_users, graph.num_items, split.val.message)
+    model = config.new_model(split.val.message)
     fit(model, split, config)
     return Recommender.from_model(
         model,
         graph,
-        **config.scoring(graph),
         user_columns=challenge.train.users,
         item_columns=challenge.train.items,
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightgcn import Interactions, LightGCN, Recommender, recent_items
+from lightgcn import Interactions, LightGCN, Recommender
 from lightgcn.challenge import (
     ChallengePlaylist,
     TitleIndex,
@@ -14,13 +14,14 @@ from lightgcn.challenge import (
     score_lists,
 )
 from lightgcn.challenge.answers import seed_tracks
+from lightgcn.ranking.time_decay import decayed
 
 
 def dense_scores(recommender, playlists, titles, title_weight, share_weight):
     """All scores of all playlists in float64, one playlist at a time."""
-    items = recommender.items.double()
+    items = recommender.ranker.items.double()
     index = {uri: place for place, uri in enumerate(recommender.seen.item_ids.tolist())}
-    width = items.shape[1] - recommender.has_prior
+    width = items.shape[1] - recommender.ranker.has_prior
     scores, told = [], []
     for playlist in playlists:
         seeds = [index[uri] for uri in playlist.seeds if uri in index]
@@ -31,7 +32,7 @@ def dense_scores(recommender, playlists, titles, title_weight, share_weight):
             user = recommender.fold_in_user(seeds).double()
         worth, title = 0.0, playlist.title or ""
         if titles is not None:
-            direction = titles.directions([title], recommender.users[:, :width])[0].double()
+            direction = titles.directions([title], recommender.ranker.users[:, :width])[0].double()
             if direction.any():
                 tracks = user[:width]
                 worth = title_weight / len(seeds) if seeds else 1.0
@@ -42,15 +43,17 @@ def dense_scores(recommender, playlists, titles, title_weight, share_weight):
                 )
                 user = (
                     torch.cat([F.normalize(mixed, dim=0), user[width:]])
-                    if recommender.has_prior
+                    if recommender.ranker.has_prior
                     else mixed
                 )
         row = items @ user
-        if not user[:width].any() and not recommender.has_prior:
+        if not user[:width].any() and not recommender.ranker.has_prior:
             row = recommender.seen.item_degrees.double() / recommender.seen.item_degrees.max()
         deviation = row.std(correction=0)
-        if recommender.residual is not None and seeds:
-            near, gains = recommender.residual.of_items(torch.tensor(seeds))
+        if recommender.ranker.item_knn is not None and seeds:
+            new = Interactions(torch.zeros(len(seeds)).long(), seeds, 1, len(items))
+            knn = replace(recommender.ranker.item_knn, history=new)
+            _, near, gains = knn.of_users(torch.tensor([0]))
             row[near] += gains.double()
         if worth:
             shares = torch.from_numpy(titles.shares([title]).toarray()[0]).double()
@@ -87,7 +90,7 @@ def test_answers_are_the_best_by_the_formula(
 ):
     index = titles if with_titles else None
     if not neighbours:
-        recommender = changed(recommender, residual=None)
+        recommender = without_knn(recommender)
     lists = answer_playlists(
         recommender, challenge.playlists, index, title_weight=1.5, share_weight=3.0
     )
@@ -95,14 +98,10 @@ def test_answers_are_the_best_by_the_formula(
     assert_lists_follow(lists, challenge.playlists, recommender, scores, told, 500)
 
 
-def changed(recommender, **parts):
-    """A recommender with some of its parts exchanged."""
-    values = {
-        name: getattr(recommender, name)
-        for name in ("users", "items", "fold_in", "residual", "recency")
-    }
-    values |= {"has_prior": recommender.has_prior, "user_columns": recommender.user_columns}
-    return Recommender(**(values | {"seen": recommender.seen} | parts))
+def without_knn(recommender):
+    """The same recommender without item kNN."""
+    ranker = replace(recommender.ranker, item_knn=None)
+    return Recommender(ranker, user_columns=recommender.user_columns)
 
 
 @pytest.mark.parametrize("with_titles", [False, True])
@@ -123,7 +122,7 @@ def test_nothing_known_is_answered_by_what_is_popular(challenge, recommender, ti
     popular = recommender.seen.item_ids[order.numpy()].tolist()
     graph = challenge.train.interactions
     dots = Recommender.from_model(LightGCN(graph.num_users, graph.num_items, 8, 1), graph)
-    for model in (recommender, changed(recommender, residual=None), dots):
+    for model in (recommender, without_knn(recommender), dots):
         for index in (None, titles):
             lists = answer_playlists(model, [nothing, strange], index)
             assert lists == {1: popular, 2: popular}
@@ -161,9 +160,12 @@ def test_answers_beat_the_baselines_and_titles_help(challenge, recommender, titl
 
 
 def test_recency_counts_the_last_of_the_seeds(challenge, recommender):
-    last = recent_items(recommender.seen, 2.0, 1.0)
-    residual = replace(recommender.residual, history=last.recent)
-    model = changed(recommender, residual=residual, recency=last)
+    ranker = recommender.ranker
+    knn = replace(ranker.item_knn, history=decayed(recommender.seen, 2.0))
+    config = replace(ranker.config, time_decay=2.0, time_decay_weight=1.0)
+    model = Recommender(
+        replace(ranker, item_knn=knn, config=config), item_columns=recommender.item_columns
+    )
     uris = recommender.seen.item_ids.tolist()
     seeds = tuple(uris[:6])
     there = ChallengePlaylist(1, None, seeds, tuple(range(6)), 5)

@@ -138,6 +138,7 @@ def test_commands_say_before_they_start_what_they_need_and_what_there_is(
         assert words in line and "0.0 GB are available" in line and "warning" in line
 
 
+@pytest.mark.slow
 def test_what_is_told_is_near_what_is_taken(tmp_path: Path) -> None:
     code = """
 import sys, warnings
@@ -164,6 +165,7 @@ print(training_memory(40_000, 500_000, 64) / (peak - before))
     assert 0.7 < float(done.stdout) < 2
 
 
+@pytest.mark.slow
 def test_commands_ask_for_huge_pages_unless_the_environment_says_not_to() -> None:
     code = """
 import os, sys

@@ -140,6 +140,7 @@ def test_a_folder_of_two_formats_asks_for_one(sources):
     assert open_dataset(sources / "mpd", format="text").info["format"] == "text"
 
 
+@pytest.mark.slow
 def test_importing_the_readers_is_cheap():
     code = "import sys, torch; before = set(sys.modules); import lightgcn.datasets; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightgcn import Interactions, graph_statistics
+from lightgcn import Interactions
 from lightgcn.cli import main as cli
 from lightgcn.datasets import Dataset
 from lightgcn.datasets.preprocess import Cuts, prepare_dataset
+from lightgcn.graph.subgraph import graph_statistics
 
 # Two components, 3 users each, tied by an artist; the second has an item of no user and one edge
 # more.

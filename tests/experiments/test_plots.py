@@ -42,7 +42,7 @@ def test_curves_of_link_prediction_mark_the_lowest_validation_loss() -> None:
         record(2, 0.5, loss=0.52, roc_auc=0.8),
         record(3, 0.4, loss=0.55, roc_auc=0.82),
     ]
-    left, right = plots.learning_curves(history, preset("tutorial")).axes
+    left, right = plots.learning_curves(history, preset("tutorial").train).axes
     assert lines_of(left) == {
         "training": [(1, 0.7), (2, 0.5), (3, 0.4)],
         "validation, lowest in epoch 2": [(1, 0.68), (2, 0.52), (3, 0.55)],
@@ -56,16 +56,16 @@ def test_curves_of_link_prediction_mark_the_lowest_validation_loss() -> None:
 
 def test_curves_of_a_ranking_have_no_validation_loss_of_another_kind() -> None:
     history = [record(1, 5.0), record(2, 4.0, loss=0.6, recall_at_20=0.1, ndcg_at_20=0.05)]
-    left, right = plots.learning_curves(history, preset("fast")).axes
+    left, right = plots.learning_curves(history, preset("fast").train).axes
     assert list(lines_of(left)) == ["training"] and "softmax" in left.get_ylabel()
     assert lines_of(right) == {
         "recall@20, best 0.1000 in epoch 2": [(2, 0.1)],
         "ndcg@20": [(2, 0.05)],
     }
-    left, right = plots.learning_curves([record(1, 5.0)], preset("fast")).axes
+    left, right = plots.learning_curves([record(1, 5.0)], preset("fast").train).axes
     assert not right.get_lines() and right.texts[0].get_text() == "no validation"
     with pytest.raises(ValueError, match="no epoch"):
-        plots.learning_curves([], preset("fast"))
+        plots.learning_curves([], preset("fast").train)
 
 
 def test_degrees_are_shares_of_nodes_with_at_least_so_many() -> None:
@@ -150,7 +150,7 @@ def test_the_same_data_gives_the_same_files_and_names_keep_their_dots(tmp_path: 
 
 def test_curves_of_one_epoch_and_of_a_metric_that_is_missing() -> None:
     record = {"epoch": 1, "loss": 0.5, "seconds": 1.0, "val": {"recall@20": None}}
-    figure = plots.learning_curves([record], preset("fast"))
+    figure = plots.learning_curves([record], preset("fast").train)
     left, right = figure.axes
     assert [tick for tick in left.get_xticks() if 0.6 <= tick <= 1.4] == [1.0]
     assert not right.lines

@@ -22,7 +22,6 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 report = pytest.importorskip("lightgcn.experiments.report")
 
-pytestmark = pytest.mark.slow
 needs_browser = pytest.mark.skipif(
     not is_installed(), reason="needs chromium and chromedriver (Debian's chromium-driver)"
 )
@@ -63,6 +62,7 @@ def dataset_of(run: Path) -> Dataset:
     return Dataset.load(RunConfig.load(run).data)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_page_in_a_browser(run: Path) -> None:
     file = report.write_report(dataset_of(run), run, num_users=60, k=5)
@@ -104,6 +104,7 @@ def test_the_page_in_a_browser(run: Path) -> None:
         assert page.complaints() == []
 
 
+@pytest.mark.slow
 @needs_browser
 def test_names_are_text_whatever_they_hold(run: Path) -> None:
     file = report.write_report(dataset_of(run), run, num_users=60, k=10)
@@ -118,6 +119,7 @@ def test_names_are_text_whatever_they_hold(run: Path) -> None:
         assert page.complaints() == []
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_window_as_wide_as_a_phone(run: Path) -> None:
     file = report.write_report(dataset_of(run), run)
@@ -149,7 +151,7 @@ def test_metrics_of_an_earlier_model_are_not_shown(run: Path, tmp_path: Path) ->
         dataset, config, tmp_path / "run", resume=True
     )  # nothing is left to do, and the model is the same
     assert (tmp_path / "run" / "test.json").is_file()
-    longer = replace(config, train=replace(config.train, epochs=6))
+    longer = replace(config, settings=config.settings.changed(epochs=6))
     train_run(dataset, longer, tmp_path / "run", resume=True)
     assert "Not evaluated yet" in report.write_report(dataset, tmp_path / "run").read_text()
 
@@ -161,7 +163,7 @@ def test_training_that_went_on_without_an_end_is_told_and_not_mixed_in(
     shutil.copytree(run, folder)
     config, dataset = RunConfig.load(run), dataset_of(run)
     stops = iter([False] * 40 + [True] * 1000)
-    longer = replace(config, train=replace(config.train, epochs=100))
+    longer = replace(config, settings=config.settings.changed(epochs=100))
     assert (
         train_run(
             dataset, longer, folder, resume=True, watch=nullcontext(lambda: next(stops))

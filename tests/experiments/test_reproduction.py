@@ -21,7 +21,7 @@ from lightgcn.experiments.reproduction import (
     reproduce,
     split_name,
 )
-from lightgcn.experiments.run import RunConfig, evaluate_run
+from lightgcn.experiments.run import RunConfig, evaluate_run, split_run
 
 CONFIG = preset(
     "fast",
@@ -67,8 +67,8 @@ def test_the_epoch_is_chosen_on_a_part_of_train_and_all_of_train_is_trained_on(
         final = RunConfig.load(place / "final")
         assert (
             final.ratios == (1.0,)
-            and final.train.epochs == found["epoch"]
-            and final.train.seed == seed
+            and final.settings.train.epochs == found["epoch"]
+            and final.settings.train.seed == seed
         )
         again = evaluate_run(Dataset.load(tmp_path / "prepared"), place / "final")["lightgcn"]
         assert (
@@ -157,14 +157,14 @@ def test_validation_is_the_end_of_the_lists_where_the_data_has_an_order(tmp_path
         tmp_path / "out" / "prepared",
     )
     assert (config.stratify, config.ratios) == ("last", (0.75, 0.25))
-    graph = (split := config.split(Dataset.load(prepared))).val.positives
+    graph = (split := split_run(config, Dataset.load(prepared))).val.positives
     assert split.train.positives.num_edges + graph.num_edges == 60 * 15
     assert graph.user_ids is not None and graph.item_ids is not None
     for user, item in zip(graph.user_ids[graph.users], graph.item_ids[graph.items], strict=True):
         assert int(item) in lists[int(user)][12:15]
     other = Dataset(replace(data.interactions, order=None), {}, {}, data.test)
     with pytest.raises(ValueError, match="has no order of a user's items"):
-        replace(config, fingerprint=other.fingerprint()).split(other)
+        split_run(replace(config, fingerprint=other.fingerprint()), other)
 
 
 def test_published_splits_are_known_by_their_size() -> None:

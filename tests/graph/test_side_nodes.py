@@ -12,13 +12,13 @@ from lightgcn import (
     fit,
     normalized_adjacency,
     preset,
-    recent_items,
     split_edges,
 )
 from lightgcn.cli import main as cli
 from lightgcn.core.storage import read_json
 from lightgcn.datasets import Dataset, read_mpd, synthetic_interactions
 from lightgcn.graph.side_nodes import SideNodes
+from lightgcn.ranking.time_decay import decayed
 
 GROUPS = torch.tensor([5, -1, 9, 5, 9, 2, 9])
 
@@ -109,33 +109,27 @@ def test_training_learns_with_groups_and_a_recommender_leaves_them_out(loss: str
         loss=loss,
         epochs=4,
         batch_size=128,
-        neighbours=5,
+        item_knn=5,
         embedding_dim=8,
         metric="recall@10",
     )
-    model = config.new_model(68, 40, split.val.message)
+    model = config.new_model(split.val.message)
     result = fit(model, split, config)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
-    recommender = Recommender.from_model(
-        model, graph, "symmetric", **config.scoring(side.extend(graph)), side_nodes=side
-    )
-    assert len(recommender.users) == 60 and recommender.seen is graph
+    recommender = Recommender.from_model(model, graph, side_nodes=side)
+    assert len(recommender.ranker.users) == 60 and recommender.seen is graph
     z = model.propagate(normalized_adjacency(side.extend(graph)))
     unit = torch.nn.functional.normalize(z[:60].detach())
-    torch.testing.assert_close(recommender.users[:, :-1], unit)
+    torch.testing.assert_close(recommender.ranker.users[:, :-1], unit)
     # A user folded in by its items is scored as by the extended graph, whose groups are no users to
     # recommend to.
     items = graph.items_of(3).tolist()
     new, known = recommender.recommend_new(items, 5), recommender.recommend(3, 5)
     assert not {one.index for one in new} & set(items) and len(known) == 5
-    near, gains = (
-        recommender.residual.of_items(torch.tensor(items)) if recommender.residual else (None, None)
-    )
-    assert near is not None and len(near) and float(gains.max()) == pytest.approx(0.2)
-    assert (
-        evaluate(model, normalized_adjacency(split.test.message), split.test, ks=(10,)).num_users
-        > 0
-    )
+    knn = recommender.ranker.item_knn
+    assert knn is not None and knn.history.num_users == 60
+    assert float(knn.of_users(torch.tensor([3]))[2].max()) == pytest.approx(0.2)
+    assert evaluate(model, split.test, ks=(10,)).num_users > 0
 
 
 def test_a_resumed_run_with_disjoint_edges_ends_with_the_same_bits(tmp_path: Path) -> None:
@@ -144,7 +138,10 @@ def test_a_resumed_run_with_disjoint_edges_ends_with_the_same_bits(tmp_path: Pat
         split_edges(graph, disjoint=0.3, seed=2)
     )
     config = preset("tutorial", epochs=20, embedding_dim=8)
-    models = [config.new_model(68, 40) for _ in range(2)]
+    models = [
+        config.new_model(Interactions.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 68, 40))
+        for _ in range(2)
+    ]
     fit(models[0], split, config)
     stops = iter([False] * 9 + [True])
     fit(models[1], split, config, run_dir=tmp_path, should_stop=lambda: next(stops))
@@ -157,14 +154,12 @@ def test_recency_goes_with_groups() -> None:
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     graph = Interactions(graph.users, graph.items, 30, 20, order=order)
     side = SideNodes.of(torch.arange(20) // 5)
-    config = preset("best", embedding_dim=8, neighbours=3)
-    model = config.new_model(34, 20, side.extend(graph))
-    recommender = Recommender.from_model(
-        model, graph, **config.scoring(side.extend(graph)), side_nodes=side
-    )
-    assert recommender.recency is not None
-    wanted = recent_items(graph, config.recency, config.recency_weight).recent
-    assert recommender.recency.recent.fingerprint() == wanted.fingerprint()
+    config = preset("best", embedding_dim=8, item_knn=3)
+    model = config.new_model(side.extend(graph))
+    recommender = Recommender.from_model(model, graph, side_nodes=side)
+    wanted = decayed(graph, config.ranking.time_decay)
+    assert recommender.ranker.item_knn is not None
+    assert recommender.ranker.item_knn.history.fingerprint() == wanted.fingerprint()
 
 
 def test_groups_come_from_a_column_on_the_command_line(
@@ -176,7 +171,7 @@ def test_groups_come_from_a_column_on_the_command_line(
     assert read_json(run / "run.json")["side_nodes"] == "artist_id"
     dataset = Dataset.load(prepared)
     recommender = Recommender.load(run / "recommender.safetensors")
-    assert len(recommender.users) == dataset.interactions.num_users
+    assert len(recommender.ranker.users) == dataset.interactions.num_users
     capsys.readouterr()
     assert cli.main(["evaluate", str(run), "--baselines", "popularity", "mf", "--json"]) == 0
     assert cli.main(["train", str(prepared), str(run), "--resume", "--epochs", "3"]) == 0

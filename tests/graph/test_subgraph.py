@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightgcn import (
-    Interactions,
+from lightgcn import Interactions
+from lightgcn.datasets import synthetic_interactions
+from lightgcn.graph.subgraph import (
     ego_graph,
     k_core,
     largest_component,
@@ -14,7 +15,6 @@ from lightgcn import (
     random_users,
     rank_users_by_popularity,
 )
-from lightgcn.datasets import synthetic_interactions
 
 
 def build(pairs, num_users, num_items, **options):

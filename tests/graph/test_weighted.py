@@ -57,13 +57,11 @@ def test_weights_tell_what_is_liked_from_what_is_heard(name: str, one_thread: No
         config = preset(
             name, epochs=30, batch_size=1024, embedding_dim=16, eval_every=30, patience=None
         )
-        model = config.new_model(240, 240, message)
+        model = config.new_model(message)
         fit(model, split._replace(train=train, val=links), config)
         links = replace(split.test, message=message, positives=liked)
-        adjacency = normalized_adjacency(message, config.normalization)
-        recalls.append(
-            evaluate(model, adjacency, links, ks=(20,), **config.scoring(message))["recall@20"]
-        )
+        normalized_adjacency(message, config.model.normalization)
+        recalls.append(evaluate(model, links, ks=(20,))["recall@20"])
     assert recalls[1] > recalls[0] + 0.05, recalls
 
 

@@ -212,10 +212,10 @@ def test_a_graph_of_other_nodes_is_refused() -> None:
         model.embed(normalized_adjacency(other).to_sparse_coo())
     with pytest.raises(ValueError, match="num_users=4"):
         model.embed(torch.tensor([[4], [0]]))
-    with pytest.raises(ValueError, match="edge_index must have shape"):
+    with pytest.raises(ValueError, match="to_sparse"):
         model.embed(normalized_adjacency(graph()).to_dense())
-    with pytest.raises(ValueError, match="normalized_adjacency"):
-        model.embed(graph())  # type: ignore[arg-type]
+    same = zip(model.embed(graph()), model.embed(normalized_adjacency(graph())), strict=True)
+    assert all(torch.equal(*tables) for tables in same)
 
 
 def test_a_seed_determines_the_start() -> None:
@@ -319,8 +319,9 @@ def test_counts_may_be_numpy_integers() -> None:
 
 
 def test_repr_says_what_it_is() -> None:
-    assert "num_users=4, num_items=5, embedding_dim=3, num_layers=1, learnable alpha" in repr(
-        LightGCN(USERS, ITEMS, 3, 1, "learnable")
+    assert (
+        "num_users=4, num_items=5, embedding_dim=3, num_layers=1, normalization=None, alpha='learnable'"
+        in repr(LightGCN(USERS, ITEMS, 3, 1, "learnable"))
     )
 
 
@@ -330,7 +331,8 @@ def test_state_dict_round_trip(alpha: Any, tmp_path: Path) -> None:
         LightGCN(USERS, ITEMS, 3, 2, alpha, seed=1),
         LightGCN(USERS, ITEMS, 3, 2, alpha, seed=2),
     )
-    assert set(model.state_dict()) == ({"embedding"} if alpha is None else {"embedding", "alpha"})
+    weights = {"embedding"} if alpha is None else {"embedding", "alpha"}
+    assert set(model.state_dict()) == weights | {"_extra_state"}
     torch.save(model.state_dict(), tmp_path / "model.pt")
     other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     adjacency = normalized_adjacency(graph())
@@ -358,10 +360,8 @@ def test_half_precision() -> None:
 def test_the_default_device_does_not_change_the_start() -> None:
     expected = LightGCN(USERS, ITEMS, 3, seed=1).embedding
     with torch.device("meta"):
-        assert LightGCN(USERS, ITEMS, 3, seed=1).embedding.device.type == "meta"
-        assert LightGCN(USERS, ITEMS, 6, init=features_on_cpu()).embedding.device.type == "meta"
-        on_cpu = LightGCN(USERS, ITEMS, 3, seed=1).to_empty(device="cpu")
-        on_cpu.reset_parameters(seed=1)
+        LightGCN(USERS, ITEMS, 6, init=features_on_cpu())
+        on_cpu = LightGCN(USERS, ITEMS, 3, seed=1)
     assert torch.equal(on_cpu.embedding, expected)
 
 
@@ -375,7 +375,8 @@ def features_on_cpu() -> tuple[Tensor, Tensor]:
 def test_compiled(backend: str, alpha: Any) -> None:
     torch.compiler.reset()
     model = LightGCN(USERS, ITEMS, 3, 2, alpha)
-    adjacency, other = normalized_adjacency(graph()), normalized_adjacency(graph(), "mean")
+    adjacency = normalized_adjacency(graph())
+    other = normalized_adjacency(graph().select(torch.arange(5)))
     compiled = torch.compile(model, backend=backend)
     for chosen in (adjacency, other):
         model.zero_grad()

@@ -9,7 +9,8 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from lightgcn import Interactions, TrainConfig, spectral_embeddings, truncated_svd
+from lightgcn import Interactions, preset
+from lightgcn.nn import spectral_embeddings, truncated_svd
 from lightgcn.nn.spectral import normalized_matrix
 
 USERS, ITEMS = 23, 17
@@ -114,14 +115,8 @@ def test_a_graph_without_edges_is_refused() -> None:
 
 
 def test_settings_make_a_model_that_starts_so() -> None:
-    config = TrainConfig(init="spectral", init_std=0.01, embedding_dim=6)
-    model = config.new_model(USERS, ITEMS, graph())
+    config = preset("paper", init="spectral", init_std=0.01, embedding_dim=6)
+    model = config.new_model(graph())
     assert torch.equal(
         model.embedding.detach(), torch.cat(spectral_embeddings(graph(), 6, std=0.01))
     )
-    with pytest.raises(ValueError, match="spectral start needs the train edges"):
-        config.new_model(USERS, ITEMS)
-    with pytest.raises(
-        ValueError, match="start features are for 23 users and 17 items, the model has 24 and 17"
-    ):
-        config.new_model(USERS + 1, ITEMS, graph())

@@ -9,7 +9,7 @@ import torch
 from language_model import write_language_model
 
 import lightgcn.nn.text_features as text_module
-from lightgcn import preset
+from lightgcn import Interactions, preset
 from lightgcn.cli import main as cli
 from lightgcn.core.storage import read_json
 from lightgcn.datasets import Dataset, read_mpd
@@ -195,13 +195,15 @@ def test_train_starts_from_words_and_keeps_them_beside_the_data(
         cli.main(["train", str(prepared), str(run), *options, "--set", "learning_rate=1e-9"]) == 0
     )
     config = read_json(run / "run.json")
-    assert config["train"]["init"] == "words" and config["words"] == str(language_model.resolve())
+    assert config["settings"]["init"] == "words" and config["words"] == str(
+        language_model.resolve()
+    )
     assert list((prepared / "words").iterdir())
     dataset = Dataset.load(prepared)
     words = word_features(
         dataset.users, dataset.items, TextEncoder(language_model, cache=prepared / "words")
     )
-    start = torch.cat(word_embeddings(*words, 64, std=config["train"]["init_std"]))
+    start = torch.cat(word_embeddings(*words, 64, std=config["settings"]["init_std"]))
     torch.testing.assert_close(
         load_model(run / "model.safetensors").embedding.detach(), start, atol=1e-6, rtol=0
     )
@@ -229,7 +231,9 @@ def test_a_start_from_words_needs_a_model_and_a_model_such_a_start(
     assert "no language model" in capsys.readouterr().err
     assert not Path(run).exists()
     with pytest.raises(ValueError, match="--words MODEL"):
-        preset("fast", init="words").new_model(3, 4)
+        preset("fast", init="words").new_model(
+            Interactions.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 3, 4)
+        )
 
 
 def test_data_without_names_is_refused(language_model: Path) -> None:
@@ -237,6 +241,7 @@ def test_data_without_names_is_refused(language_model: Path) -> None:
         word_features({"name": ["x"]}, {}, TextEncoder(language_model))
 
 
+@pytest.mark.slow
 def test_transformers_is_imported_for_words_alone() -> None:
     code = "import sys, lightgcn, lightgcn.cli.main; assert 'transformers' not in sys.modules and 'sklearn' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

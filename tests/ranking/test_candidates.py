@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightgcn import Interactions, NeighbourResidual, TopK, neighbour_residual, top_k
+from lightgcn import Interactions, top_k
+from lightgcn.ranking import ItemKNN
 from lightgcn.ranking import topk as retrieval
-from lightgcn.ranking.candidates import CoarseProducts, rank_shortlists
+from lightgcn.ranking.candidates import CoarseProducts, TopK, rank_shortlists
 
 K = 10
 
@@ -38,7 +39,7 @@ def reference(
     items: Tensor,
     k: int,
     seen: Interactions | None = None,
-    residual: NeighbourResidual | None = None,
+    residual: ItemKNN | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return all scores in float64, and the k highest of each user."""
     scores = users.double() @ items.double().T
@@ -128,7 +129,7 @@ def test_gains_that_make_up_for_the_product(coarse: bool) -> None:
     graph = Interactions.from_edge_index(index, 900, 900)
     users, items = nearly_orthogonal(12)
     users, items = users.repeat(900, 1), items / items.norm(dim=1, keepdim=True) / 8 - users
-    residual = neighbour_residual(graph, 899, 1.0)
+    residual = ItemKNN.from_graph(graph, 899, 1.0)
     scores, best = reference(users, items, K, graph, residual)
     assert_best(top_k(users, items, K, seen=graph, residual=residual), scores, best, 1e-3)
 
@@ -139,7 +140,7 @@ def test_gains_of_neighbours_and_seen_items(coarse: bool, weight: float) -> None
     pairs = torch.randint(0, 900, (40, 30), generator=torch.Generator().manual_seed(5))
     index = torch.stack([torch.arange(40).repeat_interleave(30), pairs.flatten()])
     seen = Interactions.from_edge_index(index, 40, 900)
-    residual = neighbour_residual(seen, 5, weight)
+    residual = ItemKNN.from_graph(seen, 5, weight)
     users[3] = 0  # ranked by the gains alone
     scores, best = reference(users, items, K, seen, residual)
     for chunk_size in (None, 7):
@@ -265,7 +266,7 @@ def test_users_below_the_normal_numbers(coarse: bool) -> None:
 def test_gains_beside_tiny_embeddings(coarse: bool, scale: float, weight: float) -> None:
     users, items = (part * scale for part in embeddings(15))
     index = torch.tensor([[0, 0, 1, 1, 2], [1, 2, 1, 2, 3]])
-    residual = neighbour_residual(Interactions.from_edge_index(index, 40, 900), 2, weight)
+    residual = ItemKNN.from_graph(Interactions.from_edge_index(index, 40, 900), 2, weight)
     scores, best = reference(users, items, K, residual=residual)
     assert_best(top_k(users, items, K, residual=residual), scores, best, 1e-4)
 

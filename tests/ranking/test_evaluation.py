@@ -16,6 +16,7 @@ from lightgcn import (
     Evaluation,
     Interactions,
     LightGCN,
+    RankingConfig,
     Split,
     evaluate,
     evaluate_links,
@@ -23,10 +24,10 @@ from lightgcn import (
     evaluate_scores,
     link_set,
     normalized_adjacency,
-    popularity,
     split_edges,
     top_k,
 )
+from lightgcn.ranking import popularity
 from lightgcn.ranking.metrics import RANKING_METRICS
 
 USERS, ITEMS = 12, 18
@@ -41,8 +42,8 @@ def split(**settings: Any) -> Split:
     return split_edges(graph(), (0.6, 0.2, 0.2), disjoint=0.0, seed=2, **settings)
 
 
-def model() -> LightGCN:
-    return LightGCN(USERS, ITEMS, 5, 2, seed=3).double()
+def model(normalization: Any = None) -> LightGCN:
+    return LightGCN(USERS, ITEMS, 5, 2, seed=3, normalization=normalization).double()
 
 
 def pairs(interactions: Interactions) -> set[tuple[int, int]]:
@@ -73,8 +74,9 @@ def test_evaluate_equals_loops(part: str, normalization: Any) -> None:
     links = getattr(split(), part)
     if part == "train":
         links = split_edges(graph(), (0.6, 0.2, 0.2), disjoint=0.4, seed=2).train
-    adjacency = normalized_adjacency(links.message, normalization)
-    result = evaluate(model(), adjacency, links, ks=(3, 7), metrics=("recall", "ndcg", "hit_rate"))
+    result = evaluate(
+        model(normalization), links, ks=(3, 7), metrics=("recall", "ndcg", "hit_rate")
+    )
 
     dense = normalized_adjacency(links.message, normalization, dtype=torch.float64).to_dense()
     table = model().embedding.detach()
@@ -99,9 +101,9 @@ def test_evaluate_equals_loops(part: str, normalization: Any) -> None:
 
 def test_evaluate_with_a_popularity_prior_equals_loops() -> None:
     links = split().val
-    result = evaluate(
-        model(), normalized_adjacency(links.message), links, ks=(3,), popularity_prior=0.2
-    )
+    chosen = model()
+    chosen.ranking = RankingConfig(popularity_prior=0.2)
+    result = evaluate(chosen, links, ks=(3,))
     users, items = (
         F.normalize(z.detach()) for z in model().embed(normalized_adjacency(links.message))
     )
@@ -113,16 +115,13 @@ def test_evaluate_with_a_popularity_prior_equals_loops() -> None:
         float(users[user] @ items[item] + popular[item]) for user, item in links.edges.T.tolist()
     ]
     assert result["roc_auc"] == pytest.approx(roc_auc_score(links.labels.tolist(), scores))
-    assert (
-        result["recall@3"]
-        != evaluate(model(), normalized_adjacency(links.message), links, ks=(3,))["recall@3"]
-    )
+    assert result["recall@3"] != evaluate(model(), links, ks=(3,))["recall@3"]
 
 
 def test_negatives_of_any_two_nodes() -> None:
     links = split(negative_pairs="all").val
     adjacency = normalized_adjacency(links.message, "mean")
-    result = evaluate(model(), adjacency, links, ks=(3,))
+    result = evaluate(model("mean"), links, ks=(3,))
     z = model().propagate(adjacency).detach()
     scores = [
         float(z[user] @ z[USERS + item]) for user, item in links.positives.edge_index.T.tolist()
@@ -134,17 +133,15 @@ def test_negatives_of_any_two_nodes() -> None:
 
 def test_without_negatives_link_metrics_are_left_out() -> None:
     links = split(negatives=0.0).val
-    result = evaluate(
-        model(), normalized_adjacency(links.message), links, ks=(4,), metrics=("recall",)
-    )
+    result = evaluate(model(), links, ks=(4,), metrics=("recall",))
     assert set(result.metrics) == {"recall@4"} and result.num_links == 0 and result.num_users > 0
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        evaluate(model(), normalized_adjacency(links.message), links, ks=())
+        evaluate(model(), links, ks=())
 
 
 def test_without_ks_only_links_are_evaluated() -> None:
     links = split().val
-    result = evaluate(model(), normalized_adjacency(links.message), links, ks=())
+    result = evaluate(model(), links, ks=())
     assert set(result.metrics) == {"roc_auc", "loss"} and result.num_users == 0
 
 
@@ -154,7 +151,7 @@ def test_embeddings_that_are_not_finite_are_counted(value: float) -> None:
     with torch.no_grad():
         broken.embedding[USERS + int(links.message.items[0])] = value
     with pytest.raises(ValueError, match=r"\d+ of 30 embeddings are not finite: training diverged"):
-        evaluate(broken, normalized_adjacency(links.message), links)
+        evaluate(broken, links)
 
 
 def test_users_without_relevant_items_are_left_out() -> None:
@@ -168,9 +165,7 @@ def test_what_is_to_be_found_is_not_masked() -> None:
     """Train edges that also carry messages, and a test edge that is a train edge too."""
     links = split().train
     assert links.message is links.positives
-    result = evaluate(
-        model(), normalized_adjacency(links.message), links, ks=(5,), metrics=("recall", "ndcg")
-    )
+    result = evaluate(model(), links, ks=(5,), metrics=("recall", "ndcg"))
     users, items = model().embed(normalized_adjacency(links.message))
     values, _ = naive_ranking(users.detach(), items.detach(), pairs(links.positives), set(), 5)
     assert [result["recall@5"], result["ndcg@5"]] == pytest.approx(values[:2]) and values[0] > 0
@@ -187,13 +182,13 @@ def test_what_is_to_be_found_is_not_masked() -> None:
 def test_list_lengths_of_any_kind() -> None:
     links = split().val
     adjacency = normalized_adjacency(links.message)
-    expected = evaluate(model(), adjacency, links, ks=(3, 5))
+    expected = evaluate(model(), links, ks=(3, 5))
     for ks in ([3, 5], np.array([3, 5]), torch.tensor([3, 5]), (np.int64(3), 5)):
-        assert evaluate(model(), adjacency, links, ks=ks) == expected
+        assert evaluate(model(), links, ks=ks) == expected
     users, items = model().embed(adjacency)
     for wrong in (10, "10", torch.tensor(10)):
         with pytest.raises(ValueError, match="ks must be a sequence of list lengths"):
-            evaluate(model(), adjacency, links, ks=wrong)
+            evaluate(model(), links, ks=wrong)
         with pytest.raises(ValueError, match="ks must be a sequence of list lengths"):
             evaluate_ranking(users, items, links.positives, ks=wrong)
 
@@ -294,13 +289,13 @@ def test_scores_that_do_not_fit_are_refused() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     links = split().val
-    adjacency = normalized_adjacency(links.message)
+    normalized_adjacency(links.message)
     with pytest.raises(ValueError, match="unknown metric 'recal'; there are recall, precision"):
-        evaluate(model(), adjacency, links, metrics=("recal",))
+        evaluate(model(), links, metrics=("recal",))
     with pytest.raises(ValueError, match="k is 19, but there are only 18 items"):
-        evaluate(model(), adjacency, links, ks=(3, 19))
+        evaluate(model(), links, ks=(3, 19))
     with pytest.raises(ValueError, match="k must be an integer"):
-        evaluate(model(), adjacency, links, ks=(0,))
+        evaluate(model(), links, ks=(0,))
     users, items = torch.ones(USERS, 2), torch.ones(ITEMS + 1, 2)
     with pytest.raises(ValueError, match="12 users and 19 items"):
         evaluate_ranking(users, items, links.positives)
@@ -325,7 +320,7 @@ def test_a_result_is_read_by_name() -> None:
 
 def test_evaluation_leaves_no_gradient() -> None:
     links, chosen = split().val, model()
-    evaluate(chosen, normalized_adjacency(links.message), links, ks=(3,))
+    evaluate(chosen, links, ks=(3,))
     assert chosen.embedding.grad is None
 
 
@@ -333,7 +328,7 @@ def test_evaluation_leaves_no_gradient() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_equals_cpu() -> None:
     links = split().val
-    expected = evaluate(model(), normalized_adjacency(links.message), links, ks=(5,))
+    expected = evaluate(model(), links, ks=(5,))
     moved = links.to("cuda")
     found = evaluate(model().cuda(), normalized_adjacency(moved.message), moved, ks=(5,))
     assert found.metrics == pytest.approx(expected.metrics)

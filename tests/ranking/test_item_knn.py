@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,16 @@ from torch import Tensor
 from lightgcn import (
     Interactions,
     LightGCN,
-    NeighbourResidual,
+    RankingConfig,
     Recommender,
     evaluate,
     evaluate_ranking,
-    nearest_items,
-    neighbour_residual,
     normalized_adjacency,
     split_edges,
     top_k,
 )
 from lightgcn.core.storage import load_tensors, save_tensors
+from lightgcn.ranking import ItemKNN, nearest_items
 from lightgcn.ranking import item_knn as neighbours
 
 USERS, ITEMS = 19, 23
@@ -101,7 +102,7 @@ def test_a_graph_without_edges_has_no_neighbours(shape: tuple[int, int]) -> None
     assert (
         nearest_items(empty, 3).shape == (shape[1], shape[1]) and nearest_items(empty, 3).nnz == 0
     )
-    rows, items, values = neighbour_residual(empty).of_users(torch.arange(shape[0]))
+    rows, items, values = ItemKNN.from_graph(empty).of_users(torch.arange(shape[0]))
     assert not len(rows) and not len(items) and not len(values)
 
 
@@ -111,7 +112,7 @@ def test_gains_are_those_of_the_formula(
 ) -> None:
     monkeypatch.setattr(neighbours, "_USERS", 4)
     residual, wanted = (
-        neighbour_residual(interactions, 3, 0.7),
+        ItemKNN.from_graph(interactions, 3, 0.7),
         dense_residual(interactions, 3, 0.7),
     )
     users = torch.tensor([7, 3, 4, 0, 7, 18])
@@ -123,7 +124,8 @@ def test_gains_are_those_of_the_formula(
         residual.of_links(*pairs.T).double(), wanted[users].flatten(), rtol=1e-5, atol=1e-6
     )
     given = torch.tensor([2, 9, 11])
-    near, gains = residual.of_items(given)
+    new = Interactions(torch.zeros(3, dtype=torch.int64), given, 1, ITEMS)
+    _, near, gains = replace(residual, history=new).of_users(torch.tensor([0]))
     sums = dense_nearest(interactions, 3)[given].sum(0)
     alone = torch.zeros(ITEMS).index_put((near,), gains).double()
     torch.testing.assert_close(alone, 0.7 * sums / sums.max(), rtol=1e-5, atol=1e-6)
@@ -137,7 +139,7 @@ def test_top_k_adds_the_gains(chunk_size: int | None) -> None:
     users, interactions = users[:USERS], graph()
     scores = users @ items.T + dense_residual(interactions, 3, 2.0)
     scores[interactions.users, interactions.items] = -torch.inf
-    residual = neighbour_residual(interactions, 3, 2.0)
+    residual = ItemKNN.from_graph(interactions, 3, 2.0)
     found = top_k(users, items, 5, seen=interactions, residual=residual, chunk_size=chunk_size)
     assert found.items.tolist() == scores.argsort(dim=1, descending=True)[:, :5].tolist()
     some = torch.tensor([4, 4, 0])
@@ -151,8 +153,8 @@ def test_evaluation_counts_the_gains_in_rankings_and_links() -> None:
     split = split_edges(graph(), (0.6, 0.2, 0.2), disjoint=0.0, seed=1)
     model = LightGCN(USERS, ITEMS, 4, 1)
     adjacency = normalized_adjacency(split.val.message)
-    residual = neighbour_residual(split.val.message, 5, 50.0)
-    with_gains = evaluate(model, adjacency, split.val, ks=(5,), residual=residual)
+    model.ranking = RankingConfig(item_knn=5, item_knn_weight=50.0)
+    with_gains = evaluate(model, split.val, ks=(5,))
     # So much weight leaves nothing to the model but what has no gain.
     gains = dense_residual(split.val.message, 5, 50.0)
     users, items = model.embed(adjacency)
@@ -174,8 +176,10 @@ def test_evaluation_counts_the_gains_in_rankings_and_links() -> None:
 def test_a_recommender_adds_the_gains_and_keeps_them_in_its_file(tmp_path: Path) -> None:
     interactions = graph()
     model = LightGCN(USERS, ITEMS, 4, 1, seed=2).double()
-    residual = neighbour_residual(interactions, 3, 1.5)
-    made = Recommender.from_model(model, interactions, popularity_prior=0.1, residual=residual)
+    model.ranking = RankingConfig(popularity_prior=0.1, item_knn=3, item_knn_weight=1.5)
+    made = Recommender.from_model(model, interactions)
+    without = copy.deepcopy(model)
+    without.ranking = RankingConfig(popularity_prior=0.1)
     made.save(tmp_path / "recommender")
     users, items = (
         F.normalize(z.detach()) for z in model.embed(normalized_adjacency(interactions))
@@ -191,12 +195,12 @@ def test_a_recommender_adds_the_gains_and_keeps_them_in_its_file(tmp_path: Path)
         assert [one.score for one in best] == pytest.approx(
             scores[7].sort(descending=True).values[:4].tolist()
         )
-        assert found.residual is not None
-        plain = Recommender.from_model(model, interactions, popularity_prior=0.1).recommend_new(
-            [2, 9, 2], 21
-        )
+        assert found.ranker.item_knn is not None
+        plain = Recommender.from_model(without, interactions).recommend_new([2, 9, 2], 21)
         gained = {one.index: one.score for one in found.recommend_new([2, 9, 2], 21)}
-        near, gains = found.residual.of_items(torch.tensor([2, 9]))
+        new = Interactions(torch.tensor([0, 0]), torch.tensor([2, 9]), 1, ITEMS)
+        knn = replace(found.ranker.item_knn, history=new)
+        _, near, gains = knn.of_users(torch.tensor([0]))
         extra = dict(zip(near.tolist(), gains.tolist(), strict=True))
         for one in plain:
             assert gained[one.index] == pytest.approx(one.score + extra.get(one.index, 0.0))
@@ -216,10 +220,11 @@ def test_a_file_with_other_neighbours_is_refused(
     name: str, change: Any, said: str, tmp_path: Path
 ) -> None:
     path, interactions = tmp_path / "recommender", graph()
-    residual = neighbour_residual(interactions, 3)
-    Recommender.from_model(LightGCN(USERS, ITEMS, 4, 1), interactions, residual=residual).save(path)
+    model = LightGCN(USERS, ITEMS, 4, 1)
+    model.ranking = RankingConfig(item_knn=3)
+    Recommender.from_model(model, interactions).save(path)
     tensors, metadata = load_tensors(path, "recommender")
-    tensors[f"neighbours.{name}"] = change(tensors[f"neighbours.{name}"])
+    tensors[f"item_knn.{name}"] = change(tensors[f"item_knn.{name}"])
     save_tensors(path, "recommender", tensors, metadata)
     with pytest.raises(ValueError, match=said):
         Recommender.load(path)
@@ -228,11 +233,11 @@ def test_a_file_with_other_neighbours_is_refused(
 def test_what_is_no_residual() -> None:
     for wrong in (0, -1, 2.0, True):
         with pytest.raises(ValueError, match="neighbours must be an integer of at least 1"):
-            neighbour_residual(graph(), wrong)
+            ItemKNN.from_graph(graph(), wrong)
     for weight in (-1.0, float("nan")):
         with pytest.raises(ValueError, match="weight of the neighbours"):
-            neighbour_residual(graph(), 3, weight)
+            ItemKNN.from_graph(graph(), 3, weight)
     with pytest.raises(ValueError, match=r"must be of shape \(23, 23\), got \(23, 22\)"):
-        NeighbourResidual(graph(), nearest_items(graph())[:, :22], 0.1)
+        ItemKNN(graph(), nearest_items(graph())[:, :22], 0.1)
     with pytest.raises(ValueError, match="the residual is of"):
-        top_k(torch.ones(4, 2), torch.ones(ITEMS, 2), 3, residual=neighbour_residual(graph()))
+        top_k(torch.ones(4, 2), torch.ones(ITEMS, 2), 3, residual=ItemKNN.from_graph(graph()))

@@ -15,13 +15,13 @@ from lightgcn import (
     LightGCN,
     Recommender,
     evaluate,
-    neighbour_residual,
     normalized_adjacency,
     preset,
-    recent_items,
     split_edges,
 )
 from lightgcn.datasets import Dataset
+from lightgcn.ranking import ItemKNN, Ranker
+from lightgcn.ranking.time_decay import decayed, towards_latest
 
 USERS, ITEMS = 9, 14
 
@@ -113,14 +113,14 @@ def test_what_is_no_order() -> None:
     with pytest.raises(ValueError, match="order must be 2 integers, one per edge, got 3"):
         Interactions(*pair, 2, 2, order=torch.tensor([0, 1, 2]))
     with pytest.raises(ValueError, match="have no order"):
-        recent_items(Interactions(*pair, 2, 2))
+        decayed(Interactions(*pair, 2, 2))
 
 
 @pytest.mark.parametrize(("exponent", "weight"), [(1.0, 0.5), (0.3, 2.0), (0.0, 0.0)])
 def test_users_are_drawn_by_the_formula(exponent: float, weight: float) -> None:
     users, items = torch.randn(2, ITEMS, 5, generator=torch.Generator().manual_seed(2))
     users, interactions = users[:USERS], graph()
-    found = recent_items(interactions, exponent, weight).draw_users(users, items)
+    found = towards_latest(users, items, decayed(interactions, exponent), weight)
     torch.testing.assert_close(
         found, drawn(interactions, users, items, exponent, weight), rtol=1e-5, atol=1e-6
     )
@@ -129,28 +129,29 @@ def test_users_are_drawn_by_the_formula(exponent: float, weight: float) -> None:
 def test_edge_weights_and_huge_exponents() -> None:
     weights = torch.rand(graph().num_edges, generator=torch.Generator().manual_seed(3)) + 0.5
     weighted = replace(graph(), weights=weights)
-    found = recent_items(weighted, 1.0).recent.weights
+    found = decayed(weighted, 1.0).weights
     torch.testing.assert_close(found, weights / (1 + weighted.ages))
-    assert bool((recent_items(graph(), 1e4).recent.weights > 0).all())
+    assert bool((decayed(graph(), 1e4).weights > 0).all())
 
 
-@pytest.mark.parametrize("wrong", [(-1.0, 0.5), (1.0, -0.5), (float("nan"), 0.5)])
-def test_numbers_out_of_range(wrong: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="of recency must be a number of at least 0"):
-        recent_items(graph(), *wrong)
+@pytest.mark.parametrize("wrong", [-1.0, float("nan")])
+def test_an_exponent_out_of_range(wrong: float) -> None:
+    with pytest.raises(ValueError, match="exponent"):
+        decayed(graph(), wrong)
 
 
 def test_settings_score_the_last_items_in_evaluation_and_leave_data_without_order_alone() -> None:
     split = split_edges(graph(), (0.6, 0.2, 0.2), disjoint=0.0, seed=1)
     message, model = split.val.message, LightGCN(USERS, ITEMS, 4, 1)
-    config = preset("best", recency=1.5, recency_weight=0.7, neighbours=2, popularity_prior=0.2)
+    config = preset("best", time_decay=1.5, time_decay_weight=0.7, item_knn=2, popularity_prior=0.2)
     adjacency = normalized_adjacency(message)
-    found = evaluate(model, adjacency, split.val, ks=(3,), **config.scoring(message))
+    model.ranking = config.ranking
+    found = evaluate(model, split.val, ks=(3,))
     users, items = (z.detach() for z in model.embed(adjacency))
     scores = F.normalize(drawn(message, users, items, 1.5, 0.7)) @ F.normalize(items).T
     scores += 0.2 * message.item_degrees.float().log1p()
-    history = recent_items(message, 1.5).recent
-    rows, near, gains = replace(neighbour_residual(message, 2, 0.2), history=history).of_users(
+    history = decayed(message, 1.5)
+    rows, near, gains = replace(ItemKNN.from_graph(message, 2, 0.2), history=history).of_users(
         torch.arange(USERS)
     )
     scores[rows, near] += gains
@@ -162,9 +163,9 @@ def test_settings_score_the_last_items_in_evaluation_and_leave_data_without_orde
     ]
     assert found["recall@3"] == pytest.approx(sum(recalls) / len(recalls))
     plain = replace(message, order=None)
-    assert config.scoring(plain)["recency"] is None
-    residual = config.scoring(plain)["residual"]
-    assert residual is not None and residual.history is plain
+    ranker = Ranker.from_model(model, plain)
+    assert ranker.config.time_decay == 0
+    assert ranker.item_knn is not None and ranker.item_knn.history is plain
 
 
 def test_a_recommender_knows_what_a_new_user_had_last_and_keeps_it_in_its_file(
@@ -172,14 +173,15 @@ def test_a_recommender_knows_what_a_new_user_had_last_and_keeps_it_in_its_file(
 ) -> None:
     interactions = graph()
     model = LightGCN(USERS, ITEMS, 4, 1, seed=2)
-    config = preset("best", recency=1.0, recency_weight=0.8, neighbours=3, popularity_prior=0.1)
-    made = Recommender.from_model(model, interactions, **config.scoring(interactions))
+    config = preset("best", time_decay=1.0, time_decay_weight=0.8, item_knn=3, popularity_prior=0.1)
+    model.ranking = config.ranking
+    made = Recommender.from_model(model, interactions)
     made.save(tmp_path / "recommender")
     loaded = Recommender.load(tmp_path / "recommender")
     users, items = (z.detach() for z in model.embed(normalized_adjacency(interactions)))
     expected = F.normalize(drawn(interactions, users, items, 1.0, 0.8)) @ F.normalize(items).T
     expected += 0.1 * interactions.item_degrees.float().log1p()
-    residual = config.scoring(interactions)["residual"]
+    residual = made.ranker.item_knn
     assert residual is not None
     rows, near, gains = residual.of_users(torch.arange(USERS))
     expected[rows, near] += gains
@@ -195,8 +197,8 @@ def test_a_recommender_knows_what_a_new_user_had_last_and_keeps_it_in_its_file(
     assert [track.score for track in one] == pytest.approx(scores, abs=1e-6)
     direction = loaded.fold_in_user([1, 2, 7])[:-1]
     given = F.normalize(items[[1, 2, 7]]) * torch.tensor([1 / 3, 1 / 2, 1.0]).unsqueeze(1)
-    assert loaded.fold_in is not None
-    base = F.normalize(loaded.fold_in[[1, 2, 7]].sum(0), dim=0)
+    assert loaded.ranker.fold_in_table is not None
+    base = F.normalize(loaded.ranker.fold_in_table[[1, 2, 7]].sum(0), dim=0)
     torch.testing.assert_close(
         direction, F.normalize(base + 0.8 * F.normalize(given.sum(0), dim=0), dim=0)
     )

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightgcn import Interactions, TopK, top_k
+from lightgcn import Interactions, top_k
+from lightgcn.ranking.candidates import TopK
 from lightgcn.ranking.topk import edges_of, rank_rows
 
 

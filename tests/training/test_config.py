@@ -1,9 +1,9 @@
-"""Settings: ranges, presets, names of metrics."""
+"""Settings: ranges, presets, files, names of metrics."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import FrozenInstanceError, asdict, fields, replace
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,253 +13,207 @@ import pytest
 import torch
 from torch import nn
 
-from lightgcn import PRESETS, Interactions, TrainConfig, preset, save_preset
+from lightgcn import Interactions, ModelConfig, Preset, RankingConfig, TrainConfig, preset
 from lightgcn.ranking.metrics import parse_metric
+from lightgcn.training import PRESETS, save_preset
 
-OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
-    "loss": ("hinge", None),
-    "normalization": ("row", (0.5, 0.5)),
-    "embedding_dim": (0, 2.0, None, True),
-    "num_layers": (-1, 1.5, None),
-    "learnable_alpha": ("yes", None),
-    "init": ("zeros", None),
-    "init_std": (-0.1, math.nan, math.inf, "0.1"),
-    "epochs": (0, -1, 1.5, None, True),
-    "batch_size": (0, -5, 0.5, "all"),
-    "learning_rate": (0, -1e-3, math.nan, math.inf, "fast", None),
-    "weight_decay": (-1e-5, math.nan, None),
-    "l2": (-1e-4, math.inf, None),
-    "num_negatives": (0, None, 1.5),
-    "positives": ("nodes",),
-    "temperature": (0.0, -1.0, math.nan, None),
-    "negative_weight": (0.0, -1.0, math.inf),
-    "block_size": (0, None),
-    "popularity_prior": (-0.1, math.inf, "0.1"),
-    "neighbours": (-1, 1.5, None),
-    "neighbour_weight": (-0.1, math.nan, None),
-    "recency": (-0.5, math.inf, None),
-    "recency_weight": (-0.5, math.nan, None),
-    "disjoint": (1.0, -0.1, math.nan, "0.2"),
-    "negative_pairs": ("nodes", None),
-    "metric": ("recall", "recall@0", "auc", "roc_auc@20", "", None),
-    "eval_every": (0, None),
-    "patience": (0, -1, 2.5),
-    "eval_users": (0, -1, 2.5),
-    "precision": ("float16", None),
-    "seed": (-1, 1.5, None),
+OUT_OF_RANGE: dict[type, dict[str, tuple[Any, ...]]] = {
+    ModelConfig: {
+        "embedding_dim": (0, 2.0, None, True),
+        "num_layers": (-1, 1.5, None),
+        "normalization": ("row", (0.5, 0.5)),
+        "learnable_alpha": ("yes", None),
+        "init": ("zeros", None),
+        "init_std": (-0.1, math.nan, math.inf, "0.1"),
+    },
+    TrainConfig: {
+        "loss": ("hinge", None),
+        "epochs": (0, -1, 1.5, None, True),
+        "batch_size": (0, -5, 0.5, "all"),
+        "learning_rate": (0, -1e-3, math.nan, math.inf, "fast", None),
+        "weight_decay": (-1e-5, math.nan, None),
+        "l2": (-1e-4, math.inf, None),
+        "num_negatives": (0, None, 1.5),
+        "positives": ("nodes",),
+        "temperature": (0.0, -1.0, math.nan, None),
+        "negative_weight": (0.0, -1.0, math.inf),
+        "block_size": (0, None),
+        "disjoint": (1.0, -0.1, math.nan, "0.2"),
+        "negative_pairs": ("nodes", None),
+        "metric": ("recall", "recall@0", "auc", "roc_auc@20", "", None),
+        "eval_every": (0, None),
+        "eval_users": (0, -1, 2.5),
+        "patience": (0, -1, 2.5),
+        "precision": ("float16", None),
+        "seed": (-1, 1.5, None),
+    },
+    RankingConfig: {
+        "popularity_prior": (-0.1, math.inf, "0.1"),
+        "item_knn": (-1, 1.5, None),
+        "item_knn_weight": (-0.1, math.nan, None),
+        "time_decay": (-0.5, math.inf, None),
+        "time_decay_weight": (-0.5, math.nan, None),
+    },
 }
 
 
-def test_every_setting_has_a_range() -> None:
-    assert set(OUT_OF_RANGE) == {field.name for field in fields(TrainConfig)}
+@pytest.mark.parametrize("config", OUT_OF_RANGE)
+def test_a_setting_out_of_range_is_named_with_its_value(config: type) -> None:
+    assert set(OUT_OF_RANGE[config]) == {field.name for field in fields(config)}
+    for name, values in OUT_OF_RANGE[config].items():
+        for value in values:
+            with pytest.raises(ValueError, match=f"^{name} must ") as caught:
+                config(**{name: value})
+            assert str(value) in str(caught.value)
+            with pytest.raises(ValueError, match=f"^{name} must "):
+                preset("paper", **{name: value})
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, bad in OUT_OF_RANGE.items() for value in bad]
-)
-def test_a_setting_out_of_range_is_named_with_its_value(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} must be ") as caught:
-        TrainConfig(**{name: value})
-    assert str(value) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"batch_size": None},
-        {"patience": None},
-        {"l2": 0},
-        {"weight_decay": 0},
-        {"disjoint": 0},
-        {"num_layers": 0},
-        {"seed": 0},
-        {"init_std": 0},
+def test_the_ends_of_ranges_are_allowed() -> None:
+    for changes in (
+        {"batch_size": None, "patience": None, "l2": 0, "weight_decay": 0, "disjoint": 0},
+        {"num_layers": 0, "init_std": 0, "seed": 0, "popularity_prior": 0, "item_knn": 0},
         {"metric": "loss"},
         {"metric": "clicks@500"},
-    ],
-)
-def test_the_ends_of_ranges_are_allowed(changes: dict[str, Any]) -> None:
-    config = TrainConfig(**changes)
-    assert all(getattr(config, name) == value for name, value in changes.items())
+    ):
+        flat = preset("paper", **changes).flat()
+        assert {name: flat[name] for name in changes} == changes
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("recall@20", ("recall", 20)),
-        ("clicks@500", ("clicks", 500)),
-        ("roc_auc", ("roc_auc", None)),
-        ("loss", ("loss", None)),
-        ("r_precision@1", ("r_precision", 1)),
-    ],
-)
-def test_parse_metric(name: str, expected: tuple[str, int | None]) -> None:
-    assert parse_metric(name) == expected
+def test_parse_metric() -> None:
+    assert parse_metric("recall@20") == ("recall", 20)
+    assert parse_metric("r_precision@1") == ("r_precision", 1)
+    assert parse_metric("roc_auc") == ("roc_auc", None)
+    for name in ("recall", "recall@", "recall@-1", "recall@x", "recall@020", "recall@２", "@20"):
+        with pytest.raises(ValueError, match="metric") as caught:
+            parse_metric(name)
+        assert repr(name) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "recall",
-        "recall@",
-        "recall@0",
-        "recall@-1",
-        "recall@x",
-        "recall@020",
-        "recall@２",
-        "@20",
-        "loss@3",
-        "auc",
-    ],
-)
-def test_parse_metric_names_what_it_cannot_read(name: str) -> None:
-    with pytest.raises(ValueError, match=f"got '{name}'"):
-        parse_metric(name)
-
-
-def test_the_tutorial_preset_has_the_tutorial_settings() -> None:
-    config = preset("tutorial")
-    assert (config.loss, config.num_layers, config.embedding_dim, config.batch_size) == (
-        "bce",
-        3,
-        32,
-        None,
-    )
-    assert (config.learning_rate, config.weight_decay, config.l2, config.epochs) == (
-        0.01,
-        1e-5,
-        0.0,
-        300,
-    )
-    assert (config.normalization, config.disjoint, config.metric) == ("mean", 0.2, "roc_auc")
-    # The best of all epochs, as it is there.
-    assert (config.eval_every, config.patience) == (1, None)
-
-
-def test_the_paper_preset_has_the_paper_settings() -> None:
-    config = preset("paper")
-    assert (config.loss, config.normalization, config.num_layers, config.embedding_dim) == (
-        "bpr",
-        "symmetric",
-        3,
-        64,
-    )
-    assert (config.init, config.init_std, config.batch_size, config.learning_rate) == (
-        "normal",
-        0.1,
-        2048,
-        1e-3,
-    )
-    assert (config.l2, config.weight_decay, config.epochs, config.num_negatives) == (
-        1e-4,
-        0.0,
-        1000,
-        1,
-    )
-    assert (config.disjoint, config.metric) == (0.0, "recall@20")
-
-
-def test_the_fast_preset_has_the_measured_settings() -> None:
-    config = preset("fast")
-    assert (config.loss, config.normalization, config.num_layers, config.embedding_dim) == (
-        "softmax",
-        "symmetric",
-        2,
-        64,
-    )
-    assert (config.init, config.temperature, config.negative_weight, config.block_size) == (
-        "spectral",
-        0.15,
-        1.0,
-        2048,
-    )
-    assert (config.learning_rate, config.l2, config.weight_decay) == (1e-3, 0.0, 0.0)
-    assert (config.popularity_prior, config.neighbours) == (0.13, 20)
-
-
-def test_the_best_preset_counts_neighbours() -> None:
-    config = preset("best")
-    assert (config.loss, config.num_layers, config.embedding_dim, config.neighbours) == (
-        "softmax",
-        3,
-        64,
-        20,
-    )
-    interactions = Interactions.from_edge_index(torch.tensor([[0, 0, 1], [0, 1, 1]]), 2, 3)
-    residual = config.scoring(interactions)["residual"]
-    assert residual is not None and residual.weight == 0.2 and residual.history is interactions
-    assert preset("fast", neighbours=0).scoring(interactions) == {
-        "popularity_prior": 0.13,
-        "residual": None,
-        "recency": None,
+def test_presets_have_the_settings_of_their_sources() -> None:
+    published = {
+        "tutorial": {
+            "loss": "bce",
+            "num_layers": 3,
+            "embedding_dim": 32,
+            "normalization": "mean",
+            "batch_size": None,
+            "learning_rate": 0.01,
+            "weight_decay": 1e-5,
+            "l2": 0.0,
+            "epochs": 300,
+            "disjoint": 0.2,
+            "metric": "roc_auc",
+            "eval_every": 1,  # the best of all epochs
+            "patience": None,
+        },
+        "paper": {
+            "loss": "bpr",
+            "num_layers": 3,
+            "embedding_dim": 64,
+            "normalization": "symmetric",
+            "init": "normal",
+            "init_std": 0.1,
+            "batch_size": 2048,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.0,
+            "l2": 1e-4,
+            "epochs": 1000,
+            "num_negatives": 1,
+            "disjoint": 0.0,
+            "metric": "recall@20",
+            "popularity_prior": None,
+            "item_knn": 0,
+        },
     }
-    with pytest.raises(ValueError, match='neighbours must be 0 with negative_pairs="all"'):
+    for name, settings in published.items():
+        flat = preset(name).flat()
+        assert {setting: flat[setting] for setting in settings} == settings
+
+
+def test_changes_go_to_the_concern_that_they_are_of() -> None:
+    changed = preset("paper", epochs=5, num_layers=1, item_knn=7)
+    assert (changed.train.epochs, changed.model.num_layers, changed.ranking.item_knn) == (5, 1, 7)
+    assert changed.flat() == PRESETS["paper"].flat() | {
+        "epochs": 5,
+        "num_layers": 1,
+        "item_knn": 7,
+    }
+    assert PRESETS["paper"].train.epochs == 1000
+    with pytest.raises(FrozenInstanceError):
+        changed.train.epochs = 6  # type: ignore[misc]
+
+
+def test_unknown_presets_and_settings_are_named() -> None:
+    with pytest.raises(ValueError, match="'papper'"):
+        preset("papper")
+    with pytest.raises(ValueError, match="epoch=5"):
+        preset("paper", epoch=5)
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="positives='users'"):
+        TrainConfig(loss="bce", positives="users")
+    with pytest.raises(ValueError, match="item_knn"):
         preset("best", negative_pairs="all")
 
 
-def test_a_preset_takes_changes_and_stays_as_it_is() -> None:
-    changed = preset("paper", epochs=5, seed=9)
-    assert asdict(changed) == asdict(PRESETS["paper"]) | {"epochs": 5, "seed": 9}
-    assert PRESETS["paper"].epochs == 1000
-    with pytest.raises(FrozenInstanceError):
-        changed.epochs = 6  # type: ignore[misc]
-
-
-def test_unknown_presets_settings_and_values_are_named() -> None:
-    with pytest.raises(ValueError, match="no preset 'papper'; there are tutorial, paper, fast"):
-        preset("papper")
-    with pytest.raises(ValueError, match="no setting 'epoch'; there are loss, "):
-        preset("paper", epoch=5)
-    with pytest.raises(ValueError, match="epochs must be"):
-        preset("paper", epochs=0)
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_survive_json(name: str) -> None:
-    assert TrainConfig(**orjson.loads(orjson.dumps(asdict(PRESETS[name])))) == PRESETS[name]
+def test_numpy_numbers_become_plain_ones() -> None:
+    config = preset("fast", epochs=np.int64(3), seed=np.uint8(4), learning_rate=np.float32(0.5))
+    values = (config.train.epochs, config.train.seed, config.train.learning_rate)
+    assert values == (3, 4, 0.5)
+    assert [type(value) for value in values] == [int, int, float]
+    with pytest.raises(ValueError, match=r"epochs must .*, got 0"):
+        preset("fast", epochs=np.int64(0))
 
 
 def test_new_model_has_the_settings() -> None:
-    model = TrainConfig(
-        embedding_dim=7, num_layers=2, learnable_alpha=True, init_std=0.5, seed=4
-    ).new_model(30, 40)
+    graph = Interactions.from_edge_index(torch.tensor([[0], [0]]), 30, 40)
+    shape = {"embedding_dim": 7, "num_layers": 2, "init_std": 0.5}
+    settings = preset("paper", **shape, learnable_alpha=True, normalization="mean", item_knn=3)
+    model = settings.changed(seed=4).new_model(graph)
     assert (model.num_users, model.num_items, model.embedding_dim, model.num_layers) == (
         30,
         40,
         7,
         2,
     )
+    assert model.normalization == "mean" and model.ranking == settings.ranking
     assert isinstance(model.alpha, nn.Parameter)
     assert model.embedding.std().item() == pytest.approx(0.5, rel=0.1)
-    again = TrainConfig(embedding_dim=7, num_layers=2, init_std=0.5, seed=4).new_model(30, 40)
+    again = preset("paper", **shape, seed=4).new_model(graph)
     assert isinstance(again.alpha, tuple) and torch.equal(again.embedding, model.embedding)
-    other = TrainConfig(embedding_dim=7, seed=5, init_std=0.5).new_model(30, 40)
+    other = preset("paper", **shape, seed=5).new_model(graph)
     assert not torch.equal(other.embedding, model.embedding)
-    xavier = TrainConfig(embedding_dim=7, init="xavier").new_model(30, 40).embedding
+    xavier = preset("paper", **shape, init="xavier").new_model(graph).embedding
     assert xavier.abs().max().item() <= (6 / 77) ** 0.5
-
-
-def test_positives_by_user_do_not_go_with_cross_entropy() -> None:
-    with pytest.raises(ValueError, match="positives='users' goes with bpr and softmax"):
-        TrainConfig(loss="bce", positives="users")
-
-
-def test_numpy_numbers_become_plain_ones() -> None:
-    config = preset("fast", epochs=np.int64(3), seed=np.uint8(4), learning_rate=np.float32(0.5))
-    assert (config.epochs, config.seed, config.learning_rate) == (3, 4, 0.5)
-    assert {type(config.epochs), type(config.seed)} == {int} and type(config.learning_rate) is float
-    with pytest.raises(ValueError, match="epochs must be an integer of at least 1, got 0"):
-        preset("fast", epochs=np.int64(0))
+    with pytest.raises(ValueError, match="--words"):
+        preset("paper", init="words").new_model(graph)
 
 
 def test_a_preset_file_gives_the_same_settings_and_takes_changes(tmp_path: Path) -> None:
-    config = preset("tutorial", temperature=0.123456789, batch_size=None, seed=7)
-    save_preset(tmp_path / "mine.json", config, {"value": 0.5})
-    assert preset(tmp_path / "mine.json") == config == preset(str(tmp_path / "mine.json"))
-    assert preset(tmp_path / "mine.json", epochs=3) == replace(config, epochs=3)
-    with pytest.raises(ValueError, match=r"must end in \.json"):
-        save_preset(tmp_path / "mine", config)
-    (tmp_path / "part.json").write_text(
-        '{"kind": "lightgcn preset", "version": 1, "settings": {"num_layers": 2}}'
-    )
-    assert preset(tmp_path / "part.json") == TrainConfig(num_layers=2)
+    mine = preset("tutorial", temperature=0.123456789, batch_size=None, seed=7)
+    for name, settings in {"mine": mine, **PRESETS}.items():
+        file = tmp_path / f"{name}.json"
+        save_preset(file, settings, {"value": 0.5})
+        assert preset(file) == settings == preset(str(file))
+        assert preset(file, epochs=3) == settings.changed(epochs=3)
+    with pytest.raises(ValueError, match=r"mine: .*\.json"):
+        save_preset(tmp_path / "mine", mine)
+
+
+def test_a_preset_file_may_lack_settings_and_is_named_if_it_is_bad(tmp_path: Path) -> None:
+    file = tmp_path / "part.json"
+    good = {"kind": "lightgcn preset", "version": 1, "settings": {"num_layers": 2}}
+    file.write_bytes(orjson.dumps(good))
+    assert preset(file) == Preset(ModelConfig(num_layers=2))
+    for bad, value in (
+        ([], "kind"),
+        ({"kind": "other"}, "kind"),
+        (good | {"version": 2}, "2"),
+        (good | {"settings": {"epochs": "60"}}, "epochs .*'60'"),
+        (good | {"settings": {"warmth": 3}}, "warmth=3"),
+    ):
+        file.write_bytes(orjson.dumps(bad))
+        with pytest.raises(ValueError, match=rf"part\.json.*{value}"):
+            preset(file)

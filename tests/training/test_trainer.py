@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +18,23 @@ from lightgcn import (
     Interactions,
     LightGCN,
     LinkSet,
+    Preset,
     Split,
     TrainConfig,
-    TrainResult,
     evaluate,
     evaluate_ranking,
     fit,
     link_set,
     normalized_adjacency,
-    popularity,
     preset,
     split_edges,
 )
-from lightgcn.core.buffer_pool import BufferPool
 from lightgcn.core.seeding import make_generator
 from lightgcn.datasets.synthetic.generate import synthetic_interactions
 from lightgcn.graph import adjacency as adjacency_module
-from lightgcn.training import batches
-from lightgcn.training.batches import Batch, batch_loss, epoch_batches, num_steps
+from lightgcn.ranking import popularity
+from lightgcn.training import TrainResult, batches
+from lightgcn.training.batches import Batch, batch_loss, epoch_batches
 from lightgcn.training.trainer import _EPOCH_STREAM, CHECKPOINT_FILE, HISTORY_FILE
 
 USERS, ITEMS = 60, 45
@@ -49,7 +47,8 @@ CONFIGS = {
     "fast": preset(
         "fast", init="xavier", **SMALL | {"batch_size": 150, "metric": "ndcg@5", "block_size": 64}
     ),
-    "all at once": TrainConfig(
+    "all at once": preset(
+        "paper",
         **SMALL,
         loss="bpr",
         learnable_alpha=True,
@@ -65,14 +64,19 @@ CONFIGS = {
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def small_split(config: TrainConfig, seed: int = 0, **settings: Any) -> Split:
+def small_split(config: Preset, seed: int = 0, **settings: Any) -> Split:
     graph = synthetic_interactions(USERS, ITEMS, 700, seed=1, num_tastes=3)
-    chosen = {"disjoint": config.disjoint, "negative_pairs": config.negative_pairs} | settings
+    chosen = {
+        "disjoint": config.train.disjoint,
+        "negative_pairs": config.train.negative_pairs,
+    } | settings
     return split_edges(graph, (0.7, 0.15, 0.15), seed=seed, **chosen)
 
 
-def new_model(config: TrainConfig, **changes: Any) -> LightGCN:
-    model = config.new_model(USERS, ITEMS)
+def new_model(config: Preset, **changes: Any) -> LightGCN:
+    model = config.new_model(
+        Interactions.from_edge_index(torch.empty(2, 0, dtype=torch.int64), USERS, ITEMS)
+    )
     if changes:
         model.reset_parameters(**changes)
     return model
@@ -90,7 +94,7 @@ def stop_after(steps: int) -> Callable[[], bool]:
 
 
 def state(model: LightGCN) -> list[Tensor]:
-    return [tensor.clone() for tensor in model.state_dict().values()]
+    return [weight.detach().clone() for weight in model.parameters()]
 
 
 def assert_same_bits(first: list[Tensor], second: list[Tensor]) -> None:
@@ -169,15 +173,17 @@ def assert_same_bits(first: list[Tensor], second: list[Tensor]) -> None:
         "softmax disjoint",
     ],
 )
-def test_training_lowers_the_loss_and_beats_popularity(config: TrainConfig) -> None:
+def test_training_lowers_the_loss_and_beats_popularity(config: Preset) -> None:
     graph = synthetic_interactions(200, 150, 4000, seed=1, num_tastes=5)
-    split = split_edges(graph, disjoint=config.disjoint, seed=2)
-    model = config.new_model(200, 150)
+    split = split_edges(graph, disjoint=config.train.disjoint, seed=2)
+    model = config.new_model(
+        Interactions.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 200, 150)
+    )
     result = fit(model, split, config)
     assert result.history[-1]["loss"] < 0.9 * result.history[0]["loss"]
 
-    adjacency = normalized_adjacency(split.test.message, config.normalization)
-    found = evaluate(model, adjacency, split.test, ks=(10,))["recall@10"]
+    normalized_adjacency(split.test.message, config.model.normalization)
+    found = evaluate(model, split.test, ks=(10,))["recall@10"]
     floor = evaluate_ranking(
         *popularity(split.test.message), split.test.positives, seen=split.test.message, ks=(10,)
     )["recall@10"]
@@ -194,43 +200,28 @@ def test_learnable_layer_weights_are_learned() -> None:
 
 @pytest.mark.parametrize("name", ["fast", "paper", "tutorial"])
 @pytest.mark.parametrize("learnable_alpha", [False, True])
-def test_a_large_graph_is_trained_in_tables_that_are_used_again(
+def test_a_large_graph_is_trained_as_a_small_one(
     name: str, learnable_alpha: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if it were large; the tables are those of an epoch, and gone with it."""
+    """As if it were large: with buffers that are used again."""
     config = preset(
         name, epochs=3, embedding_dim=40, learnable_alpha=learnable_alpha, precision="float32"
     )
     if name != "tutorial":
-        config = replace(config, batch_size=100, eval_every=2)
-    config = replace(config, init="normal")
+        config = config.changed(batch_size=100, eval_every=2)
+    config = config.changed(init="normal")
     straight, blocks = new_model(config), new_model(config)
     history = fit(straight, small_split(config), config).history
     monkeypatch.setattr(adjacency_module, "BLOCK_ROWS", 16)
-    take, used_again = BufferPool.take, []
-
-    def watch(tables: BufferPool, shape: tuple[int, int], *which: Any) -> Tensor:
-        if tables.keep and shape == tuple(blocks.embedding.shape):
-            used_again.append(any(table.shape == blocks.embedding.shape for table in tables.spare))
-        return take(tables, shape, *which)
-
-    monkeypatch.setattr(BufferPool, "take", watch)
     result = fit(blocks, small_split(config), config)
     assert [record["loss"] for record in result.history] == pytest.approx(
         [record["loss"] for record in history]
     )
     torch.testing.assert_close(state(blocks), state(straight), rtol=1e-4, atol=1e-5)
-    steps = num_steps(small_split(config).train, config) * config.epochs
-    if (
-        name == "tutorial" or learnable_alpha
-    ):  # where a step looks at all rows, it is in nobody's tables
-        assert not used_again
-    else:  # but for the first of each epoch, a gradient is made in the place of the last one
-        assert len(used_again) == steps and sum(used_again) == steps - config.epochs
 
 
 def dense_bpr(
-    table: Tensor, dense: Tensor, batch: Batch, config: TrainConfig, num_layers: int
+    table: Tensor, dense: Tensor, batch: Batch, config: Preset, num_layers: int
 ) -> Tensor:
     layers = [table]
     for _ in range(num_layers):
@@ -245,21 +236,26 @@ def dense_bpr(
             difference = z[left] @ z[right] - z[left] @ z[negative]
             total = total - torch.log(torch.sigmoid(difference)) / len(negatives)
             penalty = penalty + table[negative].square().sum()
-    return total / len(batch.left) + config.l2 * penalty / 2 / len(batch.left)
+    return total / len(batch.left) + config.train.l2 * penalty / 2 / len(batch.left)
 
 
 @pytest.mark.parametrize("normalization", ["mean", "symmetric"])
 def test_bpr_step_equals_a_dense_reference(normalization: Any) -> None:
-    config = TrainConfig(
-        normalization=normalization, embedding_dim=6, l2=0.3, num_negatives=2, batch_size=40
+    config = preset(
+        "paper",
+        normalization=normalization,
+        embedding_dim=6,
+        l2=0.3,
+        num_negatives=2,
+        batch_size=40,
     )
     split = small_split(config)
     model = new_model(config).double()
-    batch = next(epoch_batches(split.train, config, torch.Generator().manual_seed(0)))
+    batch = next(epoch_batches(split.train, config.train, torch.Generator().manual_seed(0)))
     assert batch.negatives is not None and batch.negatives.shape == (40, 2)
     assert int(batch.right.min()) >= USERS and int(batch.negatives.min()) >= USERS
     adjacency = normalized_adjacency(split.train.message, normalization)
-    loss = batch_loss(model, adjacency, batch, config)
+    loss = batch_loss(model, adjacency, batch, config.train)
     loss.backward()
 
     table = model.embedding.detach().clone().requires_grad_()
@@ -274,9 +270,9 @@ def test_bce_step_equals_a_dense_reference() -> None:
     config = preset("tutorial", l2=0.1, negative_pairs="all")
     split = small_split(config)
     model = new_model(config).double()
-    (batch,) = epoch_batches(split.train, config, torch.Generator())
+    (batch,) = epoch_batches(split.train, config.train, torch.Generator())
     assert batch.labels is not None and len(batch.left) == split.train.edges.shape[1]
-    loss = batch_loss(model, normalized_adjacency(split.train.message, "mean"), batch, config)
+    loss = batch_loss(model, normalized_adjacency(split.train.message, "mean"), batch, config.train)
     z = model.propagate(normalized_adjacency(split.train.message, "mean"))
     scores = torch.stack([z[a] @ z[b] for a, b in zip(batch.left, batch.right, strict=True)])
     expected = F.binary_cross_entropy(scores.sigmoid(), batch.labels.double())
@@ -288,16 +284,16 @@ def test_bce_step_equals_a_dense_reference() -> None:
 def test_an_epoch_goes_through_every_positive(name: str) -> None:
     config = CONFIGS[name]
     links = small_split(config).train
-    batches = list(epoch_batches(links, config, torch.Generator().manual_seed(0)))
+    batches = list(epoch_batches(links, config.train, torch.Generator().manual_seed(0)))
     pairs = torch.cat([torch.stack([batch.left, batch.right]) for batch in batches], dim=1)
-    size = config.batch_size or pairs.shape[1]
+    size = config.train.batch_size or pairs.shape[1]
     assert [len(batch.left) for batch in batches[:-1]] == [size] * (len(batches) - 1)
-    if config.loss == "bce":
+    if config.train.loss == "bce":
         expected = links.edges + torch.tensor([[0], [USERS]])
     else:
         expected = links.positives.edge_index + torch.tensor([[0], [USERS]])
     assert pairs.shape == expected.shape
-    if config.positives == "edges":
+    if config.train.positives == "edges":
         assert sorted(pairs.T.tolist()) == sorted(expected.T.tolist())
     else:
         assert bool(links.positives.contains(pairs[0], pairs[1] - USERS).all())
@@ -317,14 +313,12 @@ def test_the_model_is_left_with_the_best_weights(name: str, tmp_path: Path) -> N
     model = new_model(config)
     seen: list[dict[str, Any]] = []
     result = fit(model, split, config, run_dir=tmp_path, on_epoch=seen.append)
-    k = int(config.metric.partition("@")[2] or 0)
-    adjacency = normalized_adjacency(split.val.message, config.normalization)
-    found = evaluate(
-        model, adjacency, split.val, ks=(k,) if k else (), **config.scoring(split.val.message)
-    )
-    assert found[config.metric] == result.best_value
+    k = int(config.train.metric.partition("@")[2] or 0)
+    normalized_adjacency(split.val.message, config.model.normalization)
+    found = evaluate(model, split.val, ks=(k,) if k else ())
+    assert found[config.train.metric] == result.best_value
     validated = {
-        record["epoch"]: record["val"][config.metric]
+        record["epoch"]: record["val"][config.train.metric]
         for record in result.history
         if "val" in record
     }
@@ -446,7 +440,7 @@ def test_a_seed_determines_the_bits_and_global_random_state_is_untouched(name: s
     before = torch.get_rng_state()
     runs = []
     for seed in (0, 0, 1):
-        chosen = TrainConfig(**{**vars(config), "seed": seed})
+        chosen = config.changed(**{"seed": seed})
         model = new_model(chosen, seed=7)
         torch.manual_seed(len(runs))
         runs.append((fit(model, small_split(chosen, seed=seed), chosen), state(model)))
@@ -474,7 +468,7 @@ def test_another_seed_draws_other_batches() -> None:
     split = small_split(CONFIGS["paper"])
     models = []
     for seed in (0, 1):
-        config = TrainConfig(**{**vars(CONFIGS["paper"]), "seed": seed})
+        config = CONFIGS["paper"].changed(**{"seed": seed})
         models.append(new_model(config, seed=7))
         fit(models[-1], split, config)
     assert not torch.equal(models[0].embedding, models[1].embedding)
@@ -482,23 +476,23 @@ def test_another_seed_draws_other_batches() -> None:
 
 @pytest.mark.parametrize("name", ["tutorial", "all at once"])
 def test_what_is_predicted_carries_no_messages_in_disjoint_mode(name: str) -> None:
-    config = TrainConfig(**{**vars(CONFIGS[name]), "learning_rate": 1e-12, "batch_size": None})
+    config = preset("paper", **{**CONFIGS[name].flat(), "learning_rate": 1e-12, "batch_size": None})
     split = small_split(config)
     history = fit(new_model(config), split, config).history
     for epoch, record in enumerate(history):
         links = split.train.resample(epoch)
         assert not bool(links.message.contains(links.positives.users, links.positives.items).any())
-        adjacency = normalized_adjacency(links.message, config.normalization)
-        generator = make_generator(config.seed, _EPOCH_STREAM, epoch)
-        (batch,) = epoch_batches(links, config, generator)
-        loss = batch_loss(new_model(config), adjacency, batch, config).detach()
+        adjacency = normalized_adjacency(links.message, config.model.normalization)
+        generator = make_generator(config.train.seed, _EPOCH_STREAM, epoch)
+        (batch,) = epoch_batches(links, config.train, generator)
+        loss = batch_loss(new_model(config), adjacency, batch, config.train).detach()
         assert record["loss"] == pytest.approx(float(loss), rel=1e-6)
 
 
 def test_every_epoch_draws_anew() -> None:
     """At a learning rate too small to matter the loss changes only with what is drawn."""
     for name in ("tutorial", "paper", "fast"):
-        config = TrainConfig(**{**vars(CONFIGS[name]), "learning_rate": 1e-12})
+        config = preset("paper", **{**CONFIGS[name].flat(), "learning_rate": 1e-12})
         history = fit(new_model(config), small_split(config), config).history
         assert len({round(record["loss"], 6) for record in history}) > 1, name
 
@@ -640,7 +634,7 @@ def test_a_history_without_a_checkpoint_is_replaced(tmp_path: Path) -> None:
 
 def test_a_finished_run_is_resumed_for_more_epochs(tmp_path: Path) -> None:
     config = CONFIGS["paper"]
-    longer = TrainConfig(**{**vars(config), "epochs": 6})
+    longer = config.changed(**{"epochs": 6})
     whole = new_model(config)
     expected = fit(whole, small_split(config), longer)
     fit(new_model(config), small_split(config), config, run_dir=tmp_path)
@@ -694,11 +688,11 @@ def checkpoint(tmp_path: Path) -> Path:
 def resume(
     folder: Path, model: LightGCN | None = None, split: Split | None = None, **changes: Any
 ) -> TrainResult:
-    config = TrainConfig(**{**vars(CONFIGS["paper"]), **changes})
+    config = CONFIGS["paper"].changed(**{**changes})
     return fit(
         model or new_model(CONFIGS["paper"]),
         split or small_split(CONFIGS["paper"]),
-        config,
+        config if model is None else config.train,
         run_dir=folder,
         resume=True,
     )
@@ -782,14 +776,16 @@ def test_resume_needs_a_folder() -> None:
 @pytest.mark.parametrize("name", ["tutorial", "paper"])
 @pytest.mark.parametrize("learning_rate", [1e30, 1e38])
 def test_diverging_training_ends_with_an_error(name: str, learning_rate: float) -> None:
-    config = TrainConfig(**{**vars(CONFIGS[name]), "learning_rate": learning_rate, "epochs": 20})
+    config = preset(
+        "paper", **{**CONFIGS[name].flat(), "learning_rate": learning_rate, "epochs": 20}
+    )
     with pytest.raises(ValueError, match="diverged; lower the learning rate"):
         fit(new_model(config), small_split(config), config)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_weights_that_are_nan_end_the_first_epoch_with_an_error(name: str) -> None:
-    config = TrainConfig(**{**vars(CONFIGS[name]), "eval_every": 100})
+    config = preset("paper", **{**CONFIGS[name].flat(), "eval_every": 100})
     model = new_model(config)
     with torch.no_grad():
         model.embedding[3, 0] = torch.nan
@@ -799,13 +795,13 @@ def test_weights_that_are_nan_end_the_first_epoch_with_an_error(name: str) -> No
 
 def test_what_would_end_the_run_later_is_refused_at_once() -> None:
     def refused(message: str, split: Split, model: LightGCN | None = None, **changes: Any) -> None:
-        config = TrainConfig(**{**vars(CONFIGS["paper"]), **changes})
+        config = CONFIGS["paper"].changed(**{**changes})
         steps: list[bool] = []
         with pytest.raises(ValueError, match=message):
             fit(
                 model or new_model(config),
                 split,
-                config,
+                config if model is None else config.train,
                 should_stop=lambda: bool(steps.append(True)),
             )
         assert not steps
@@ -817,7 +813,7 @@ def test_what_would_end_the_run_later_is_refused_at_once() -> None:
     refused(
         "model has 61 users and 45 items, the split is of .*60 users",
         whole,
-        LightGCN(61, ITEMS, 8, 1),
+        LightGCN(61, ITEMS, 8, 3),
     )
     refused(
         "60 users and 45 items, the split is of .*46 items",
@@ -831,13 +827,21 @@ def test_what_would_end_the_run_later_is_refused_at_once() -> None:
     )
 
 
-def test_a_user_without_a_negative_is_named() -> None:
+def test_a_user_who_has_every_item_is_left_out_of_a_sampled_loss(tmp_path: Path) -> None:
     full = torch.cartesian_prod(torch.arange(3), torch.arange(4)).T
-    graph = Interactions.from_edge_index(full, 3, 4)
+    ids = ["ann", "bob", "eve"]
+    graph = Interactions.from_edge_index(full, 3, 4, user_ids=ids)
     val = link_set(graph, graph, negatives=0.0)
-    config = TrainConfig(metric="recall@2", epochs=1)
-    with pytest.raises(ValueError, match=r"user \d has an edge to each of the 4 items"):
-        fit(LightGCN(3, 4, 2, 1), Split(val, val, val), config)
+    config = TrainConfig(metric="recall@2", epochs=1, eval_every=1)
+    run = tmp_path / "run"
+    with pytest.warns(UserWarning, match="ann"), pytest.raises(ValueError, match="positives"):
+        fit(LightGCN(3, 4, 2, 1), Split(val, val, val), config, run_dir=run)
+    assert not run.exists() or not list(run.iterdir())
+    some = link_set(graph.select(torch.arange(graph.num_edges) > 0), graph, negatives=0.0)
+    train = LinkSet(some.message, some.message, some.negatives)
+    with pytest.warns(UserWarning, match="2 users .*bob"):
+        result = fit(LightGCN(3, 4, 2, 1), Split(train, val, val), config, run_dir=run)
+    assert math.isfinite(result.history[0]["loss"])
 
 
 @pytest.mark.gpu
@@ -851,18 +855,18 @@ def test_cuda_trains_and_resumes(name: str, tmp_path: Path) -> None:
     result = fit(model, split, config, run_dir=tmp_path, resume=True)
     assert result.ended == "finished" and model.embedding.is_cuda
     val = split.val.to("cuda")
-    k = int(config.metric.partition("@")[2] or 0)
-    adjacency = normalized_adjacency(val.message, config.normalization)
-    found = evaluate(model, adjacency, val, ks=(k,) if k else (), **config.scoring(val.message))
-    assert found[config.metric] == pytest.approx(result.best_value, abs=1e-3)
+    k = int(config.train.metric.partition("@")[2] or 0)
+    normalized_adjacency(val.message, config.model.normalization)
+    found = evaluate(model, val, ks=(k,) if k else ())
+    assert found[config.train.metric] == pytest.approx(result.best_value, abs=1e-3)
 
 
-def test_a_config_by_name_is_refused_with_a_hint() -> None:
-    config = CONFIGS["fast"]
-    with pytest.raises(
-        ValueError, match=r'must be a TrainConfig, got \'fast\'; lightgcn.preset\("fast"\)'
-    ):
-        fit(new_model(config), small_split(config), "fast")  # type: ignore[arg-type]
+def test_a_preset_by_name_trains_a_model_of_its_shape() -> None:
+    split = small_split(CONFIGS["fast"])
+    with pytest.raises(ValueError, match="embedding_dim"):
+        fit(new_model(CONFIGS["fast"]), split, "fast")
+    with pytest.raises(TypeError, match="settings"):
+        fit(new_model(CONFIGS["fast"]), split, 3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("positives", ["edges", "users"])
@@ -875,7 +879,7 @@ def test_negatives_drawn_in_parts_are_of_their_users(
     links = small_split(config).train
     monkeypatch.setattr(batches, "_NEGATIVES_AT_A_TIME", 100)
     seen = []
-    for batch in batches.epoch_batches(links, config, torch.Generator().manual_seed(0)):
+    for batch in batches.epoch_batches(links, config.train, torch.Generator().manual_seed(0)):
         assert batch.negatives is not None and batch.negatives.shape == (len(batch.left), 3)
         users = batch.left.repeat_interleave(3)
         assert not links.exclude.contains(
@@ -891,11 +895,13 @@ def test_validation_of_some_users_is_that_of_their_links(tmp_path):
     graph = synthetic_interactions(80, 60, 1500, seed=2)
     config = preset("paper", epochs=1, embedding_dim=8, eval_every=1, eval_users=9, seed=5)
     split = split_edges(graph, disjoint=0.0)
-    model = config.new_model(80, 60)
+    model = config.new_model(
+        Interactions.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 80, 60)
+    )
     record = fit(model, split, config, run_dir=tmp_path).history[0]
     some = split.val.of_some_users(9, seed=5)
-    adjacency = normalized_adjacency(some.message, config.normalization)
-    expected = evaluate(model, adjacency, some, metrics=("recall", "ndcg"))
+    normalized_adjacency(some.message, config.model.normalization)
+    expected = evaluate(model, some, metrics=("recall", "ndcg"))
     assert record["val"] == pytest.approx(expected.metrics) and expected.num_users == 9
-    whole = evaluate(model, adjacency, split.val)
+    whole = evaluate(model, split.val)
     assert whole["recall@20"] != pytest.approx(expected["recall@20"])

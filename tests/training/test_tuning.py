@@ -7,8 +7,6 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,29 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-import lightgcn.training.search_space
 import lightgcn.training.tuning
-from lightgcn import (
-    PRESETS,
-    Split,
-    TrainConfig,
-    Trial,
-    TuneProgress,
-    TuneResult,
-    fit,
-    preset,
-    split_edges,
-    tune,
-)
+from lightgcn import Split, fit, preset, split_edges, tune
 from lightgcn.datasets import synthetic_interactions
-from lightgcn.training.search_space import (
-    SPACE,
-    STARTUP_TRIALS,
-    first_trials,
-    propose,
-    search_space,
-)
-from lightgcn.training.trials import read_trials, trials_table
+from lightgcn.training import PRESETS, TuneResult
+from lightgcn.training.search_space import STARTUP_TRIALS, first_trials, search_space
+from lightgcn.training.trials import Trial, trials_table
 
 pytest.importorskip("optuna")
 
@@ -49,408 +30,212 @@ POOR = preset(
 )
 QUICK: dict[str, Any] = {"start": POOR, "fixed": ("epochs", "embedding_dim")}
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def split() -> Split:
-    return split_edges(
-        synthetic_interactions(USERS, ITEMS, 700, seed=1, num_tastes=3),
-        (0.7, 0.15, 0.15),
-        disjoint=0,
-    )
+    graph = synthetic_interactions(USERS, ITEMS, 700, seed=1, num_tastes=3)
+    return split_edges(graph, (0.7, 0.15, 0.15), disjoint=0)
 
 
-def without_times(trials: list[Trial]) -> list[Trial]:
-    return [
-        replace(trial, seconds=0.0, curve=[(epoch, 0.0, value) for epoch, _, value in trial.curve])
-        for trial in trials
-    ]
+@pytest.fixture(scope="module")
+def result(split: Split, tmp_path_factory: pytest.TempPathFactory) -> tuple[TuneResult, Path]:
+    folder = tmp_path_factory.mktemp("search")
+    return tune(split, folder, trials=STARTUP_TRIALS + 1, **QUICK), folder
 
 
-def test_a_search_beats_its_start_and_training_with_its_preset_repeats_the_best_trial(
-    split: Split, tmp_path: Path
+def without_times(trials: list[Trial]) -> list[dict[str, Any]]:
+    return [{**trial.__dict__, "seconds": 0.0} for trial in trials]
+
+
+def test_a_search_beats_its_start_and_its_preset_repeats_the_best_trial(split, result) -> None:
+    found, folder = result
+    assert found.best is not None and found.settings is not None
+    assert found.best.value > 1.2 * found.trials[0].value
+    settings = preset(folder / "preset.json")
+    assert settings == found.settings
+    model = settings.new_model(split.val.message)
+    history = fit(model, split, settings)
+    assert history.best_value == found.best.value
+    assert history.best_epoch == found.best.best_epoch
+
+
+def test_the_start_and_the_presets_are_tried_first_and_fixed_settings_stay(split, result) -> None:
+    found, _ = result
+    space = search_space(POOR, split.train.positives.num_edges, max_dim=128, fixed=QUICK["fixed"])
+    first = first_trials(space, POOR)
+    assert [trial.settings for trial in found.trials[: len(first)]] == first
+    assert not {"epochs", "embedding_dim"} & found.trials[0].settings.keys()
+    assert found.settings.model.embedding_dim == 8 and found.settings.train.epochs == 6
+
+
+def test_two_sessions_give_what_one_gives(split, result, tmp_path) -> None:
+    whole, _ = result
+    tune(split, tmp_path, trials=4, **QUICK)
+    second = tune(split, tmp_path, trials=STARTUP_TRIALS - 3, **QUICK)
+    assert without_times(second.trials) == without_times(whole.trials)
+
+
+def test_an_interrupted_search_keeps_its_best_and_tries_the_same_settings_again(
+    split, result, tmp_path
 ) -> None:
-    result = tune(split, tmp_path, trials=10, **QUICK)
-    assert result.ended == "trials" and len(result.trials) == 10 and result.best is not None
-    alone = fit(POOR.new_model(USERS, ITEMS), split, POOR)
-    assert result.trials[0].value == alone.best_value
-    assert result.best.value is not None and result.best.value > alone.best_value
-    assert result.best.value == max(trial.value or 0.0 for trial in result.trials)
+    whole, _ = result
+    seen: list[Any] = []
+    steps = iter(range(10**6))
+    stop = {"at": math.inf}
 
-    config = preset(tmp_path / "preset.json")
-    assert config == result.config and config != POOR
-    again = fit(config.new_model(USERS, ITEMS, split.val.message), split, config)
-    assert again.best_value == result.best.value
-    found = json.loads((tmp_path / "preset.json").read_text())["found"]
-    assert found == {
-        "metric": "recall@5",
-        "value": result.best.value,
-        "epoch": result.best.best_epoch,
-        "trial": result.best.number,
-    }
+    def should_stop() -> bool:
+        return next(steps) > stop["at"]
 
+    def on_trial(state: Any) -> None:
+        seen.append(state)
+        if len(seen) == 3:
+            stop["at"] = -1
 
-def test_the_presets_are_tried_first_and_fixed_settings_stay(split: Split, tmp_path: Path) -> None:
-    result = tune(
-        split, tmp_path, trials=4, **QUICK | {"fixed": (*QUICK["fixed"], "batch_size", "l2")}
-    )
-    fast, paper = PRESETS["fast"], PRESETS["paper"]
-    assert result.trials[0].settings == {
-        name: getattr(POOR, name) for name in result.trials[0].settings
-    }
-    for trial, expected in zip(result.trials[1:3], (paper, fast), strict=True):
-        assert trial.settings == {name: getattr(expected, name) for name in trial.settings}
-    for trial in result.trials:
-        assert not {"batch_size", "l2", "epochs", "embedding_dim"} & set(trial.settings)
-    assert result.config is not None and result.config.batch_size == POOR.batch_size
+    part = tune(split, tmp_path, trials=9, should_stop=should_stop, on_trial=on_trial, **QUICK)
+    assert part.ended == "interrupted" and len(part.trials) == 3
+    assert preset(tmp_path / "preset.json") == part.settings
+    rest = tune(split, tmp_path, trials=2, **QUICK)
+    assert without_times(rest.trials) == without_times(whole.trials[:5])
 
 
-def test_seed_and_number_of_trials_determine_the_result_also_in_two_sessions(
-    split: Split, tmp_path: Path
+def test_the_test_set_is_not_read(split, tmp_path) -> None:
+    hidden = split._replace(test=None)
+    assert tune(hidden, tmp_path, trials=1, **QUICK).best is not None
+
+
+def test_the_time_ends_the_search_and_a_trial_has_a_tenth_of_it(
+    split, tmp_path, monkeypatch
 ) -> None:
-    whole = tune(split, tmp_path / "whole", trials=11, **QUICK)
-    tune(split, tmp_path / "parts", trials=4, **QUICK)
-    parts = tune(split, tmp_path / "parts", trials=7, **QUICK)
-    assert without_times(parts.trials) == without_times(whole.trials)
-    assert [trial.number for trial in parts.trials] == list(range(11))
-    assert len({json.dumps(trial.settings) for trial in parts.trials}) == 11
-    assert read_trials(tmp_path / "parts" / "trials.jsonl") == parts.trials
-    other = tune(split, tmp_path / "other", trials=5, **QUICK | {"start": replace(POOR, seed=1)})
-    assert other.trials[4].settings != whole.trials[4].settings
+    clock = {"now": 0.0}
 
+    def monotonic() -> float:
+        clock["now"] += 0.01
+        return clock["now"]
 
-class _Unread:
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"the test set was read: {name}")
-
-
-def test_the_test_set_is_not_read(split: Split, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="was read"):
-        split._replace(test=_Unread()).to("cpu")  # type: ignore[arg-type]
-    tune(split._replace(test=_Unread()), tmp_path, trials=2, **QUICK)  # type: ignore[arg-type]
-
-
-class _FakeTraining:
-    """Stands in for `fit`: each trial has the seconds per epoch and the values that a test gives
-    it."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *trials: tuple[float, list[float]]) -> None:
-        self.now, self.configs, self.trials = 0.0, [], list(trials)  # type: float, list[TrainConfig], list[Any]
-        monkeypatch.setattr(
-            lightgcn.training.tuning, "time", SimpleNamespace(monotonic=lambda: self.now)
-        )
-        monkeypatch.setattr(lightgcn.training.tuning, "fit", self)
-
-    def __call__(
-        self,
-        model: Any,
-        split: Any,
-        config: TrainConfig,
-        *,
-        on_epoch: Callable[[dict[str, Any]], None],
-        should_stop: Callable[[], bool],
-    ) -> Any:
-        self.configs.append(config)
-        seconds, values = self.trials[len(self.configs) - 1]
-        for epoch, value in enumerate(values, 1):
-            if should_stop():
-                return SimpleNamespace(ended="interrupted")
-            self.now += seconds
-            if isinstance(value, BaseException):
-                raise value
-            on_epoch({"epoch": epoch, "val": {config.metric: value}})
-        return SimpleNamespace(ended="early")
-
-
-def _rising(to: float, epochs: int) -> list[float]:
-    return [to * (epoch + 1) / epochs for epoch in range(epochs)]
-
-
-def test_a_trial_is_behind_by_seconds_not_by_epochs(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # All rise by as much in an epoch; the fourth takes five times as long for one.
-    _FakeTraining(
-        monkeypatch,
-        *[(1.0, _rising(0.5, 20))] * 3,
-        (5.0, _rising(0.5, 20)),
-        (0.9, _rising(0.5, 20)),
-    )
-    result = tune(split, tmp_path, minutes=10, trials=5, **QUICK)
-    assert [trial.ended for trial in result.trials] == [
-        "early",
-        "early",
-        "early",
-        "pruned",
-        "early",
-    ]
-    # It has ten seconds, a sixtieth of the time, before it is compared.
-    assert [point[1] for point in result.trials[3].curve] == [5.0, 10.0]
-    assert result.trials[3].value == pytest.approx(0.05) and result.trials[3].best_epoch == 2
-
-    _FakeTraining(monkeypatch, *[(1.0, _rising(0.5, 20))] * 3, (5.0, _rising(0.5, 20)))
-    by_epochs = tune(split, tmp_path / "epochs", trials=4, **QUICK)
-    assert {trial.ended for trial in by_epochs.trials} == {"early"}
-
-
-def test_a_trial_has_a_tenth_of_the_time_and_the_last_one_counts_with_what_it_reached(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Each has seven seconds; the last one, better from the first, has four left.
-    _FakeTraining(monkeypatch, *[(1.0, _rising(0.2, 200))] * 8, (1.0, [0.5] * 200))
-    lines: list[TuneProgress] = []
-    result = tune(split, tmp_path, minutes=1, on_trial=lines.append, **QUICK)
-    assert result.ended == "time" and result.trials[0].ended == "limit"
-    assert result.trials[0].seconds == 7.0 and result.trials[0].epochs == 7
-    assert result.trials[-1].ended == "stopped" and result.trials[-1].seconds < 7
-    assert result.best is not None and result.best.value == 0.5
-    assert lines[0].seconds_left == 53.0 and lines[-1].seconds_left == 0
-    assert lines[-1].best == result.best
-
-
-def test_epochs_go_on_where_a_trial_was_still_getting_better(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _FakeTraining(monkeypatch, (1.0, _rising(0.5, 150)))
-    result = tune(split, tmp_path, trials=1, start=POOR, fixed=("embedding_dim",))
-    assert result.config is not None and result.config.epochs == 300
-    _FakeTraining(monkeypatch, (1.0, _rising(0.5, 20)))
-    result = tune(split, tmp_path / "other", trials=1, start=POOR)
-    assert result.config is not None and result.config.epochs == 200
+    monkeypatch.setattr(lightgcn.training.tuning, "time", SimpleNamespace(monotonic=monotonic))
+    found = tune(split, tmp_path, minutes=1.0, start=POOR.changed(batch_size=64))
+    assert found.ended == "time"
+    assert all(trial.seconds <= 12 for trial in found.trials)
+    assert found.trials and found.best is not None
 
 
 def test_trials_that_diverge_or_run_out_of_memory_count_as_failed(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split, tmp_path, monkeypatch
 ) -> None:
-    errors = [
-        ValueError("the loss is nan"),
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"),
-    ]
-    fake = _FakeTraining(
-        monkeypatch, (1.0, [0.1]), *[(1.0, [0.9, error]) for error in errors], (1.0, [0.2])
-    )
-    result = tune(split, tmp_path, trials=5, **QUICK)
-    assert [trial.ended for trial in result.trials] == [
-        "early",
-        "failed",
-        "failed",
-        "failed",
-        "early",
-    ]
-    assert result.best is not None and result.best.number == 4 and result.trials[1].value is None
-    assert len(fake.configs) == 5
-    table = "\n".join(trials_table(result.trials, "recall@5"))
-    assert "trial 1 failed: the loss is nan" in table and "trial 2 failed: MemoryError" in table
+    real = fit
+    calls = iter(range(100))
 
-    _FakeTraining(monkeypatch, *[(1.0, [ValueError("the loss is nan")])] * STARTUP_TRIALS)
-    with pytest.raises(ValueError, match=f"first {STARTUP_TRIALS} trials all failed.*nan"):
-        tune(split, tmp_path / "all", trials=20, **QUICK)
-    _FakeTraining(monkeypatch, (1.0, [RuntimeError("a bug")]))
-    with pytest.raises(RuntimeError, match="a bug"):
-        tune(split, tmp_path / "bug", trials=1, **QUICK)
+    def failing(*arguments: Any, **options: Any) -> Any:
+        number = next(calls)
+        if number == 1:
+            raise ValueError("the training loss is nan")
+        if number == 2:
+            raise torch.OutOfMemoryError("no memory")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(lightgcn.training.tuning, "fit", failing)
+    found = tune(split, tmp_path, trials=4, **QUICK)
+    assert [trial.ended == "failed" for trial in found.trials] == [False, True, True, False]
+    assert "nan" in found.trials[1].error and "no memory" in found.trials[2].error
 
 
-def test_an_interrupted_search_keeps_its_best_and_goes_on(split: Split, tmp_path: Path) -> None:
-    asked = iter(range(1000))
-    # The start has 6 epochs of one step: it is stopped in the second trial.
-    result = tune(split, tmp_path, trials=9, should_stop=lambda: next(asked) >= 9, **QUICK)
-    assert result.ended == "interrupted" and [trial.ended for trial in result.trials] == [
-        "finished",
-        "stopped",
-    ]
-    assert preset(tmp_path / "preset.json") == result.config
-    went_on = tune(split, tmp_path, trials=1, **QUICK)
-    assert went_on.trials[:2] == result.trials
-    assert (
-        went_on.trials[2].settings == result.trials[1].settings
-    )  # what was stopped has its turn again
+def test_a_search_in_which_everything_fails_ends(split, tmp_path, monkeypatch) -> None:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise ValueError("diverged like this")
+
+    monkeypatch.setattr(lightgcn.training.tuning, "fit", failing)
+    with pytest.raises(ValueError, match="diverged like this"):
+        tune(split, tmp_path, trials=50, **QUICK)
 
 
-def test_a_record_that_was_cut_off_is_dropped_and_a_lost_preset_written_again(
-    split: Split, tmp_path: Path
+def test_a_journal_that_was_cut_off_goes_on_and_a_lost_preset_is_written_again(
+    split, tmp_path
 ) -> None:
-    result = tune(split, tmp_path, trials=3, **QUICK)
-    path, kept = tmp_path / "trials.jsonl", tmp_path / "preset.json"
-    whole, best = path.read_bytes(), kept.read_bytes()
-    path.write_bytes(whole + whole[:100])
-    kept.unlink()
-    went_on = tune(split, tmp_path, trials=1, **QUICK)
-    assert went_on.trials[:3] == result.trials and len(went_on.trials) == 4
-    assert path.read_bytes().startswith(whole) and path.read_bytes().count(b"\n") == 4
-    assert kept.exists() and (went_on.best != result.best or kept.read_bytes() == best)
+    before = tune(split, tmp_path, trials=3, **QUICK)
+    journal = tmp_path / "study.log"
+    journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "wor')
+    (tmp_path / "preset.json").unlink()
+    after = tune(split, tmp_path, trials=1, **QUICK)
+    assert without_times(after.trials[:3]) == without_times(before.trials)
+    assert (tmp_path / "preset.json").is_file()
 
 
-def test_another_search_is_refused_and_left_alone(split: Split, tmp_path: Path) -> None:
+def test_another_search_is_refused_and_left_alone(split, tmp_path) -> None:
     tune(split, tmp_path, trials=1, **QUICK)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    other = split_edges(
-        synthetic_interactions(USERS, ITEMS, 700, seed=2, num_tastes=3),
-        (0.7, 0.15, 0.15),
-        disjoint=0,
-    )
-    with pytest.raises(ValueError, match=r"study\.json: the search there is of other data"):
-        tune(other, tmp_path, trials=1, **QUICK)
-    with pytest.raises(ValueError, match="has metric='recall@5', now 'ndcg@5' was given"):
-        tune(split, tmp_path, trials=1, **QUICK | {"start": replace(POOR, metric="ndcg@5")})
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    (tmp_path / "study.json").unlink()
-    with pytest.raises(FileExistsError, match=r"trials\.jsonl: is there already"):
-        tune(split, tmp_path, trials=1, **QUICK)
-
-
-@pytest.mark.parametrize(
-    ("name", "damage", "said"),
-    [
-        ("study.json", lambda data: data[:40], r"study\.json: not valid JSON"),
-        ("study.json", lambda data: b"[]", r"study\.json: not the file of a search"),
-        ("trials.jsonl", lambda data: b"{}\n" + data, r"trials\.jsonl, line 1"),
-        (
-            "trials.jsonl",
-            lambda data: data.replace(b'"finished"', b'"won"'),
-            r"trials\.jsonl, line 1.*won",
-        ),
-        (
-            "trials.jsonl",
-            lambda data: data.replace(b'"num_layers"', b'"warmth"'),
-            r"trials\.jsonl, line 1.*warmth",
-        ),
-        ("trials.jsonl", lambda data: data[20:], r"trials\.jsonl, line 1"),
-    ],
-)
-def test_damaged_files_are_named(
-    name: str, damage: Callable[[bytes], bytes], said: str, split: Split, tmp_path: Path
-) -> None:
-    tune(split, tmp_path, trials=2, **QUICK)
-    path = tmp_path / name
-    path.write_bytes(damage(path.read_bytes()))
-    broken = path.read_bytes()
-    with pytest.raises(ValueError, match=said):
-        tune(split, tmp_path, trials=1, **QUICK)
-    assert path.read_bytes() == broken
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({}, "give minutes, trials, or both"),
-        ({"minutes": 0}, "minutes must be a positive number"),
-        ({"minutes": float("nan")}, "minutes must be a positive number"),
-        ({"trials": 0}, "trials must be an integer of at least 1"),
-        ({"trials": 1, "max_dim": 0}, "max_dim must be an integer of at least 1"),
-        ({"trials": 1, "fixed": ("warmth",)}, "fixed names no setting 'warmth'"),
-        (
-            {"trials": 1, "fixed": [dimension.name for dimension in SPACE]},
-            "nothing is left to search",
-        ),
-        ({"trials": 1, "start": preset("fast", metric="loss")}, "cannot choose between losses"),
-        ({"trials": 1, "start": preset("fast", metric="recall@99")}, "only 45"),
-    ],
-)
-def test_bad_arguments_are_named_and_leave_no_trace(
-    changes: dict[str, Any], said: str, split: Split, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=said):
-        tune(split, tmp_path / "out", **{"start": POOR} | changes)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("edges", [3, 700, 60_000, 800_000, 60_000_000])
-@pytest.mark.parametrize("name", list(PRESETS))
-def test_every_start_is_in_its_space_and_every_proposal_is_a_config(name: str, edges: int) -> None:
-    start = PRESETS[name]
-    space = search_space(start, edges, max_dim=48)
-    widths = next(dimension.choices for dimension in space if dimension.name == "embedding_dim")
-    assert max(widths) == max(32, start.embedding_dim)
-    first = first_trials(space, start)
-    assert first[0] == {dimension.name: getattr(start, dimension.name) for dimension in space}
-    told: list[tuple[dict[str, Any], float | None]] = [(settings, 0.1) for settings in first]
-    for number in range(len(first), 12):
-        settings = propose(space, told, number=number, seed=0)
-        assert list(settings) == [dimension.name for dimension in space]
-        assert all(dimension.holds(settings[dimension.name]) for dimension in space)
-        replace(start, **settings)
-        told.append((settings, None if number % 4 == 0 else settings["learning_rate"]))
-        json.dumps(settings)
-
-
-def test_batch_sizes_suit_the_number_of_edges() -> None:
-    def sizes(edges: int) -> tuple[int, ...]:
-        space = search_space(preset("fast", batch_size=8192), edges, max_dim=64)
-        return next(dimension.choices for dimension in space if dimension.name == "batch_size")
-
-    assert sizes(800_000) == (2048, 8192, 16384, 32768)
-    assert sizes(5_000) == (128, 512, 2048, 8192)
-    assert sizes(60_000_000) == (8192, 32768)
-
-
-def test_proposals_come_closer_to_what_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    space = [
-        dimension
-        for dimension in SPACE
-        if dimension.name in ("loss", "num_layers", "learning_rate", "temperature")
+    journal = (tmp_path / "study.log").read_bytes()
+    graph = synthetic_interactions(USERS, ITEMS, 700, seed=2, num_tastes=3)
+    others: list[tuple[Any, dict[str, Any], str]] = [
+        (split_edges(graph), QUICK, "data"),
+        (split, QUICK | {"start": POOR.changed(learning_rate=1e-3)}, "start"),
+        (split, QUICK | {"fixed": ("epochs",)}, "fixed"),
+        (split, QUICK | {"max_dim": 64}, "max_dim"),
     ]
-
-    def reached(settings: dict[str, Any]) -> float:
-        away = 0.2 * abs(settings["num_layers"] - 3) + abs(
-            math.log(settings["learning_rate"] / 0.004)
-        )
-        return (settings["loss"] == "softmax") * math.exp(
-            -away - abs(math.log(settings["temperature"] / 0.3))
-        )
-
-    def search() -> list[tuple[dict[str, Any], float | None]]:
-        told: list[tuple[dict[str, Any], float | None]] = []
-        for number in range(16):
-            settings = propose(space, told, number=number, seed=2)
-            told.append((settings, reached(settings)))
-        return told
-
-    told = search()
-    less = [(settings, -(value or 0.0)) for settings, value in told]
-    assert propose(space, less, number=16, seed=2, minimize=True) == propose(
-        space, told, number=16, seed=2
-    )
-    assert all(settings["loss"] == "softmax" for settings, _ in told[:STARTUP_TRIALS])
-    monkeypatch.setattr(lightgcn.training.search_space, "STARTUP_TRIALS", 100)
-    at_random = search()
-    assert told[:STARTUP_TRIALS] == at_random[:STARTUP_TRIALS]
-    assert max(value or 0.0 for _, value in told) > 1.3 * max(
-        value or 0.0 for _, value in at_random
-    )
+    for other, options, named in others:
+        with pytest.raises(ValueError, match=named) as refused:
+            tune(other, tmp_path, trials=1, **options)
+        assert str(tmp_path) in str(refused.value)
+    assert (tmp_path / "study.log").read_bytes() == journal
 
 
-def test_without_optuna_one_line_says_how_to_install_it(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_journal_is_named(split, tmp_path) -> None:
+    (tmp_path / "study.log").write_text("not a journal\nat all\n")
+    with pytest.raises(ValueError, match=r"study\.log"):
+        tune(split, tmp_path, trials=1, **QUICK)
+
+
+def test_a_preset_without_a_search_is_not_overwritten(split, tmp_path) -> None:
+    (tmp_path / "preset.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=r"preset\.json"):
+        tune(split, tmp_path, trials=1, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({}, "minutes"),
+        ({"minutes": 0}, "minutes"),
+        ({"trials": 0}, "trials"),
+        ({"trials": 1, "max_dim": 0}, "max_dim"),
+        ({"trials": 1, "fixed": ["width"]}, "width"),
+        ({"trials": 1, "start": preset("fast", metric="loss")}, "loss"),
+    ],
+)
+def test_bad_arguments_are_named_and_leave_no_trace(split, tmp_path, options, named) -> None:
+    with pytest.raises(ValueError, match=named):
+        tune(split, tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_every_start_is_in_its_space() -> None:
+    for name in PRESETS:
+        for edges in (100, 10_000, 1_000_000, 66_000_000):
+            start = preset(name)
+            space = search_space(start, edges, max_dim=64)
+            for settings in first_trials(space, start):
+                start.changed(**settings)
+                assert all(each.holds(settings[each.name]) for each in space)
+                for each in space:
+                    assert each.decode(each.encode(settings[each.name])) == settings[each.name]
+
+
+def test_without_optuna_one_line_says_how_to_install_it(split, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ValueError, match=r'pip install "lightgcn\[tune\]"'):
-        tune(split, tmp_path / "out", trials=1, **QUICK)
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="Optuna"):
+        tune(split, tmp_path, trials=1)
 
 
-def test_the_library_does_not_import_optuna_and_a_search_does_not_log(
-    split: Split, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.slow
+@pytest.mark.slow
+def test_the_library_does_not_import_optuna() -> None:
     code = "import sys, lightgcn, lightgcn.cli.main; assert 'optuna' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    import optuna
-
-    level = optuna.logging.get_verbosity()
-    tune(split, tmp_path, trials=4, **QUICK)
-    out, err = capfd.readouterr()
-    assert out == "" and err == "" and optuna.logging.get_verbosity() == level
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_table_shows_what_differs() -> None:
-    trials = [
-        Trial(number, {"num_layers": layers, "loss": "softmax"}, "early", value, 4, 8, 1.5)
-        for number, (layers, value) in enumerate([(1, 0.1), (3, 0.3), (2, 0.2)])
-    ]
-    lines = trials_table(trials, "recall@5", most=2)
-    assert len(lines) == 4 and "layers" in lines[1] and "loss" not in lines[1]
-    assert [line.split()[:2] for line in lines[2:]] == [["1", "0.3000"], ["2", "0.2000"]]
-    assert trials_table(trials, "clicks@5")[2].split()[0] == "0"  # less is better
-    assert asdict(TuneResult(trials, trials[1], None, "time"))["best"]["number"] == 1
+def test_the_table_fits_a_terminal_and_shows_the_best_first(result) -> None:
+    found, folder = result
+    lines = trials_table(found.trials, "recall@5")
+    assert max(map(len, lines)) <= 80
+    assert lines[1].split()[0] == str(found.best.number)
+    assert json.loads((folder / "preset.json").read_text())["found"]["value"] == found.best.value

@@ -110,7 +110,8 @@ class Reader:
         try:
             for playlists in pieces:
                 self._add(part, playlists)
-                playlists.clear()  # before the next piece is parsed, for it to get the same memory, still in the cache
+                # Before the next piece is parsed, so that it gets the same memory, still in cache.
+                playlists.clear()
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise _UnsoundError from error
         return part
@@ -264,7 +265,10 @@ def playlist_problem(place: int, playlist: Any) -> str | None:
             return f"{at} is {_kind(track)}, expected an object with track_uri"
         if not isinstance(track.get("track_uri"), str) or not track["track_uri"]:
             found = _shown(track, "track_uri")
-            return f'{at}: "track_uri" is {found}, expected a non-empty string such as "spotify:track:..."'
+            return (
+                f'{at}: "track_uri" is {found}, expected a non-empty string such as '
+                '"spotify:track:..."'
+            )
         for key in COLUMNS.values():
             if not isinstance(track.get(key), str | None):
                 return f'{at}: "{key}" is {_shown(track, key)}, expected a string'

@@ -24,7 +24,10 @@ MOST = 8
 WORTH = 16_000_000  # bytes of JSON that are parsed in about the time in which a process starts
 # Neither a fork, which threads of this process could break, nor a fresh import of the caller's
 # script: the standard library, this folder, and what holds orjson.
-BOOT = "import sys; sys.path += sys.argv[2:]; import slice_reader; slice_reader.serve(sys.argv[1] == 'skip')"
+BOOT = (
+    "import sys; sys.path += sys.argv[2:]; import slice_reader; slice_reader.serve(sys.argv[1] "
+    "== 'skip')"
+)
 
 
 def available_cores() -> int:
@@ -131,7 +134,10 @@ class _Worker:
         how = (
             f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         )
-        return f"the process that read it {how}; if memory ran out, fewer processes need less (processes=1: none)"
+        return (
+            f"the process that read it {how}; if memory ran out, fewer processes need "
+            f"less (processes=1: none)"
+        )
 
     def stop(self) -> None:
         self.process.kill()

@@ -29,7 +29,8 @@ class World:
     artist_start: (
         Ints  # (num_artists + 1,): the items of artist a are artist_start[a] to artist_start[a + 1]
     )
-    within: Floats  # (num_items,): taste + cumulative popularity within it, so one search serves every taste
+    # (num_items,): taste + cumulative popularity within it, so that one search serves all tastes
+    within: Floats
     overall: Floats  # (num_items,): cumulative popularity among all items
     tastes: Floats  # (num_tastes,): cumulative popularity of the tastes
 

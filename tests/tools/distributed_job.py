@@ -13,7 +13,15 @@ from pathlib import Path
 
 import torch
 
-from lightgcn import LightGCN, evaluate, fit, normalized_adjacency, preset, split_edges
+from lightgcn import (
+    Interactions,
+    LightGCN,
+    evaluate,
+    fit,
+    normalized_adjacency,
+    preset,
+    split_edges,
+)
 from lightgcn.cli import main as cli
 from lightgcn.core import process_group as process_group_module
 from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup, process_group
@@ -55,17 +63,15 @@ def shared(model: LightGCN | None, processes: ProcessGroup) -> LightGCN:
 def train(name: str, folder: Path, processes: ProcessGroup = SINGLE_PROCESS) -> dict:
     """Train one case; write the model and return figures, in process 0."""
     config = CASES[name]
-    split = split_edges(graph(), disjoint=config.disjoint)
+    split = split_edges(graph(), disjoint=config.train.disjoint)
     model = shared(
-        config.new_model(USERS, ITEMS, split.val.message) if processes.rank == 0 else None,
+        config.new_model(split.val.message) if processes.rank == 0 else None,
         processes,
     )
     before = processes.sent
     result = fit(model, split, config)
-    adjacency = normalized_adjacency(split.test.message, config.normalization)
-    tested = evaluate(
-        model, adjacency, split.test, ks=(5, 20), popularity_prior=config.popularity_prior
-    )
+    adjacency = normalized_adjacency(split.test.message, config.model.normalization)
+    tested = evaluate(model, split.test, ks=(5, 20))
     with torch.no_grad():
         scores = model(adjacency, split.test.positives.edge_index)
     whole = model.whole() if isinstance(model, ShardedLightGCN) else model
@@ -94,7 +100,14 @@ def stop(
 ) -> None:
     """Train ``STOPPED`` up to a step, or to its end; write the model if it comes to that."""
     split = split_edges(graph(), disjoint=0.0)
-    model = shared(STOPPED.new_model(USERS, ITEMS) if processes.rank == 0 else None, processes)
+    model = shared(
+        STOPPED.new_model(
+            Interactions.from_edge_index(torch.empty(2, 0, dtype=torch.int64), USERS, ITEMS)
+        )
+        if processes.rank == 0
+        else None,
+        processes,
+    )
     asked = iter(range(1_000_000))
     # One process alone is asked to stop, and all have to.
     ask = (

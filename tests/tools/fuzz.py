@@ -1,7 +1,7 @@
 """Feed every reader with files that are wrong in every way: a result, or an error that names the
 file; nothing else.
 
-    python tests/fuzz.py [--inputs 100000] [--target mpd …] [--seed 0]
+    python tests/tools/fuzz.py [--inputs 100000] [--target mpd …] [--seed 0]
 
 Inputs are made from valid files by cutting, repeating, exchanging and overwriting bytes, by putting
 hostile values in the place of others (huge numbers, NaN, deep nesting, broken UTF-8, NUL), and for
@@ -35,7 +35,7 @@ from typing import Any
 import orjson
 import torch
 
-from lightgcn import LightGCN, Recommender, preset, save_preset
+from lightgcn import LightGCN, Recommender, preset
 from lightgcn.challenge import (
     make_challenge,
     read_challenge_set,
@@ -49,8 +49,8 @@ from lightgcn.cli import main as cli
 from lightgcn.datasets import Dataset, read_mpd, read_table, read_text, write_synthetic_mpd
 from lightgcn.experiments.run import RunConfig
 from lightgcn.nn.model_io import load_model, save_model
+from lightgcn.training import save_preset
 from lightgcn.training.trainer import read_history
-from lightgcn.training.trials import read_trials
 
 SECONDS, MEMORY = 20, 3 << 30
 Read = Callable[[Path], Any]
@@ -263,15 +263,9 @@ def targets(work: Path) -> list[Target]:
     )
     graph = dataset.interactions
     model = LightGCN(graph.num_users, graph.num_items, 4, 2)
+    model.ranking = preset("best", item_knn=3).ranking
     save_model(work / "model.safetensors", model)
-    config = preset("best", embedding_dim=4, neighbours=3)
-    recommender = Recommender.from_model(
-        model,
-        graph,
-        **config.scoring(graph),
-        user_columns=dataset.users,
-        item_columns=dataset.items,
-    )
+    recommender = Recommender(model, graph, user_columns=dataset.users, item_columns=dataset.items)
     recommender.save(work / "recommender.safetensors")
     options = ["--epochs", "2", "--batch-size", "4", "--embedding-dim", "4", "--metric", "recall@2"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -282,7 +276,6 @@ def targets(work: Path) -> list[Target]:
             == 0
         )
     save_preset(work / "preset.json", preset("best"))
-    trial = b'{"number":0,"settings":{"loss":"bpr"},"ended":"finished","curve":[[1,0.5,0.2]],"value":0.2,"seconds":1.0}\n'
     csv = b'user,item,plays,name\r\na,x,1,"one, two"\r\nb,y,2.5,\xc3\xbc\r\na,y,1e3,three\r\n'
 
     def file(name: str) -> bytes:
@@ -349,9 +342,6 @@ def targets(work: Path) -> list[Target]:
             [file("run/history.jsonl")],
             lambda path: read_history(path.parent),
         ),
-        Target(
-            "trials", "trials.jsonl", [trial, trial + trial.replace(b":0,", b":1,")], read_trials
-        ),
         Target("preset", "preset.json", [file("preset.json")], preset),
         Target(
             "challenge set",
@@ -391,7 +381,7 @@ def _parquets(work: Path) -> list[bytes]:
 
 def _recommend(path: Path) -> Any:
     recommender = Recommender.load(path)
-    if recommender.seen.num_users and len(recommender.items):
+    if recommender.seen.num_users and recommender.seen.num_items:
         user = recommender.seen.user_ids[0] if recommender.seen.user_ids is not None else 0
         return recommender.recommend(user, 1)
     return None
@@ -491,7 +481,8 @@ def _child(target: Target, folder: Path, seed: int, inputs: int, report: int) ->
             counts[feed(target, folder, data)] += 1
         except BaseException:
             (folder / "failed").write_bytes(data)
-            text = f"{target.name}, input {seed + number}, kept in {folder / 'failed'}\n{traceback.format_exc()}"
+            where = f"{target.name}, input {seed + number}, kept in {folder / 'failed'}"
+            text = f"{where}\n{traceback.format_exc()}"
             os.write(report, text.encode("utf-8", "replace")[:60_000])
             os._exit(1)
     os.write(report, json.dumps(counts).encode())

@@ -1,7 +1,7 @@
 """Kill -9 at random moments: what is on disk is whole, a rerun goes on, and it ends with the same
 bits.
 
-    python tests/soak.py [--kills 200] [--seed 0]
+    python tests/tools/soak.py [--kills 200] [--seed 0]
 
 Each scenario runs a command in a child process that is killed after a random part of the time that
 it takes, a few times over, with a look at the folder after each; then the command may end, and what
@@ -168,7 +168,8 @@ def learned(out: Path) -> dict[str, bytes]:
     for file in sorted(out.rglob("history.jsonl")):
         records = [json.loads(line) for line in file.read_bytes().splitlines()]
         kept = [
-            {name: value for name, value in one.items() if "seconds" not in name} for one in records
+            {name: value for name, value in one.ranker.items() if "seconds" not in name}
+            for one in records
         ]
         found[str(file.relative_to(out))] = json.dumps(kept).encode()
     return found

@@ -1,6 +1,6 @@
 """What the wheel and the source distribution hold: all that is needed, and nothing else.
 
-python tests/check_distributions.py dist/*
+python tests/tools/check_distributions.py dist/*
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1] / "lightgcn"
+PACKAGE = Path(__file__).resolve().parents[2] / "lightgcn"
 CODE = [f"lightgcn/{path.relative_to(PACKAGE)}" for path in PACKAGE.rglob("*.py")]
-BOTH = [*CODE, "lightgcn/py.typed", "lightgcn/report.html", "LICENSE"]
+BOTH = [*CODE, "lightgcn/py.typed", "lightgcn/experiments/report.html", "LICENSE"]
 NEEDED = {
     ".whl": BOTH,
-    ".gz": [*BOTH, "tests/test_model.py", "examples/tutorial.py", "README.md", "CITATION.cff"],
+    ".gz": [*BOTH, "tests/nn/test_model.py", "examples/tutorial.py", "README.md", "CITATION.cff"],
 }
 # No data, no caches, nothing that is large.
 FORBIDDEN = (".safetensors", ".pyc", ".json", ".txt.xz", ".parquet", ".npy", ".pt")

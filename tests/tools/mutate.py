@@ -1,6 +1,6 @@
 """Change the library in one place at a time, and see whether a test notices.
 
-    python tests/mutate.py [--modules metrics sampling …] [--processes 2] [--show]
+    python tests/tools/mutate.py [--modules metrics split …] [--processes 2] [--show]
 
 A mutant is a module with one operator, comparison, number, condition or statement changed. Its
 tests run in a process forked from one that has imported what takes long, stop at the first failure,
@@ -21,38 +21,39 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+FILES = {
+    "metrics": "ranking/metrics.py",
+    "negatives": "graph/negatives.py",
+    "split": "graph/split.py",
+    "propagation": "nn/propagation.py",
+}
 TESTS = {
-    "metrics": ["test_metrics.py", "test_evaluation.py"],
-    "sampling": ["test_sampling.py", "test_splitting.py"],
-    "splitting": ["test_splitting.py", "test_side_nodes.py"],
+    "metrics": ["ranking/test_metrics.py", "ranking/test_evaluation.py"],
+    "negatives": ["graph/test_negatives.py", "graph/test_split.py"],
+    "split": ["graph/test_split.py", "graph/test_side_nodes.py"],
     "propagation": [
-        "test_numerics.py",
-        "test_propagation.py",
+        "nn/test_numerics.py",
+        "nn/test_propagation.py",
         "test_known_answer.py",
-        "test_model.py",
+        "nn/test_model.py",
     ],
 }
 # How much is done at a time, and from which size on in which of two equal ways: module to names of
 # constants.
-TUNING = {
-    "propagation": {"_SLAB_BYTES", "_CAST_ROWS"},
-    "sampling": set(),
-    "splitting": set(),
-    "metrics": set(),
-}
+TUNING = {"propagation": {"_SLAB_BYTES", "_CAST_ROWS"}}
 # Lines on which a change leaves results as they are: a part of the line, what is changed ("" for
 # anything), and why.
 EQUAL = {
     "metrics": [("gains = 1 / torch.arange(2", "1 -> 2", "gains and ideal grow alike")],
-    "sampling": [
+    "negatives": [
         (
             "repeats = missing * (missing / 2 + len(drawn))",
             "Add -> Sub",
             "nothing is drawn yet, but in a second round",
         ),
     ],
-    "splitting": [
+    "split": [
         ("sum(shares) - 1) > 1e-6", "Gt -> GtE", "no sum is at the bound itself"),
         ("if 1 - sum(shares[1:]) < 1e-6", "Lt -> LtE", "the same"),
         ("minlength=3", "3 -> 4", "a count of a part that there is not"),
@@ -192,7 +193,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, object]]:
         yield f"{type(node.op).__name__} -> {other.__name__}", _setter("op", None, other())
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub | ast.Invert):
         operand = node.operand
-        yield f"without {type(node.op).__name__}", lambda one: one.__dict__.update(op=ast.UAdd(), operand=operand) if not isinstance(one.op, ast.Not) else one.__dict__.update(operand=ast.UnaryOp(ast.Not(), operand))  # fmt: skip  # noqa: E501
+        yield f"without {type(node.op).__name__}", lambda one: one.__dict__.update(op=ast.UAdd(), operand=operand) if not isinstance(one.op, ast.Not) else one.__dict__.update(operand=ast.UnaryOp(ast.Not(), operand))  # fmt: skip
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
         yield f"{node.value} -> {not node.value}", _setter("value", None, not node.value)
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
@@ -231,7 +232,7 @@ def noticed(package: Path, tests: list[str]) -> bool:
         os.environ["PYTHONPATH"] = str(package)
         import pytest
 
-        arguments = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not gpu", "--hypothesis-seed=0"]
+        arguments = ["-x", "-q", "-n0", "-p", "no:cacheprovider", "-m", "not gpu and not slow"]
         os._exit(int(pytest.main([*arguments, *(str(ROOT / "tests" / name) for name in tests)])))
 
     def kill(*_: object) -> None:
@@ -252,11 +253,11 @@ def judge(module: str, share: int, of: int, report: int) -> None:
         shutil.copytree(
             ROOT / "lightgcn", package / "lightgcn", ignore=shutil.ignore_patterns("__pycache__")
         )
-        file = package / "lightgcn" / f"{module}.py"
+        file = package / "lightgcn" / FILES[module]
         source = file.read_text()
-        if not share and noticed(package, TESTS[module]):
-            os.write(report, f"{module}\t0\ttests fail without a change\t1\n".encode())
-        for number, (line, what, mutant) in enumerate(mutants(source, TUNING[module])):
+        if noticed(package, TESTS[module]):
+            sys.exit(f"{module}: its tests fail, or take too long, without a change")
+        for number, (line, what, mutant) in enumerate(mutants(source, TUNING.get(module, set()))):
             if number % of == share:
                 file.write_text(mutant)
                 os.write(
@@ -289,18 +290,26 @@ def main() -> int:
             child = os.fork()
             if not child:
                 os.close(receive)
-                judge(module, share, arguments.processes, send)
+                try:
+                    judge(module, share, arguments.processes, send)
+                except SystemExit as failed:
+                    print(failed, file=sys.stderr)
+                    os._exit(1)
                 os._exit(0)
             children.append(child)
         os.close(send)
         total = killed = equal = 0
-        lines = (ROOT / "lightgcn" / f"{module}.py").read_text().splitlines()
+        lines = (ROOT / "lightgcn" / FILES[module]).read_text().splitlines()
         with os.fdopen(receive) as stream:
             for entry in stream:
                 _, line, what, dead = entry.rstrip("\n").split("\t")
-                code = lines[int(line) - 1].strip() if int(line) else ""
+                code = lines[int(line) - 1].strip()
                 reason = next(
-                    (why for part, change, why in EQUAL[module] if part in code and change in what),
+                    (
+                        why
+                        for part, change, why in EQUAL.get(module, [])
+                        if part in code and change in what
+                    ),
                     None,
                 )
                 total += 1
@@ -310,9 +319,9 @@ def main() -> int:
                     state = (
                         "killed  " if int(dead) else f"equal ({reason})" if reason else "SURVIVED"
                     )
-                    print(f"{state} {module}.py:{line} {what}: {code}", flush=True)
-        for child in children:
-            os.waitpid(child, 0)
+                    print(f"{state} {FILES[module]}:{line} {what}: {code}", flush=True)
+        if any(os.waitpid(child, 0)[1] for child in children):
+            return 1
         share_killed = killed / max(total - equal, 1)
         print(
             f"{module}: {killed} of {total - equal} mutants killed, {share_killed:.1%}; {equal} "

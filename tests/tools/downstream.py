@@ -15,17 +15,16 @@ from lightgcn import (
     Evaluation,
     Interactions,
     LightGCN,
+    Preset,
     Recommendation,
     Recommender,
     Split,
-    TopK,
-    TrainConfig,
-    TrainResult,
     split_edges,
 )
 from lightgcn.challenge import Challenge, ChallengeScores, make_challenge, score_lists
 from lightgcn.datasets import Dataset, read_mpd
 from lightgcn.graph.side_nodes import SideNodes
+from lightgcn.training import TrainResult
 
 
 class Model(nn.Module):
@@ -48,21 +47,20 @@ def train(folder: Path) -> list[Recommendation]:
     assert_type(graph, Interactions)
     split = split_edges(graph, (0.8, 0.1, 0.1), seed=torch.Generator())
     assert_type(split, Split)
-    config = lightgcn.preset("fast", epochs=3)
-    assert_type(config, TrainConfig)
+    settings = lightgcn.preset("fast", epochs=3)
+    assert_type(settings, Preset)
     side = SideNodes.of(dataset.groups("artist_id"))
     split = side.extend_split(split)
-    model = config.new_model(split.train.message.num_users, graph.num_items, split.val.message)
-    assert_type(lightgcn.fit(model, split, config), TrainResult)
+    model = settings.new_model(split.val.message)
+    assert_type(model, LightGCN)
+    assert_type(lightgcn.fit(model, split, settings), TrainResult)
     users, items = model.embed(lightgcn.normalized_adjacency(split.test.message))
     assert_type(users, Tensor)
-    assert_type(lightgcn.top_k(users, items, 10, seen=split.test.message), TopK)
-    result = lightgcn.evaluate_ranking(users, items, split.test.positives)
+    assert_type(lightgcn.top_k(users, items, 10, seen=split.test.message).items, Tensor)
+    result = lightgcn.evaluate(model, split.test)
     assert_type(result, Evaluation)
     assert_type(result["recall@20"], float)
-    recommender = Recommender.from_model(
-        model, graph, **config.scoring(side.extend(graph)), side_nodes=side
-    )
+    recommender = Recommender(model, graph, side_nodes=side)
     return recommender.recommend_new(["spotify:track:x"], k=5)
 
 

@@ -1,0 +1,107 @@
+"""Settings of a model: its shape, and how its embeddings become scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from lightgcn.core.checks import checked_count, is_number
+from lightgcn.graph.adjacency import Normalization
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape and the start of a `lightgcn.LightGCN`.
+
+    Attributes:
+        embedding_dim: width d of the embeddings.
+        num_layers: number of propagation layers K; 0 is matrix factorisation.
+        normalization: of the adjacency, "mean" or "symmetric".
+        learnable_alpha: whether the K + 1 layer weights are learned; else they are 1 / (K + 1).
+        init: start of the embedding table: "normal", "xavier", "spectral" (truncated SVD of the
+            train edges) or "words" (sentence embeddings of names).
+        init_std: standard deviation of the start, unless it is "xavier".
+
+    Raises:
+        ValueError: naming the setting that is out of range.
+    """
+
+    embedding_dim: int = 64
+    num_layers: int = 3
+    normalization: Normalization = "symmetric"
+    learnable_alpha: bool = False
+    init: Literal["normal", "xavier", "spectral", "words"] = "normal"
+    init_std: float = 0.1
+
+    def __post_init__(self) -> None:
+        plain_numbers(self)
+        check_choice(self, "normalization", "mean", "symmetric")
+        check_choice(self, "learnable_alpha", False, True)
+        check_choice(self, "init", "normal", "xavier", "spectral", "words")
+        checked_count("embedding_dim", self.embedding_dim, 1)
+        checked_count("num_layers", self.num_layers, 0)
+        check_least(self, "init_std")
+
+
+@dataclass(frozen=True)
+class RankingConfig:
+    """How the embeddings of a trained model become scores. The model carries it.
+
+    Attributes:
+        popularity_prior: None to score by dot products; a number to score by cosines plus this
+            weight times log(1 + popularity) of the item (`lightgcn.ranking.with_popularity_prior`).
+            In-batch softmax removes item popularity from the scores; the prior adds it back.
+        item_knn: number of nearest neighbours of each item that add to the scores
+            (`lightgcn.ranking.ItemKNN`); 0 for none.
+        item_knn_weight: the most that they add to a score.
+        time_decay: exponent p of (1 + age)⁻ᵖ, by which a user's latest items count more than
+            earlier ones (`lightgcn.ranking.time_decay`); 0 for all alike. No effect on a graph
+            without an order.
+        time_decay_weight: how far a user's embedding is moved towards the latest items.
+
+    Raises:
+        ValueError: naming the setting that is out of range.
+
+    Example:
+        >>> from lightgcn import RankingConfig
+        >>> RankingConfig(popularity_prior=0.1).item_knn
+        0
+    """
+
+    popularity_prior: float | None = None
+    item_knn: int = 0
+    item_knn_weight: float = 0.2
+    time_decay: float = 0.0
+    time_decay_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        plain_numbers(self)
+        if self.popularity_prior is not None:
+            check_least(self, "popularity_prior", "None or ")
+        checked_count("item_knn", self.item_knn, 0)
+        for name in ("item_knn_weight", "time_decay", "time_decay_weight"):
+            check_least(self, name)
+
+
+def plain_numbers(config: Any) -> None:
+    """Replace NumPy numbers among the fields of a frozen dataclass by Python's."""
+    for name in config.__dataclass_fields__:
+        value = getattr(config, name)
+        if isinstance(value, np.integer | np.floating):
+            object.__setattr__(config, name, value.item())
+
+
+def check_choice(config: Any, name: str, *allowed: object) -> None:
+    """Raise a ValueError unless a field has one of some values."""
+    value = getattr(config, name)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def check_least(config: Any, name: str, prefix: str = "") -> None:
+    """Raise a ValueError unless a field is a finite number of at least 0."""
+    value = getattr(config, name)
+    if not (is_number(value) and value >= 0):
+        raise ValueError(f"{name} must be {prefix}a number of at least 0, got {value!r}")
