@@ -31,7 +31,7 @@ from lightgcn import (
 )
 from lightgcn.core.seeding import make_generator
 from lightgcn.datasets.synthetic.generate import synthetic_interactions
-from lightgcn.graph import adjacency as adjacency_module
+from lightgcn.graph import pattern as pattern_module
 from lightgcn.ranking import popularity
 from lightgcn.training import TrainResult, batches
 from lightgcn.training.batches import Batch, batch_loss, epoch_batches
@@ -212,7 +212,7 @@ def test_a_large_graph_is_trained_as_a_small_one(
     config = config.changed(init="normal")
     straight, blocks = new_model(config), new_model(config)
     history = fit(straight, small_split(config), config).history
-    monkeypatch.setattr(adjacency_module, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(pattern_module, "BLOCK_ROWS", 16)
     result = fit(blocks, small_split(config), config)
     assert [record["loss"] for record in result.history] == pytest.approx(
         [record["loss"] for record in history]
