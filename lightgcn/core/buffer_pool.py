@@ -1,7 +1,7 @@
-"""The tables that a step is computed in, kept for the next one.
+"""Work buffers that are kept from one step to the next.
 
-A table of a gigabyte that is made anew is mapped and zeroed by the system, which takes longer than
-the product that is written to it."""
+A new buffer of a gigabyte is mapped and zeroed by the system, which takes longer than the product
+that is written to it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-# As many tables of a kind as the layers of one step are computed in.
+# A step computes its layers in so many buffers of one kind.
 _KEPT = 3
 
 
 class BufferPool:
-    """Empty tables to work in: those that were given back before, and new ones.
+    """Uninitialised (N, d) buffers: released ones are handed out again, others are new.
 
-    Each is taken by one at a time, so that threads do not meet in it.
+    A buffer has one user at a time, so threads can share a pool.
 
     Args:
-        keep: whether what is given back is kept; else every table is a new one.
+        keep: whether released buffers are kept; otherwise every buffer is new.
     """
 
     def __init__(self, *, keep: bool = True) -> None:
@@ -29,33 +29,30 @@ class BufferPool:
 
     @property
     def spare(self) -> list[Tensor]:
-        """Those that nobody works in."""
-        return [table for tables in self._spare.values() for table in tables]
+        """The buffers that are not in use."""
+        return [buffer for buffers in self._spare.values() for buffer in buffers]
 
     def acquire(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return a table with anything in it."""
+        """Return a buffer with arbitrary content."""
         spare = self._spare.get((torch.Size(shape), dtype), [])
-        with suppress(
-            IndexError
-        ):  # of a list that is empty, or that another thread has just emptied
+        with suppress(IndexError):  # the list is empty, or another thread has just emptied it
             return spare.pop()
         return torch.empty(shape, dtype=dtype, device=device)
 
-    def acquire_like(self, table: Tensor) -> Tensor:
-        """Return a table of the shape and dtype of another one."""
-        return self.acquire((table.shape[0], table.shape[1]), table.dtype, table.device)
+    def acquire_like(self, buffer: Tensor) -> Tensor:
+        """Return a buffer of the same shape, dtype and device."""
+        return self.acquire((buffer.shape[0], buffer.shape[1]), buffer.dtype, buffer.device)
 
-    def release(self, table: Tensor) -> None:
-        """Give back a (N, d) table that nobody looks at any more: the next one that takes it writes
-        to it."""
-        if not self.keep or table.is_inference():
+    def release(self, buffer: Tensor) -> None:
+        """Return a buffer that nobody uses any more; whoever acquires it next overwrites it."""
+        if not self.keep or buffer.is_inference():
             return
-        spare = self._spare.setdefault((table.shape, table.dtype), [])
+        spare = self._spare.setdefault((buffer.shape, buffer.dtype), [])
         if len(spare) < _KEPT:
-            spare.append(table)
+            spare.append(buffer)
 
     def clear(self) -> None:
-        """Free the memory of those that nobody works in."""
+        """Free the buffers that are not in use."""
         self._spare.clear()
 
 

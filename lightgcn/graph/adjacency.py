@@ -12,137 +12,25 @@ directions. Only weighted edges carry values."""
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn.core.buffer_pool import NO_REUSE, BufferPool
 from lightgcn.core.checks import INT32_END
 from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.pattern import Pattern
 
 Normalization = Literal["mean", "symmetric"]
+# What a call that propagates takes (`as_adjacency`).
 Graph: TypeAlias = "Interactions | Adjacency | Tensor"
 Degrees = npt.NDArray[np.float64]
-# Rows of a product that are made at a time on a CPU: 8 MB at 128 bytes a row, which the allocator
-# hands out again and again, where larger pieces are mapped anew each time.
-BLOCK_ROWS = 1 << 16
 _EXPONENTS = {"mean": (1.0, 0.0), "symmetric": (0.5, 0.5)}
-
-
-@dataclass(frozen=True, eq=False)
-class Pattern:
-    """A square sparse matrix by rows: where its entries are and, where they are not all 1, what
-    they are.
-
-    Attributes:
-        row_ends: (N + 1,) int32 or int64; row r holds entries ``row_ends[r]:row_ends[r + 1]``.
-        columns: (nnz,) of the same dtype.
-        values: (nnz,) floating, or None for ones.
-    """
-
-    row_ends: Tensor
-    columns: Tensor
-    values: Tensor | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles are of what was given, without what was made of it.
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def to_sparse_csr(self, dtype: torch.dtype) -> Tensor:
-        """Return the matrix as a (N, N) ``torch.sparse_csr`` tensor."""
-        size = (len(self.row_ends) - 1,) * 2
-        _say_beta_warning_unheard()
-        values = self.values
-        if values is None:
-            values = torch.ones(len(self.columns), device=self.columns.device)
-        return torch.sparse_csr_tensor(
-            self.row_ends, self.columns, values.to(dtype), size, check_invariants=False
-        )
-
-    def products(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the product with (N, d) ``x`` by blocks of rows: (rows, (n, d) of its dtype); not
-        differentiable.
-
-        On a CPU a block is made by the gather-sum kernel of `embedding_bag`, which needs no values
-        and beats the CSR product. That kernel is slow in float64, which serves for references only;
-        there and on other devices there is one block."""
-        if not self._sums_rows(x):
-            if x.dtype not in self._matrices:
-                self._matrices[x.dtype] = self.to_sparse_csr(x.dtype)
-            yield slice(0, len(x)), self._matrices[x.dtype] @ x
-            return
-        weights = None if self.values is None else self.values.to(x.dtype)
-        for rows, entries, offsets in self._blocks:
-            part = None if weights is None else weights[entries]
-            yield (
-                rows,
-                F.embedding_bag(
-                    self.columns[entries],
-                    x,
-                    offsets,
-                    mode="sum",
-                    per_sample_weights=part,
-                    include_last_offset=True,
-                ),
-            )
-
-    @cached_property
-    def _matrices(self) -> dict[torch.dtype, Tensor]:
-        """The pattern as CSR tensors by dtype, where that is what products are made with."""
-        return {}
-
-    @staticmethod
-    def _sums_rows(x: Tensor) -> bool:
-        return x.device.type == "cpu" and x.dtype != torch.float64 and x.numel() > 0
-
-    def product(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return the whole product, (N, d) of the dtype of ``x``, in ``out`` if it is given; not
-        differentiable."""
-        for rows, part in self.products(x):
-            if out is None:
-                if len(part) == len(x):
-                    return part
-                out = torch.empty_like(x)
-            out[rows] = part
-        assert out is not None
-        return out
-
-    def buffers_for(self, x: Tensor) -> BufferPool:
-        """Return the tables to compute products with (N, d) ``x`` in: kept ones where they are
-        large, else new ones."""
-        return (
-            self._buffers
-            if self._sums_rows(x) and len(self.row_ends) - 1 > BLOCK_ROWS
-            else NO_REUSE
-        )
-
-    @cached_property
-    def _buffers(self) -> BufferPool:
-        return BufferPool()
-
-    @cached_property
-    def _blocks(self) -> list[tuple[slice, slice, Tensor]]:
-        """Blocks of rows: the rows, their entries, and (n + 1,) offsets of the rows in these
-        entries."""
-        size = len(self.row_ends) - 1
-        blocks = []
-        for first in range(0, size, BLOCK_ROWS):
-            rows = slice(first, min(first + BLOCK_ROWS, size))
-            ends = self.row_ends[rows.start : rows.stop + 1]
-            blocks.append((rows, slice(int(ends[0]), int(ends[-1])), ends - ends[0]))
-        return blocks
-
-    def to(self, device: torch.device | str) -> Pattern:
-        values = None if self.values is None else self.values.to(device)
-        return Pattern(self.row_ends.to(device), self.columns.to(device), values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,13 +38,13 @@ class Adjacency:
     """A normalised sparse adjacency: ``adjacency @ x`` and ``adjacency.T @ x``, differentiable in
     ``x``.
 
-    Built by `normalized_adjacency` from interactions, or by `Adjacency.from_sparse` from a
-    ``torch.sparse`` tensor. Node order: user u is node u, item i is node ``num_users + i``. An
-    isolated node has an empty row: its product is zero.
+    Made by `normalized_adjacency` from interactions, or by `Adjacency.from_sparse` from a
+    ``torch.sparse`` tensor. User u is node u, item i is node ``num_users + i``. An isolated node
+    has an empty row: its product is zero.
 
     Attributes:
-        pattern: the entries of P (or of A, where it came as a tensor).
-        transposed: the same for Pᵀ; the same object where P is symmetric.
+        pattern: the entries of P (of A, for a ``torch.sparse`` tensor).
+        transposed: the same for Pᵀ; the same object if P is symmetric.
         row_scale: (N,) floating: D⁻ᵃ, or None for ones.
         column_scale: (N,) floating: D⁻ᵇ, or None for ones.
         num_users: number of user nodes.
@@ -164,9 +52,24 @@ class Adjacency:
         dtype: of the values, as a tensor's.
         half_tables: whether `lightgcn.propagate` gathers float32 embeddings from a float16 copy,
             with sums in float32: 2 to 3 times faster on a CPU, and within 1e-3 of the norm (1e-4 as
-            a rule; 1.2e-3 was seen where all comes through a hub of 100,000 edges). No effect on
-            weighted edges, on exponents other than a + b = 1, on other dtypes and on other devices.
-        normalization: the exponents (a, b); None for a matrix of the caller's own.
+            a rule; 1.2e-3 was seen through a hub of 100,000 edges). No effect on weighted edges,
+            exponents other than a + b = 1, other dtypes and other devices.
+        normalization: the exponents (a, b), or None if made from a ``torch.sparse`` tensor.
+
+    Example:
+        >>> import torch
+        >>> from lightgcn import Interactions, normalized_adjacency
+        >>> graph = Interactions.from_edge_index(torch.tensor([[0, 0, 1], [0, 1, 1]]))
+        >>> adjacency = normalized_adjacency(graph, "mean")
+        >>> adjacency
+        Adjacency(2 users + 2 items, 6 entries, torch.float32, cpu)
+        >>> adjacency @ torch.tensor([[1.0], [2.0], [3.0], [5.0]])
+        tensor([[4.0000],
+                [5.0000],
+                [1.0000],
+                [1.5000]])
+        >>> adjacency.normalization, adjacency.T.normalization
+        ((1.0, 0.0), (0.0, 1.0))
     """
 
     pattern: Pattern
@@ -181,26 +84,35 @@ class Adjacency:
 
     @classmethod
     def from_sparse(cls, matrix: Tensor, num_users: int, num_items: int) -> Adjacency:
-        """Wrap a (N, N) ``torch.sparse`` tensor (COO, CSR or CSC), normalised as its owner sees
-        fit.
+        """Wrap an (N, N) ``torch.sparse`` tensor (COO, CSR or CSC), with its values as they are.
 
         Raises:
-            ValueError: if the tensor is dense, not floating, or not (N, N) with N = ``num_users +
-                num_items``.
+            ValueError: if the tensor is dense, not floating, requires a gradient, or is not (N, N)
+                with N = ``num_users + num_items``.
+
+        Example:
+            >>> import torch
+            >>> matrix = torch.tensor([[0.0, 0.5], [2.0, 0.0]]).to_sparse()
+            >>> Adjacency.from_sparse(matrix, num_users=1, num_items=1).to_dense()
+            tensor([[0.0000, 0.5000],
+                    [2.0000, 0.0000]])
         """
         if matrix.layout == torch.strided:
-            raise ValueError("expected a torch.sparse tensor, got a dense one")
+            raise ValueError(
+                f"expected a torch.sparse tensor, got a dense one of {tuple(matrix.shape)}; "
+                "matrix.to_sparse() makes one"
+            )
         if not matrix.is_floating_point():
             raise ValueError(f"the adjacency must be floating, got {matrix.dtype}")
+        _check_constant("the adjacency's values", matrix)
         nodes = num_users + num_items
         if matrix.shape != (nodes, nodes):
             raise ValueError(
                 f"the adjacency must be ({nodes}, {nodes}) for {num_users} users and {num_items} "
-                "items, "
-                f"got {tuple(matrix.shape)}"
+                f"items, got {tuple(matrix.shape)}"
             )
-        coo = matrix.detach().to_sparse_coo().coalesce()
-        pattern, transposed = _pattern_from_coo(coo), _pattern_from_coo(coo.t().coalesce())
+        coo = matrix.to_sparse_coo().coalesce()
+        pattern, transposed = Pattern.from_coo(coo), Pattern.from_coo(coo.t().coalesce())
         return cls(pattern, transposed, None, None, num_users, num_items, matrix.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -213,7 +125,7 @@ class Adjacency:
 
     @property
     def device(self) -> torch.device:
-        """Where the entries live."""
+        """Device of the entries."""
         return self.pattern.columns.device
 
     @cached_property
@@ -231,26 +143,28 @@ class Adjacency:
     def __matmul__(self, x: Tensor) -> Tensor:
         """Multiply: (N, d) floating of any dtype gives (N, d) of that dtype; differentiable in
         ``x``."""
-        if x.ndim != 2 or x.shape[0] != self.num_nodes or not x.is_floating_point():
-            raise ValueError(
-                f"expected ({self.num_nodes}, d) floating, got {tuple(x.shape)} of {x.dtype}"
-            )
+        self.check_operand(x)
         product: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
         return product
 
-    def product_(self, x: Tensor) -> Tensor:
-        """Return ``self @ x`` in a new tensor, with ``x`` as scratch space: its content is lost.
-        Not differentiable."""
+    def check_operand(self, x: Tensor) -> None:
+        """Raise a ValueError unless ``x`` is (N, d) floating on this device."""
+        if x.ndim != 2 or x.shape[0] != self.num_nodes or not x.is_floating_point():
+            raise ValueError(
+                f"x must be ({self.num_nodes}, d) floating for {self}, got {tuple(x.shape)} of "
+                f"{x.dtype}"
+            )
+        if x.device != self.device:
+            raise ValueError(
+                f"x is on {x.device}, the adjacency on {self.device}: move one of them with .to()"
+            )
+
+    def product(self, x: Tensor) -> Tensor:
+        """Return ``self @ x`` in a new tensor, without checks; not differentiable."""
         if self.column_scale is not None:
-            x.mul_(self.column_scale.to(x.dtype).unsqueeze(1))
-        y = torch.empty_like(x)
-        row = None if self.row_scale is None else self.row_scale.to(x.dtype).unsqueeze(1)
-        for rows, product in self.pattern.products(x):
-            if row is None:
-                y[rows] = product
-            else:
-                torch.mul(product, row[rows], out=y[rows])
-        return y
+            x = x * self.column_scale.to(x.dtype).unsqueeze(1)
+        y = self.pattern.product(x.contiguous())
+        return y if self.row_scale is None else y.mul_(self.row_scale.to(x.dtype).unsqueeze(1))
 
     def gathers_half(self, x: Tensor) -> bool:
         """Whether the product with ``x`` is made from a float16 copy of it."""
@@ -301,8 +215,12 @@ class Adjacency:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Adjacency:
-        """Return it on another device, in another floating dtype, or both; itself, where nothing
-        changes."""
+        """Return it on another device, in another floating dtype, or both; itself if nothing
+        changes.
+
+        Raises:
+            ValueError: if ``dtype`` is not floating.
+        """
         device = self.device if device is None else torch.device(device)
         dtype = self.dtype if dtype is None else dtype
         if not dtype.is_floating_point:
@@ -311,9 +229,11 @@ class Adjacency:
             return self
         pattern = self.pattern.to(device)
         transposed = pattern if self.transposed is self.pattern else self.transposed.to(device)
-        # Scales stay as they were made, in float64: a dtype change and back loses nothing.
-        row = None if self.row_scale is None else self.row_scale.to(device)
-        column = None if self.column_scale is None else self.column_scale.to(device)
+        # Scales stay in float64: a dtype change and back loses nothing.
+        row, column = (
+            None if scale is None else scale.to(device)
+            for scale in (self.row_scale, self.column_scale)
+        )
         return replace(
             self,
             pattern=pattern,
@@ -324,7 +244,7 @@ class Adjacency:
         )
 
     def to_sparse_csr(self) -> Tensor:
-        """Return A as a (N, N) ``torch.sparse_csr`` tensor of ``dtype``."""
+        """Return A as an (N, N) ``torch.sparse_csr`` tensor of ``dtype``."""
         ends, columns = self.pattern.row_ends, self.pattern.columns
         rows = torch.repeat_interleave(ends.diff().long())
         values = torch.ones(len(columns), dtype=torch.float64, device=self.device)
@@ -347,8 +267,7 @@ class Adjacency:
     def __repr__(self) -> str:
         return (
             f"Adjacency({self.num_users} users + {self.num_items} items, "
-            f"{len(self.pattern.columns)} entries, "
-            f"{self.dtype}, {self.device})"
+            f"{len(self.pattern.columns)} entries, {self.dtype}, {self.device})"
         )
 
 
@@ -356,13 +275,36 @@ class _Product(torch.autograd.Function):
     """A x, with the gradient Aᵀ g."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, adjacency: Adjacency) -> Tensor:
-        ctx.adjacency = adjacency
-        return adjacency.product_(x.detach().clone(memory_format=torch.contiguous_format))
+    def forward(x: Tensor, adjacency: Adjacency) -> Tensor:
+        return adjacency.product(x.detach())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.adjacency = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return ctx.adjacency.T @ grads[0], None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int, None], x: Tensor, adjacency: Adjacency
+    ) -> tuple[Tensor, int]:
+        return batch_by_columns(lambda x: adjacency @ x, x, in_dims[0])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        product: Tensor = ctx.adjacency @ tangents[0]
+        return product
+
+
+def batch_by_columns(
+    function: Callable[[Tensor], Tensor], x: Tensor, dim: int
+) -> tuple[Tensor, int]:
+    """Map a function that acts on each column of (N, d) alone over dimension ``dim`` of a
+    three-dimensional ``x``, in one call; return the results and their batch dimension."""
+    stacked = x.movedim(dim, 1)
+    return function(stacked.flatten(1)).unflatten(1, stacked.shape[1:]), 1
 
 
 def normalized_adjacency(
@@ -375,7 +317,7 @@ def normalized_adjacency(
     """Build A = D⁻ᵃ P D⁻ᵇ for a user-item graph, on the graph's device.
 
     With weighted edges P holds the weights and D the sums of weights (He et al., SIGIR 2020, eq. 3,
-    for the unweighted case).
+    for the unweighted case). `adjacency_of` does the same and keeps the result.
 
     Args:
         interactions: the graph that messages flow along.
@@ -384,14 +326,62 @@ def normalized_adjacency(
         half_tables: whether propagation on a CPU gathers from float16 copies (see `Adjacency`).
 
     Raises:
-        ValueError: if ``normalization`` is not one of these.
+        TypeError: if ``interactions`` is not an `Interactions`; names what to pass instead.
+        ValueError: for another ``normalization``, or edge weights that require a gradient.
+
+    Example:
+        >>> import torch
+        >>> from lightgcn import Interactions, normalized_adjacency
+        >>> edge_index = torch.tensor([[0, 0, 1], [0, 1, 1]])  # users, items
+        >>> graph = Interactions.from_edge_index(edge_index, num_users=2, num_items=2)
+        >>> normalized_adjacency(graph, "mean").to_dense()
+        tensor([[0.0000, 0.0000, 0.5000, 0.5000],
+                [0.0000, 0.0000, 0.0000, 1.0000],
+                [1.0000, 0.0000, 0.0000, 0.0000],
+                [0.5000, 0.5000, 0.0000, 0.0000]])
     """
-    a, b = exponents(normalization)
+    _check_interactions(interactions)
+    pair = exponents(normalization)
     pattern, degrees = _symmetric_pattern(interactions)
-    row, column = (_scale(degrees, exponent) for exponent in (a, b))
+    row, column = (_scale(degrees, exponent) for exponent in pair)
     counts = interactions.num_users, interactions.num_items
-    adjacency = Adjacency(pattern, pattern, row, column, *counts, dtype, half_tables, (a, b))
+    adjacency = Adjacency(pattern, pattern, row, column, *counts, dtype, half_tables, pair)
     return adjacency.to(interactions.device)
+
+
+def adjacency_of(
+    interactions: Interactions,
+    normalization: Normalization | tuple[float, float] = "symmetric",
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Adjacency:
+    """Return `normalized_adjacency` of a graph, built on the first call and kept with the graph.
+
+    Pickles and copies of the graph leave it out. All dtypes share one pattern.
+
+    Args:
+        interactions, normalization, dtype: as for `normalized_adjacency`.
+        device: of the result; None for the graph's.
+
+    Raises:
+        TypeError: as `normalized_adjacency`.
+        ValueError: as `normalized_adjacency`.
+
+    Example:
+        >>> import torch
+        >>> from lightgcn import Interactions
+        >>> graph = Interactions.from_edge_index(torch.tensor([[0, 0, 1], [0, 1, 1]]))
+        >>> adjacency_of(graph, "mean") is adjacency_of(graph, (1, 0))
+        True
+    """
+    _check_interactions(interactions)
+    pair = exponents(normalization)
+    device = interactions.device if device is None else torch.device(device)
+    kept: dict[Any, Adjacency] = interactions.__dict__.setdefault("_adjacencies", {})
+    if (pair, device) not in kept:
+        kept[pair, device] = normalized_adjacency(interactions, pair).to(device)
+    return kept[pair, device].to(dtype=dtype)
 
 
 def exponents(normalization: Normalization | tuple[float, float]) -> tuple[float, float]:
@@ -417,60 +407,76 @@ def exponents(normalization: Normalization | tuple[float, float]) -> tuple[float
 
 
 def as_adjacency(
-    graph: Graph,
+    graph: Graph | npt.NDArray[Any] | Sequence[Any],
     num_users: int,
     num_items: int,
     normalization: Normalization | tuple[float, float] = "symmetric",
+    *,
+    device: torch.device | str | None = None,
 ) -> Adjacency:
-    """Return an adjacency from any form of a graph.
+    """Return the adjacency of a graph in any form that a caller may hold it.
 
     Args:
-        graph: `Interactions`, normalised once and kept; an `Adjacency`; a (N, N) ``torch.sparse``
-            tensor, which must be normalised already; or a (2, E) integer ``edge_index`` of users
-            and items, each counted from zero. The last two are converted on every call.
+        graph: `Interactions`, normalised once and kept (`adjacency_of`); an `Adjacency`, as it is;
+            an (N, N) ``torch.sparse`` tensor, normalised already; or a (2, E) ``edge_index`` of
+            users and items (tensor, NumPy array or list), each counted from zero. The last two are
+            converted on every call: convert once, outside the training loop.
         num_users: expected number of users.
         num_items: expected number of items.
         normalization: of interactions and of an ``edge_index``.
+        device: where the adjacency of interactions or an ``edge_index`` goes; None for theirs.
 
     Raises:
-        ValueError: if the graph is over another number of nodes, or is a dense tensor of another
-            shape.
-        TypeError: if it is none of these.
+        TypeError: for anything else; names what to pass instead.
+        ValueError: if the graph is over another number of nodes, or a tensor has another shape.
     """
-    if isinstance(graph, np.ndarray | list):
-        graph = torch.as_tensor(graph)
-    if isinstance(graph, Tensor):
-        if graph.layout != torch.strided:
-            return Adjacency.from_sparse(graph, num_users, num_items)
-        if graph.is_floating_point() and graph.shape == (num_users + num_items,) * 2:
-            raise ValueError("the adjacency is dense: adjacency.to_sparse() makes it sparse")
-        edges = Interactions.from_edge_index(graph, num_users, num_items)
-        return normalized_adjacency(edges, normalization)
-    if isinstance(graph, Interactions):
-        graph = adjacency_of(graph, normalization)
-    if not isinstance(graph, Adjacency):
+    if isinstance(graph, Adjacency | Interactions):
+        if (graph.num_users, graph.num_items) != (num_users, num_items):
+            raise ValueError(
+                f"expected a graph over {num_users} users and {num_items} items, got {graph}"
+            )
+        if isinstance(graph, Adjacency):
+            return graph
+        return adjacency_of(graph, normalization, device=device)
+    if isinstance(graph, Tensor) and graph.layout != torch.strided:
+        return Adjacency.from_sparse(graph, num_users, num_items)
+    if not isinstance(graph, Tensor | np.ndarray | list) and type(graph) is not tuple:
         raise TypeError(
-            "graph must be Interactions, an Adjacency, a torch.sparse tensor or a (2, E) "
-            f"edge_index, got {type(graph).__name__}"
-            + ("; pass its .message" if hasattr(graph, "message") else "")
+            "expected Interactions, an Adjacency, a torch.sparse tensor or a (2, E) edge_index, "
+            f"{_instead_of(graph)}"
         )
-    if (graph.num_users, graph.num_items) != (num_users, num_items):
+    edge_index = graph if isinstance(graph, Tensor) else torch.as_tensor(graph, device="cpu")
+    if edge_index.shape == (num_users + num_items,) * 2 and edge_index.is_floating_point():
         raise ValueError(
-            f"expected a graph over {num_users} users and {num_items} items, got {graph}"
+            f"got a dense {tuple(edge_index.shape)} adjacency; pass adjacency.to_sparse()"
         )
-    return graph
+    built = Interactions.from_edge_index(edge_index, num_users, num_items)
+    return normalized_adjacency(built, normalization).to(device)
 
 
-def adjacency_of(
-    interactions: Interactions, normalization: Normalization | tuple[float, float]
-) -> Adjacency:
-    """Return `normalized_adjacency`, made at the first call and kept with the interactions."""
-    kept = interactions.__dict__.setdefault("_adjacencies", {})
-    key = exponents(normalization)
-    if key not in kept:
-        kept[key] = normalized_adjacency(interactions, normalization)
-    adjacency: Adjacency = kept[key]
-    return adjacency
+def _check_interactions(given: object) -> None:
+    if not isinstance(given, Interactions):
+        raise TypeError(f"expected Interactions, {_instead_of(given)}")
+    if given.weights is not None:
+        _check_constant("edge weights", given.weights)
+
+
+def _instead_of(given: object) -> str:
+    hints = {
+        "Adjacency": "which is normalised already; pass the Interactions that it was made from",
+        "LinkSet": "pass its .message, the graph that messages flow along",
+        "Split": "pass the .message of one of its link sets, such as split.train.message",
+    }
+    default = "Interactions.from_edge_index(edge_index, num_users, num_items) makes one"
+    name = type(given).__name__
+    return f"got {name}; {hints.get(name, default)}"
+
+
+def _check_constant(name: str, values: Tensor) -> None:
+    if values.requires_grad:
+        raise ValueError(
+            f"{name} require a gradient, but they are constants of the graph; detach() them"
+        )
 
 
 def _scale(degrees: Degrees, exponent: float) -> Tensor | None:
@@ -485,10 +491,8 @@ def _scale(degrees: Degrees, exponent: float) -> Tensor | None:
 
 def _symmetric_pattern(interactions: Interactions) -> tuple[Pattern, Degrees]:
     """Return P, on the CPU, and its (weighted) degrees in float64."""
-    block = (
-        interactions.to_scipy()
-    )  # (U, I) by users; its transpose by items is one counting sort away
-    back = block.T.tocsr()
+    block = interactions.to_scipy()  # (U, I) by users
+    back = block.T.tocsr()  # by items: a counting sort
     nnz = interactions.num_edges
     index_dtype = np.int32 if max(2 * nnz, interactions.num_nodes) < INT32_END else np.int64
     row_ends = np.concatenate([block.indptr, back.indptr[1:].astype(np.int64) + nnz]).astype(
@@ -504,23 +508,3 @@ def _symmetric_pattern(interactions: Interactions) -> tuple[Pattern, Degrees]:
         sums = [matrix.astype(np.float64).sum(axis=1) for matrix in (block, back)]
         degrees = np.concatenate(sums)
     return Pattern(torch.from_numpy(row_ends), torch.from_numpy(columns), values), degrees
-
-
-@cache
-def _say_beta_warning_unheard() -> None:
-    """Have PyTorch say once, to nobody, that sparse CSR is in beta: it says so to each process's
-    first user of it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.sparse_csr_tensor(
-            torch.tensor([0, 0]), torch.empty(0, dtype=torch.int64), torch.empty(0), (1, 1)
-        )
-
-
-def _pattern_from_coo(coo: Tensor) -> Pattern:
-    nodes = coo.shape[0]
-    rows, columns = coo.indices()
-    index_dtype = torch.int32 if max(len(rows), nodes) < INT32_END else torch.int64
-    ends = torch.zeros(nodes + 1, dtype=torch.int64, device=coo.device)
-    torch.cumsum(torch.bincount(rows, minlength=nodes), 0, out=ends[1:])
-    return Pattern(ends.to(index_dtype), columns.to(index_dtype), coo.values())

@@ -1,17 +1,22 @@
 """Losses, as functions of scores or embeddings: cross-entropy, BPR, softmax over in-batch items,
-L2."""
+L2.
+
+Half-precision inputs are converted: sums, means and the returned loss are in float32."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Logits that are live at a time: 8 MiB of float32, whatever the batch is.
-_CHUNK_LOGITS = 1 << 21
+# Logits that are live at a time: 16 MiB of float32, whatever the batch is.
+_CHUNK_LOGITS = 1 << 22
 
 
 def bce_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -21,12 +26,18 @@ def bce_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> bce_loss(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 0.0]))
+        tensor(0.2201)
     """
     if logits.shape != labels.shape:
         raise ValueError(
             f"logits and labels must have one shape, got {tuple(logits.shape)} and "
             f"{tuple(labels.shape)}"
         )
+    logits = _widened(logits)
     return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
 
 
@@ -42,6 +53,11 @@ def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the shapes do not fit.
+
+    Example:
+        >>> import torch
+        >>> bpr_loss(torch.tensor([2.0, 1.0]), torch.tensor([[0.0, 1.0], [1.0, 3.0]]))
+        tensor(0.8151)
     """
     if positive.ndim != 1 or negative.ndim not in (1, 2) or len(positive) != len(negative):
         raise ValueError(
@@ -50,7 +66,7 @@ def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
         )
     if negative.ndim == 2:
         positive = positive.unsqueeze(1)
-    return F.softplus(negative - positive).mean()
+    return F.softplus(_widened(negative) - _widened(positive)).mean()
 
 
 def softmax_loss(positive: Tensor, negative: Tensor, temperature: float = 1.0) -> Tensor:
@@ -63,13 +79,18 @@ def softmax_loss(positive: Tensor, negative: Tensor, temperature: float = 1.0) -
 
     Raises:
         ValueError: if the shapes do not fit or ``temperature`` is not positive.
+
+    Example:
+        >>> import torch
+        >>> softmax_loss(torch.tensor([2.0, 1.0]), torch.tensor([[0.0, 1.0], [1.0, 3.0]]))
+        tensor(1.3236)
     """
     _check_temperature(temperature)
     if positive.ndim != 1 or negative.ndim != 2 or len(positive) != len(negative):
         raise ValueError(
             f"expected (B,) and (B, n), got {tuple(positive.shape)} and {tuple(negative.shape)}"
         )
-    logits = torch.cat([positive.unsqueeze(1), negative], dim=1) / temperature
+    logits = _widened(torch.cat([positive.unsqueeze(1), negative], dim=1)) / temperature
     return (logits.logsumexp(1) - logits[:, 0]).mean()
 
 
@@ -86,9 +107,11 @@ def in_batch_softmax_loss(
 
     With s the cosine of user and item, τ the temperature and w the negative weight, the mean over
     the batch of −s⁺/τ + w · log Σ_j e^{s_j/τ}, where j runs over the items of the block. w = 1 is
-    the softmax loss of Wu et al. (SSM, 2022); w < 1 weighs the negatives' spread less, as the
-    bilateral loss does (Wu et al., BSL, ICDE 2024). An item that is a positive of the same user
-    elsewhere in the block counts as a negative, and a popular item comes up more often.
+    the softmax loss of Wu et al. (SSM, 2022); w < 1 weighs the negatives less, as the bilateral
+    loss does (Wu et al., BSL, ICDE 2024). An item that is a positive of the same user elsewhere in
+    the block counts as a negative, and a popular item comes up more often.
+
+    Works with `torch.func`. Second derivatives are computed by plain autograd, which is slower.
 
     Args:
         users: (B, d) embeddings, not normalised.
@@ -96,24 +119,29 @@ def in_batch_softmax_loss(
         temperature: τ > 0.
         negative_weight: w > 0.
         block_size: how many rows are compared with each other.
-        logits_dtype: dtype in which logits are held and multiplied, with sums in the embeddings'
-            own; None for that one. ``torch.bfloat16`` is about three times as fast on a CPU that
-            has instructions for it (`fast_bfloat16`), and within 1e-3 of the loss and 3e-3 of the
-            norm of the gradient at τ ≥ 0.1: a logit's error is its 2⁻⁹th part, so it grows with
-            1/τ.
+        logits_dtype: dtype of the logits and their matrix products, with sums in the embeddings'
+            own dtype, float32 at least; None for that one. ``torch.bfloat16`` is about three times
+            as fast on a CPU that supports it (`lightgcn.core.processor.fast_bfloat16`), and within
+            1e-3 of the loss and 3e-3 of the norm of the gradient at τ ≥ 0.1: a logit's error is its
+            2⁻⁹th part, so it grows with 1/τ.
 
     Raises:
         ValueError: if the shapes differ, a setting is not positive or ``logits_dtype`` is not
             floating.
+
+    Example:
+        >>> import torch
+        >>> from lightgcn import in_batch_softmax_loss
+        >>> users, items = torch.eye(3), torch.eye(3)
+        >>> in_batch_softmax_loss(users, items, temperature=0.5)
+        tensor(0.2395)
     """
     if users.shape != items.shape or users.ndim != 2:
         raise ValueError(
             f"expected two (B, d) tensors, got {tuple(users.shape)} and {tuple(items.shape)}"
         )
     settings = temperature, negative_weight, block_size, logits_dtype
-    return in_batch_softmax_part(
-        torch.cat([users, items]), len(users), 0, len(users), *settings, copies=True
-    )
+    return in_batch_softmax_part(torch.cat([users, items]), len(users), 0, len(users), *settings)
 
 
 def in_batch_softmax_part(
@@ -125,23 +153,17 @@ def in_batch_softmax_part(
     negative_weight: float,
     block_size: int,
     logits_dtype: torch.dtype | None = None,
-    *,
-    copies: bool = False,
 ) -> Tensor:
-    """Return what some users of a batch add to `in_batch_softmax_loss`, whose settings these are.
+    """Return the share of some users of a batch in `in_batch_softmax_loss`, with its settings.
 
-    One tensor holds both, as a gather of the batch's nodes gives it, and the gradient takes its
-    place: neither is copied.
+    Both sides are in one tensor, as a gather of the batch's nodes gives them.
 
     Args:
-        rows: (m + n, d) embeddings of m users that follow each other in the batch, and then of the
-            n items of the blocks that these are in, whole. Their values are lost where a gradient
-            is wanted.
+        rows: (m + n, d) embeddings of m consecutive users of the batch, and then of the n items of
+            the blocks that these are in, whole.
         num_users: m.
-        offset: the place among the items of the first user's.
-        batch_size: users of the whole batch, of which the loss is the mean.
-        copies: whether the gradient is a tensor of its own each time: where it may become a
-            caller's ``.grad``, in which others are added up.
+        offset: the position among the items of the first user's.
+        batch_size: users of the whole batch: the loss is their mean.
     """
     _check_temperature(temperature)
     if block_size < 1 or not negative_weight > 0:
@@ -150,109 +172,146 @@ def in_batch_softmax_part(
         )
     if logits_dtype is not None and not logits_dtype.is_floating_point:
         raise ValueError(f"logits_dtype must be floating, got {logits_dtype}")
-    # Gradients are added up in place in the embeddings' own dtype, which a caller's autocast would
-    # mix with another.
-    with torch.autocast(rows.device.type, enabled=False):
-        loss: Tensor = _InBatchSoftmax.apply(  # type: ignore[no-untyped-call]
-            rows,
-            num_users,
-            offset,
-            batch_size,
-            temperature,
-            negative_weight,
-            block_size,
-            logits_dtype or rows.dtype,
-            copies,
-        )
+    batch = max(batch_size, 1)
+    wanted = rows.requires_grad and torch.is_grad_enabled()
+    part = _Part(
+        num_users, offset, batch, temperature, negative_weight, block_size, logits_dtype, wanted
+    )
+    loss: Tensor
+    loss, _ = _InBatchSoftmax.apply(rows, part)  # type: ignore[no-untyped-call]
     return loss
 
 
-class _InBatchSoftmax(torch.autograd.Function):
-    """The loss, with its gradient formed in the forward pass, a few rows of logits at a time.
+@dataclass(frozen=True)
+class _Part:
+    """The settings of `in_batch_softmax_part`, and whether a gradient is wanted."""
 
-    A chunk's logits are used for the loss and both gradients while they are in cache, and never
-    stored: three matrix products, one pass for the exponential and one for its sum."""
+    num_users: int
+    offset: int
+    batch_size: int
+    temperature: float
+    weight: float
+    block_size: int
+    logits_dtype: torch.dtype | None
+    wanted: bool
+
+    def blocks(self, num_items: int) -> Iterator[tuple[slice, slice, slice]]:
+        """Yield for each block: its users, their items, and all its items.
+
+        A part of a batch may begin or end within a block.
+        """
+        for start in range(0, num_items, self.block_size):
+            stop = min(start + self.block_size, num_items)
+            first = max(start - self.offset, 0)
+            last = max(min(stop - self.offset, self.num_users), first)
+            yield (
+                slice(first, last),
+                slice(first + self.offset, last + self.offset),
+                slice(start, stop),
+            )
+
+
+def _plain_in_batch_softmax(rows: Tensor, part: _Part) -> Tensor:
+    """The loss by differentiable functions, for second derivatives and `torch.func`."""
+    users, items = F.normalize(_widened(rows), dim=1).tensor_split([part.num_users])
+    total = items.new_zeros(())
+    for own, theirs, block in part.blocks(len(items)):
+        logits = users[own] @ items[block].T / part.temperature
+        positive = (users[own] * items[theirs]).sum() / part.temperature
+        total = total + part.weight * logits.logsumexp(1).sum() - positive
+    return total / part.batch_size
+
+
+class _InBatchSoftmax(torch.autograd.Function):
+    """The loss and its gradient, formed in the forward pass some rows of logits at a time.
+
+    The logits are used for the loss and both gradients while they are in cache, and never stored:
+    three matrix products, one pass for the exponential and one for its sum."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        rows: Tensor,
-        num_users: int,
-        offset: int,
-        batch_size: int,
-        temperature: float,
-        weight: float,
-        block_size: int,
-        logits_dtype: torch.dtype,
-        copies: bool,
-    ) -> Tensor:
-        ctx.copies = copies
-        values = rows.detach()
-        users, items = values.tensor_split([num_users])
-        spread, positive = rows.new_zeros(()), rows.new_zeros(())
-        wanted = ctx.needs_input_grad[0]
-        # Cosines are at most 1, so logits less 1/τ are at most 0, and no pass for the maximum is
-        # needed; they are rounded least where they weigh most. Only where the smallest exponential,
-        # e^(-2/τ), could leave the dtype is the row's own maximum taken.
-        bounded = 2 / temperature < -math.log(torch.finfo(logits_dtype).tiny)
-        width = max(1, min(block_size, len(items)))
-        shift = users.new_full((width,), 1 / temperature, dtype=logits_dtype).neg_()
-        chunk_rows = max(1, min(_CHUNK_LOGITS // width, width))
-        buffer = users.new_empty(chunk_rows * width, dtype=logits_dtype)
-        factor = 1 / temperature / max(batch_size, 1)
-        for start in range(0, len(items), block_size):
-            block = slice(start, min(start + block_size, len(items)))
-            # The block's users: all of them, but for a part of a batch that begins or ends within
-            # the block.
-            own = slice(max(start - offset, 0), max(min(block.stop - offset, len(users)), 0))
-            at = slice(own.start + offset - start, own.stop + offset - start)
-            (left, left_norm), (right, right_norm) = (
-                _unit_rows(users[own]),
-                _unit_rows(items[block]),
-            )
-            scaled, targets = (left / temperature).to(logits_dtype), right.to(logits_dtype)
-            pull_left = torch.empty_like(left)
-            # Its transpose adds up faster: rows of it are as long as those of the logits.
-            pull_right = right.new_zeros(right.T.shape)
-            for first in range(0, len(left), chunk_rows):
-                chunk = slice(first, min(first + chunk_rows, len(left)))
-                logits = buffer[: (chunk.stop - first) * len(targets)].view(-1, len(targets))
-                torch.addmm(shift[: len(targets)], scaled[chunk], targets.T, out=logits)
-                if not bounded:
-                    highest = logits.amax(1, keepdim=True)
-                    spread += highest.sum(dtype=spread.dtype)
-                    logits.sub_(highest)
-                sums = logits.exp_().sum(1, keepdim=True, dtype=spread.dtype)
-                spread += sums.log().sum()
-                share = weight / sums
+    def forward(rows: Tensor, part: _Part) -> tuple[Tensor, Tensor]:
+        with torch.autocast(rows.device.type, enabled=False):
+            return _loss_and_gradient(_widened(rows.detach()), part)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        rows, ctx.part = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(rows, output[1])
+        ctx.save_for_forward(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None]:
+        rows, gradient = ctx.saved_tensors
+        if grads[0] is None:
+            return None, None
+        if torch.is_grad_enabled() or not gradient.numel():
+            plain = partial(_plain_in_batch_softmax, part=ctx.part)
+            return torch.func.vjp(plain, rows)[1](grads[0])[0], None
+        # Not in place, as it may become a caller's .grad, to which others are added.
+        return (gradient * grads[0]).to(rows.dtype), None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int, None], rows: Tensor, part: _Part
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, None]]:
+        plain = partial(_plain_in_batch_softmax, part=part)
+        return (torch.vmap(plain, in_dims[:1])(rows), rows.new_empty(0)), (0, None)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None]:
+        plain = partial(_plain_in_batch_softmax, part=ctx.part)
+        return torch.func.jvp(plain, ctx.saved_tensors[:1], tangents[:1])[1], None
+
+
+def _loss_and_gradient(rows: Tensor, part: _Part) -> tuple[Tensor, Tensor]:
+    """Return the loss and its gradient in ``rows``, which is empty if it is not wanted."""
+    users, items = rows.tensor_split([part.num_users])
+    gradient = torch.zeros_like(rows) if part.wanted else rows.new_empty(0)
+    grad_users, grad_items = gradient.tensor_split([part.num_users])
+    spread, positive = rows.new_zeros(()), rows.new_zeros(())
+    dtype = part.logits_dtype or rows.dtype
+    # Cosines are at most 1, so logits less 1/τ are at most 0, and no pass for the maximum is
+    # needed; they are rounded least where they weigh most. Only if the smallest exponential,
+    # e^(-2/τ), could leave the dtype is the row's own maximum taken.
+    bounded = 2 / part.temperature < -math.log(torch.finfo(dtype).tiny)
+    width = max(1, min(part.block_size, len(items)))
+    shift = users.new_full((width,), 1 / part.temperature, dtype=dtype).neg_()
+    chunk_rows = max(1, min(_CHUNK_LOGITS // width, width))
+    buffer = users.new_empty(chunk_rows * width, dtype=dtype)
+    factor = 1 / part.temperature / part.batch_size
+    for own, theirs, block in part.blocks(len(items)):
+        (left, left_norm), (right, right_norm) = _unit_rows(users[own]), _unit_rows(items[block])
+        at = slice(theirs.start - block.start, theirs.stop - block.start)
+        scaled, targets = (left / part.temperature).to(dtype), right.to(dtype)
+        pull_left = torch.empty_like(left)
+        # Its transpose adds up faster: rows of it are as long as those of the logits.
+        pull_right = right.new_zeros(right.T.shape)
+        for first in range(0, len(left), chunk_rows):
+            chunk = slice(first, min(first + chunk_rows, len(left)))
+            logits = buffer[: (chunk.stop - first) * len(targets)].view(-1, len(targets))
+            torch.addmm(shift[: len(targets)], scaled[chunk], targets.T, out=logits)
+            if not bounded:
+                highest = logits.amax(1, keepdim=True)
+                spread += highest.sum(dtype=spread.dtype)
+                logits.sub_(highest)
+            sums = logits.exp_().sum(1, keepdim=True, dtype=spread.dtype)
+            spread += sums.log().sum()
+            if part.wanted:
+                share = part.weight / sums
                 pull_left[chunk] = torch.mm(logits, targets)
                 pull_left[chunk] *= share
-                pull_right += torch.mm((left[chunk] * share).to(logits_dtype).T, logits)
-            positive += torch.dot(left.reshape(-1), right[at].reshape(-1))
-            if wanted:
-                pull_right = pull_right.T.contiguous()
-                pull_right[at] -= left
-                # No row is in two blocks.
-                users[own] = _through_norm(pull_left.sub_(right[at]), left, left_norm, factor)
-                items[block] = _through_norm(pull_right, right, right_norm, factor)
-        spread -= len(users) * shift[:1].sum(dtype=spread.dtype)
-        if wanted:
-            ctx.save_for_backward(values)
-        return (weight * spread - positive / temperature) / max(batch_size, 1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "in_batch_softmax_loss has no second derivative: it forms its gradient in the "
-                "forward pass"
-            )
-        (grad,) = ctx.saved_tensors
-        if (
-            ctx.copies or grads[0].device.type != "cpu" or grads[0] != 1
-        ):  # else none: it is as large as the batch
-            grad = grad * grads[0]
-        return grad, None, None, None, None, None, None, None, None
+                pull_right += torch.mm((left[chunk] * share).to(dtype).T, logits)
+        positive += torch.dot(left.reshape(-1), right[at].reshape(-1))
+        if part.wanted:
+            pull_right = pull_right.T.contiguous()
+            pull_right[at] -= left
+            grad_users[own] = _through_norm(pull_left.sub_(right[at]), left, left_norm, factor)
+            grad_items[block] = _through_norm(pull_right, right, right_norm, factor)
+    spread -= len(users) * shift[:1].sum(dtype=spread.dtype)
+    loss = (part.weight * spread - positive / part.temperature) / part.batch_size
+    return loss, gradient
 
 
 def _unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -273,22 +332,33 @@ def l2_penalty(*embeddings: Tensor, batch_size: int) -> Tensor:
     """Return ½ Σ‖e‖² / ``batch_size`` over the rows of (B, d) tensors: the LightGCN authors'
     regulariser.
 
-    Give it the layer-0 embeddings of a batch's users, positives and negatives, one row per
-    occurrence.
+    Args:
+        embeddings: layer-0 embeddings of a batch's users, positives and negatives, one row per
+            occurrence.
+        batch_size: number of positives.
 
     Raises:
         ValueError: without embeddings, or if ``batch_size`` < 1.
+
+    Example:
+        >>> import torch
+        >>> l2_penalty(torch.ones(2, 3), torch.zeros(2, 3), batch_size=2)
+        tensor(1.5000)
     """
     if not embeddings or batch_size < 1:
         raise ValueError(
             f"l2_penalty needs embeddings and a batch_size of at least 1, got {len(embeddings)} "
-            "tensors "
-            f"and {batch_size}"
+            f"tensors and {batch_size}"
         )
-    squares = torch.stack([embedding.square().sum() for embedding in embeddings]).sum()
+    squares = torch.stack([_widened(embedding).square().sum() for embedding in embeddings]).sum()
     return squares / (2 * batch_size)
 
 
 def _check_temperature(temperature: float) -> None:
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
+
+
+def _widened(x: Tensor) -> Tensor:
+    """Return half precision in float32, other floating tensors as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

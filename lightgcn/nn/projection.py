@@ -1,4 +1,4 @@
-"""Features projected onto their leading principal directions."""
+"""Projection of features onto their leading principal directions."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ _BLOCK_ROWS = 1 << 16
 
 
 def leading_projection(features: Tensor, width: int) -> Tensor:
-    """Return (N, f) float32 features on their ``width`` leading principal directions; zeros follow
-    where f < width."""
-    gram = gram_matrix(features)
-    directions = torch.linalg.eigh(gram).eigenvectors[:, -width:].flip(1).float()
+    """Return (N, f) float32 features on their ``width`` leading principal directions, followed by
+    zeros if f < width."""
+    directions = torch.linalg.eigh(gram_matrix(features)).eigenvectors[:, -width:].flip(1).float()
     return F.pad(features @ directions, (0, width - directions.shape[1]))
 
 
 def gram_matrix(rows: Tensor) -> Tensor:
     """Return (d, d) float64 XᵀX of (N, d) floating rows X, on their device."""
     gram = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
-    for block in rows.split(
-        _BLOCK_ROWS
-    ):  # a copy of all in float64 would be twice as large as they are
+    for block in rows.split(_BLOCK_ROWS):  # a whole copy in float64 is twice as large
         gram.addmm_(block.double().T, block.double())
     return gram

@@ -7,8 +7,8 @@ pattern and one pass over its result:
     t ← D⁻⁽ᵃ⁺ᵇ⁾ (P t) + αₖ D⁻ᵇ x        for k = K-1 … 1, from t = α_K D⁻ᵇ x
     z = D⁻ᵃ (P t) + α₀ x
 
-Where the adjacency has a half-precision table, t is kept in float16, times a power of two that puts
-the largest sum of a row just below what float16 holds; the kernel adds up in float32."""
+If the adjacency has half-precision tables, t is kept in float16, times a power of two that puts the
+largest sum of a row just below the largest float16; the kernel adds up in float32."""
 
 from __future__ import annotations
 
@@ -19,38 +19,50 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lightgcn.core.buffer_pool import NO_REUSE, BufferPool
-from lightgcn.graph.adjacency import Adjacency
+from lightgcn.graph.adjacency import Adjacency, batch_by_columns
+from lightgcn.graph.pattern import row_blocks
 
 # Bytes of a row of the table that a product gathers from: two cache lines.
 _SLAB_BYTES = 128
-# Rows that are scaled and cast at a time: 1 MiB of float32 at 64 columns.
-_CAST_ROWS = 4096
+
+# Layer weights: numbers are constants; a tensor is differentiated and never read by the host.
+Alpha = Tensor | tuple[float, ...]
 
 
 def propagate(adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float]) -> Tensor:
     """Return Σₖ αₖ Aᵏ x for k = 0 … K (He et al., SIGIR 2020, eq. 4 and 8), differentiable in ``x``
     and ``alpha``.
 
-    K products, and at most three (N, d) buffers beside ``x`` whatever K is (with learned weights
-    their gradient takes more, the same for any K). The map is linear in x, so its gradient is the
-    same polynomial in Aᵀ and no layer has to be stored.
+    K products, and at most three (N, d) buffers beside ``x`` whatever K is (the gradient of a
+    tensor ``alpha`` takes more, the same for any K). The map is linear in x, so its gradient is the
+    same polynomial in Aᵀ and no layer is stored. Works with `torch.func` and `torch.compile`;
+    autocast does not change its precision.
 
     Args:
         adjacency: over N nodes.
         x: (N, d) floating: the layer-0 embeddings.
-        alpha: (K + 1,) weights of the layers.
+        alpha: K + 1 weights of the layers: numbers, the faster form, or a (K + 1,) tensor.
 
     Returns:
         (N, d) of the dtype of ``x``.
 
     Raises:
-        ValueError: if the shapes do not fit or ``alpha`` is empty.
+        ValueError: if a shape or device does not fit or ``alpha`` is empty.
+
+    Example:
+        >>> import torch
+        >>> from lightgcn import Interactions, normalized_adjacency, propagate
+        >>> graph = Interactions.from_edge_index(torch.tensor([[0, 0], [0, 1]]))
+        >>> x = torch.tensor([[1.0], [2.0], [4.0]])  # user 0, items 0 and 1
+        >>> propagate(normalized_adjacency(graph, "mean"), x, [0.5, 0.5])
+        tensor([[2.0000],
+                [1.5000],
+                [2.5000]])
     """
-    alpha = _checked(adjacency, x, alpha)
-    result: Tensor = _Propagate.apply(x, alpha, adjacency)  # type: ignore[no-untyped-call]
+    weights = _checked(adjacency, x, alpha)
+    result: Tensor = _Propagate.apply(x, weights, adjacency)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -62,72 +74,82 @@ def propagate_rows(
     *,
     with_start: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Return some rows of ``propagate(adjacency, x, alpha)``, and the same rows of ``x``: what a
-    step looks at.
+    """Return some rows of ``propagate(adjacency, x, alpha)`` and the same rows of ``x``, as a
+    training step needs them.
 
-    On a CPU, with fixed weights, cheaper than to index both: neither the other rows nor two dense
-    gradients are formed, and the adjacency keeps the tables that it is computed in for the next
-    call (above 65,536 nodes). The gradient is added up in a fixed order. Differentiable once, in
-    ``x`` and ``alpha``.
+    On a CPU with constant weights, cheaper than to index both: neither the other rows nor two dense
+    gradients are formed, and a large adjacency (more than 131,072 nodes) keeps its work buffers for
+    the next call. The gradient is added up in a fixed order.
 
     Args:
         adjacency: over N nodes.
         x: (N, d) floating.
-        alpha: (K + 1,) weights of the layers.
+        alpha: as for `propagate`.
         nodes: (B,) int64 node numbers, repeats allowed.
-        with_start: whether the layer-0 embeddings are wanted.
+        with_start: whether to return the layer-0 embeddings.
 
     Returns:
-        (B, d) final and (B, d) layer-0 embeddings; (0, d) where these are not wanted.
+        (B, d) final and (B, d) layer-0 embeddings; the latter (0, d) unless ``with_start``.
 
     Raises:
         ValueError: as `propagate`, and if ``nodes`` is not (B,) int64.
     """
-    alpha = _checked(adjacency, x, alpha)
+    weights = _checked(adjacency, x, alpha)
     if nodes.ndim != 1 or nodes.dtype != torch.int64:
         raise ValueError(f"nodes must be (B,) int64, got {tuple(nodes.shape)} of {nodes.dtype}")
-    if alpha.requires_grad or x.device.type != "cpu":
-        # The gradient of the layer weights needs every row of every power; and to add up rows by
-        # node, a device would have to tell how many nodes there are, for which it is waited in
-        # every step.
-        return F.embedding(nodes, propagate(adjacency, x, alpha)), F.embedding(
-            nodes if with_start else nodes[:0], x
-        )
-    final, start = _PropagateRows.apply(x, alpha, adjacency, nodes, with_start)  # type: ignore[no-untyped-call]
+    if isinstance(weights, Tensor) or x.device.type != "cpu":
+        # The gradient of the layer weights needs all rows; to add up rows by node, a device would
+        # have to count the distinct nodes, and the host to wait for it in every step.
+        return _plain_rows(adjacency, x, weights, nodes, with_start)
+    final, start = _PropagateRows.apply(x, weights, adjacency, nodes, with_start)  # type: ignore[no-untyped-call]
     return final, start
 
 
-def _checked(adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float]) -> Tensor:
-    if x.ndim != 2 or x.shape[0] != adjacency.num_nodes or not x.is_floating_point():
-        raise ValueError(
-            f"x must be ({adjacency.num_nodes}, d) floating for {adjacency}, got {tuple(x.shape)} "
-            f"of {x.dtype}"
-        )
-    if not isinstance(alpha, Tensor):
-        alpha = torch.tensor([float(weight) for weight in alpha], dtype=torch.float64)
-    if alpha.ndim != 1 or len(alpha) == 0:
-        raise ValueError(f"alpha must have shape (K + 1,) with K >= 0, got {tuple(alpha.shape)}")
-    return alpha
+def _plain_rows(
+    adjacency: Adjacency, x: Tensor, alpha: Alpha, nodes: Tensor, with_start: bool
+) -> tuple[Tensor, Tensor]:
+    start = F.embedding(nodes if with_start else nodes[:0], x)
+    return F.embedding(nodes, propagate(adjacency, x, alpha)), start
+
+
+def _checked(adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float]) -> Alpha:
+    adjacency.check_operand(x)
+    weights = alpha if isinstance(alpha, Tensor) else tuple(map(float, alpha))
+    shape = tuple(weights.shape) if isinstance(weights, Tensor) else (len(weights),)
+    if len(shape) != 1 or shape == (0,):
+        raise ValueError(f"alpha must have shape (K + 1,) with K >= 0, got {shape}")
+    return weights
 
 
 class _Propagate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, alpha: Tensor, adjacency: Adjacency) -> Tensor:
-        # x itself is needed only for the gradient of alpha.
-        ctx.save_for_backward(alpha, *([x] if ctx.needs_input_grad[1] else []))
-        ctx.adjacency = adjacency
-        return _polynomial(adjacency, x.detach(), alpha.detach().tolist())
+    def forward(x: Tensor, alpha: Alpha, adjacency: Adjacency) -> Tensor:
+        x = x.detach()
+        if not isinstance(alpha, Tensor):
+            return _polynomial(adjacency, x, alpha)
+        *weights, last = alpha.detach().to(x.dtype)
+        result: Tensor = last * x
+        for weight in reversed(weights):
+            result = adjacency.product(result).addcmul_(x, weight)
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, alpha, ctx.adjacency = inputs
+        ctx.alpha = alpha
+        if isinstance(alpha, Tensor):
+            ctx.alpha = None
+            ctx.save_for_backward(x, alpha)
+            ctx.save_for_forward(x, alpha)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (grad,) = grads
-        alpha = ctx.saved_tensors[0]
         backwards = ctx.adjacency.T
-        if not ctx.needs_input_grad[1]:
-            return propagate(backwards, grad, alpha), None, None
-        # ⟨g, Aᵏ x⟩ = ⟨(Aᵀ)ᵏ g, x⟩: the powers that the gradient of x adds up also give that of
-        # alpha.
-        x = ctx.saved_tensors[1]
+        if ctx.alpha is not None:
+            return propagate(backwards, grad, ctx.alpha), None, None
+        # ⟨g, Aᵏ x⟩ = ⟨(Aᵀ)ᵏ g, x⟩: the powers that add up to the gradient of x also give alpha's.
+        x, alpha = ctx.saved_tensors
         power = grad
         grad_x = alpha[0].to(grad.dtype) * grad
         grad_alpha = [(power * x).sum()]
@@ -135,70 +157,124 @@ class _Propagate(torch.autograd.Function):
             power = backwards @ power
             grad_x = grad_x + weight.to(grad.dtype) * power
             grad_alpha.append((power * x).sum())
-        return (
-            (grad_x if ctx.needs_input_grad[0] else None),
-            torch.stack(grad_alpha).to(alpha.dtype),
-            None,
-        )
+        return grad_x, torch.stack(grad_alpha).to(alpha.dtype), None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], x: Tensor, alpha: Alpha, adjacency: Adjacency
+    ) -> tuple[Tensor, int]:
+        if not isinstance(alpha, Tensor) or in_dims[1] is None:
+            return batch_by_columns(lambda x: propagate(adjacency, x, alpha), x, in_dims[0])
+        results = [
+            propagate(adjacency, x if in_dims[0] is None else x.select(in_dims[0], i), weights)
+            for i, weights in enumerate(alpha.unbind(in_dims[1]))
+        ]
+        return torch.stack(results), 0
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        along_x, along_alpha, _ = tangents
+        x, alpha = ctx.saved_tensors if ctx.alpha is None else (along_x, ctx.alpha)
+        parts: list[Tensor] = []
+        if along_x is not None:
+            parts.append(propagate(ctx.adjacency, along_x, alpha))
+        if along_alpha is not None:
+            parts.append(propagate(ctx.adjacency, x, along_alpha))
+        return torch.stack(parts).sum(0)
 
 
 class _PropagateRows(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, alpha: Tensor, adjacency: Adjacency, nodes: Tensor, with_start: bool
+        x: Tensor,
+        alpha: tuple[float, ...],
+        adjacency: Adjacency,
+        nodes: Tensor,
+        with_start: bool,
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(nodes)
-        ctx.set_materialize_grads(False)
-        ctx.adjacency, ctx.alpha, ctx.with_start = adjacency, alpha.tolist(), with_start
+        x = x.detach()
         start = F.embedding(nodes, x)
-        final = start * ctx.alpha[0] if with_start else start.mul_(ctx.alpha[0])
+        final = start * alpha[0] if with_start else start.mul_(alpha[0])
         buffers = adjacency.pattern.buffers_for(x)
-        for columns, layers in _column_slabs(adjacency, x, ctx.alpha, buffers):
-            out = buffers.acquire_like(layers.table) if buffers.keep else None
-            product = adjacency.pattern.product(layers.table, out)
-            for first in range(0, len(nodes), _CAST_ROWS):
-                rows = slice(first, first + _CAST_ROWS)
+        for columns, layers in _column_slabs(adjacency, x, alpha, buffers):
+            product = adjacency.pattern.product(layers.table, buffers)
+            for rows in row_blocks(len(nodes)):
                 part = F.embedding(nodes[rows], product).to(x.dtype)
                 final[rows, columns] += (
                     part if layers.row is None else part.mul_(layers.row[nodes[rows]])
                 )
             buffers.release(product)
-            del layers, product, out
+            del layers, product
         return final, start if with_start else x.new_empty(0, x.shape[1])
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, ctx.alpha, ctx.adjacency, nodes, ctx.with_start = inputs
+        ctx.save_for_backward(nodes)
+        ctx.save_for_forward(nodes)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None, None]:
         (nodes,) = ctx.saved_tensors
-        grads = grads if ctx.with_start else (grads[0], None)
-        given = [grad for grad in grads if grad is not None]
+        final, start = grads if ctx.with_start else (grads[0], None)
+        given = [grad for grad in (final, start) if grad is not None]
         if not given:
             return None, None, None, None, None
+        backwards = ctx.adjacency.T
+        if torch.is_grad_enabled():  # for second derivatives: slower, and differentiable itself
+            grad = given[0].new_zeros(backwards.num_nodes, given[0].shape[1])
+            if final is not None:
+                grad = propagate(backwards, grad.index_add(0, nodes, final), ctx.alpha)
+            if start is not None:
+                grad = grad.index_add(0, nodes, start)
+            return grad, None, None, None, None
         distinct, sums = _sum_by_node(
             nodes, given[0] if len(given) == 1 else torch.cat(given, dim=1)
         )
         parts = iter(sums.chunk(len(given), dim=1))
-        final, start = (None if grad is None else next(parts) for grad in grads)
+        final, start = (None if grad is None else next(parts) for grad in (final, start))
         # What flows through layer 0 alone touches these rows only, and is added to them at the end.
         if final is None:
             assert start is not None
-            grad = start.new_zeros(ctx.adjacency.num_nodes, start.shape[1])
+            grad = start.new_zeros(backwards.num_nodes, start.shape[1])
             grad[distinct] = start
             return grad, None, None, None, None
-        backwards = ctx.adjacency.T
         grad = _polynomial(
-            backwards, final, [0.0, *ctx.alpha[1:]], distinct, backwards.pattern.buffers_for(final)
+            backwards, final, (0.0, *ctx.alpha[1:]), distinct, backwards.pattern.buffers_for(final)
         )
-        for first in range(0, len(distinct), _CAST_ROWS):
-            rows = slice(first, first + _CAST_ROWS)
+        for rows in row_blocks(len(distinct)):
             near = final[rows] * ctx.alpha[0]
             grad[distinct[rows]] += near if start is None else near.add_(start[rows])
         return grad, None, None, None, None
 
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[Any, ...],
+        x: Tensor,
+        alpha: Alpha,
+        adjacency: Adjacency,
+        nodes: Tensor,
+        with_start: bool,
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        rows = torch.vmap(
+            lambda x, nodes: _plain_rows(adjacency, x, alpha, nodes, with_start),
+            (in_dims[0], in_dims[3]),
+        )
+        return rows(x, nodes), (0, 0)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor]:
+        (nodes,) = ctx.saved_tensors
+        return propagate_rows(
+            ctx.adjacency, tangents[0], ctx.alpha, nodes, with_start=ctx.with_start
+        )
+
 
 def _sum_by_node(nodes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Add up the rows of each node: (n,) distinct nodes, increasing, and (n, d) sums, in an order
-    that is fixed."""
+    """Add up the rows of each node, in a fixed order: (n,) distinct nodes, increasing, and (n, d)
+    sums."""
     ordered, order = nodes.sort(stable=True)
     distinct, counts = torch.unique_consecutive(ordered, return_counts=True)
     ends = F.pad(counts.cumsum(0), (1, 0))
@@ -214,27 +290,30 @@ def _polynomial(
     at: Tensor | None = None,
     buffers: BufferPool = NO_REUSE,
 ) -> Tensor:
-    """Return Σₖ αₖ Aᵏ x in its own tensor; with ``at``, x has the rows of these nodes alone, others
+    """Return Σₖ αₖ Aᵏ x in a new tensor; with ``at``, x has the rows of these nodes alone, others
     and α₀ are 0."""
     shape = (adjacency.num_nodes, x.shape[1])
     if not any(alpha[1:]) or not x.numel():
         return x * alpha[0] if at is None else x.new_zeros(shape)
     result = None
     for columns, layers in _column_slabs(adjacency, x, alpha, buffers, at):
-        for rows, product in adjacency.pattern.products(layers.table):
-            part = product.to(x.dtype)
-            if layers.row is not None:
-                part.mul_(layers.row[rows])
-            if part.shape == shape:
-                return part.add_(x, alpha=alpha[0]) if alpha[0] else part
-            if result is None:
-                result = buffers.acquire(shape, x.dtype, x.device)
-                buffers.clear()  # where a step holds most, none waits
+        product = adjacency.pattern.product(layers.table, buffers)
+        if result is None:
+            buffers.clear()  # from here on a step holds most memory
+        part = product.to(x.dtype)
+        if layers.row is not None:
+            part.mul_(layers.row)
+        if part.shape == shape:
+            result = part.add_(x, alpha=alpha[0]) if alpha[0] else part
+        else:
+            result = x.new_empty(shape) if result is None else result
             if alpha[0]:
-                torch.add(part, x[rows, columns], alpha=alpha[0], out=result[rows, columns])
+                torch.add(part, x[:, columns], alpha=alpha[0], out=result[:, columns])
             else:
-                result[rows, columns] = part
-        # Free before the next slab is begun.
+                result[:, columns] = part
+        if product is not result:
+            buffers.release(product)
+        # Free before the next slab begins.
         del layers, product, part
     assert result is not None
     return result
@@ -255,13 +334,13 @@ def _column_slabs(
     buffers: BufferPool,
     at: Tensor | None = None,
 ) -> Iterator[tuple[slice, _Layers]]:
-    """Run Horner's rule down to the last product, some columns of ``x`` at a time; none where only
-    layer 0 has weight.
+    """Run Horner's rule down to the last product, some columns of ``x`` at a time; yield nothing if
+    only layer 0 has weight.
 
     A product acts on each column alone. On a CPU it takes about half the time for the same columns
-    where a row of the table is two cache lines at most, so that the rows that come up often stay in
+    if a row of the table is two cache lines at most, so that rows that are used often stay in
     cache."""
-    highest = max((k for k, weight in enumerate(alpha) if weight), default=0)
+    highest = max([0, *(k for k, weight in enumerate(alpha) if weight)])
     if highest == 0 or not x.numel():
         return
     weights = alpha[1 : highest + 1]
@@ -280,7 +359,7 @@ def _column_slabs(
         width = _SLAB_BYTES // dtype.itemsize
     for first in range(0, x.shape[1], width):
         columns = slice(first, first + width)
-        # Not kept under a name: the start of the layers is done with once the last table is there.
+        # The start of the layers has no name here, so that it is freed once it is not needed.
         table = _last_table(
             adjacency,
             _scaled(adjacency, x[:, columns], largest * scale, dtype, at, buffers),
@@ -304,41 +383,26 @@ def _last_table(
     )
     factor, unit = adjacency.descale(start.dtype)
     for weight in reversed(weights[:-1]):
-        other = None
-        for rows, product in adjacency.pattern.products(table):
-            scale = None if factor is None else factor[rows]
-            if len(product) == len(start):
-                other = _add_layer(product, scale, unit, start, weight, product)
-            else:
-                # Blocks are added to while they are in cache, on their way to where they belong.
-                other = buffers.acquire_like(start) if other is None else other
-                _add_layer(product, scale, unit, start[rows], weight, other[rows])
-        assert other is not None
+        product = adjacency.pattern.product(table, buffers)
         if table is not start:
             buffers.release(table)
-        table = other
-        del other, product
+        table = _add_layer(product, factor, unit, start, weight)
     if table is not start:
         buffers.release(start)
     return table
 
 
 def _add_layer(
-    product: Tensor, factor: Tensor | None, unit: float, start: Tensor, weight: float, out: Tensor
+    product: Tensor, factor: Tensor | None, unit: float, start: Tensor, weight: float
 ) -> Tensor:
-    """Write ``factor`` * ``unit`` * ``product`` + ``weight`` * ``start`` to ``out``; ``product``
-    may change."""
+    """Return ``factor`` * ``unit`` * ``product`` + ``weight`` * ``start``, in ``product``."""
     if factor is None:
-        return torch.add(product, start, alpha=weight, out=out)
-    if weight == 1:
-        return torch.addcmul(start, product, factor, value=unit, out=out)
-    if product.dtype != torch.float16:
-        return torch.add(product.mul_(factor), start, alpha=weight, out=out)
-    # The product times the factor alone could leave float16.
-    for first in range(0, len(start), _CAST_ROWS):
-        rows = slice(first, first + _CAST_ROWS)
-        torch.addcmul(start[rows] * weight, product[rows], factor[rows], value=unit, out=out[rows])
-    return out
+        return product.add_(start, alpha=weight)
+    if weight != 1 and product.dtype != torch.float16:
+        return product.mul_(factor).add_(start, alpha=weight)
+    # In float16 the product times the factor alone could overflow.
+    start = start if weight == 1 else start * weight
+    return torch.addcmul(start, product, factor, value=unit, out=product)
 
 
 def _scaled(
@@ -353,23 +417,14 @@ def _scaled(
     `_polynomial`."""
     scale = adjacency.column_scale
     column = None if scale is None else scale.mul(factor).to(x.dtype).unsqueeze(1)
-    if at is not None:
-        result = buffers.acquire((adjacency.num_nodes, x.shape[1]), dtype, x.device).zero_()
-        for first in range(0, len(at), _CAST_ROWS):
-            rows = slice(first, first + _CAST_ROWS)
-            result[at[rows]] = (x[rows] * (factor if column is None else column[at[rows]])).to(
-                dtype
-            )
-        return result
-    result = buffers.acquire((len(x), x.shape[1]), dtype, x.device)
-    if dtype == x.dtype:
+    result = buffers.acquire((adjacency.num_nodes, x.shape[1]), dtype, x.device)
+    if at is None and dtype == x.dtype:
         return torch.mul(x, factor if column is None else column, out=result)
-    buffer = x.new_empty(min(len(x), _CAST_ROWS), x.shape[1])
-    for first in range(0, len(x), _CAST_ROWS):
-        rows = slice(first, min(first + _CAST_ROWS, len(x)))
-        part = buffer[: rows.stop - first]
-        torch.mul(x[rows], factor if column is None else column[rows], out=part)
-        result[rows] = part
+    if at is not None:
+        result.zero_()
+    for rows in row_blocks(len(x)):
+        nodes = rows if at is None else at[rows]
+        result[nodes] = (x[rows] * (factor if column is None else column[nodes])).to(dtype)
     return result
 
 

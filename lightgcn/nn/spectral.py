@@ -1,5 +1,5 @@
-"""The leading singular vectors of the normalised interaction matrix, and start embeddings made of
-them."""
+"""The leading singular vectors of the normalised interaction matrix, and initial embeddings made
+from them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from lightgcn.graph.interactions import Interactions
 
+# Rows whose singular vectors are computed at a time.
+_ROWS = 1 << 16
+
 
 class SpectralDecomposition(NamedTuple):
     """R̃ ≈ ``users`` diag(``values``) ``items``ᵀ: (num_users, r), (r,) decreasing, (num_items, r),
@@ -24,8 +27,8 @@ class SpectralDecomposition(NamedTuple):
 
 
 def normalized_matrix(interactions: Interactions) -> tuple[Any, npt.NDArray[np.float64]]:
-    """Return R̃ = D_U^-½ R D_I^-½ as a float64 SciPy CSR array, and (num_items,) the roots of the
-    items' degrees."""
+    """Return R̃ = D_U^-½ R D_I^-½ as a float64 SciPy CSR array, and the (num_items,) square roots of
+    the items' degrees."""
     from scipy.sparse import diags_array
 
     matrix = interactions.to_scipy().astype(np.float64)
@@ -37,18 +40,26 @@ def normalized_matrix(interactions: Interactions) -> tuple[Any, npt.NDArray[np.f
 
 
 def truncated_svd(interactions: Interactions, rank: int) -> SpectralDecomposition:
-    """Return the ``rank`` leading singular triplets of R̃ = D_U^-½ R D_I^-½, by SciPy's ARPACK, on
-    the graph's device.
+    """Return the ``rank`` leading singular triplets of R̃ = D_U^-½ R D_I^-½, on the graph's device.
 
-    Deterministic on one machine: the iteration starts from a fixed vector, and of each pair of
-    vectors, whose sign is free, the item side is made to sum to a positive number.
+    Computed by SciPy's ARPACK; if ``rank`` is the smaller number of nodes, from the eigenvectors of
+    the smaller Gram matrix. Deterministic on one machine: the iteration starts from a fixed vector,
+    and each pair of vectors, whose sign is free, has item entries with a positive sum.
 
     Args:
         interactions: the graph; weights count.
-        rank: how many triplets, at most the smaller number of nodes.
+        rank: number of triplets, at most the smaller number of nodes.
 
     Raises:
         ValueError: if ``rank`` is not in [1, min(num_users, num_items)], or the graph has no edge.
+
+    Example:
+        >>> import torch
+        >>> from lightgcn import Interactions
+        >>> from lightgcn.nn import truncated_svd
+        >>> graph = Interactions.from_edge_index(torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]]))
+        >>> truncated_svd(graph, 1).values
+        tensor([1.])
     """
     from scipy.sparse.linalg import svds
 
@@ -61,13 +72,13 @@ def truncated_svd(interactions: Interactions, rank: int) -> SpectralDecompositio
         raise ValueError("a graph without edges has no singular vectors to start from")
     normalized, _ = normalized_matrix(interactions)
     if rank == smaller:
-        left, values, right = np.linalg.svd(normalized.toarray(), full_matrices=False)
+        left, values, right = _all_triplets(normalized)
     else:
         start = np.random.default_rng(0).standard_normal(smaller)
         left, values, right = svds(normalized, rank, v0=start, tol=1e-4)
         order = np.argsort(-values)  # svds gives no order
         left, values, right = left[:, order], values[order], right[order]
-    signs = np.where(right.sum(1) < 0, -1.0, 1.0)
+    signs = np.where(right.sum(1) < 0, -1, 1).astype(right.dtype)
     parts = (left * signs, values, right.T * signs)
     return SpectralDecomposition(
         *(
@@ -77,23 +88,51 @@ def truncated_svd(interactions: Interactions, rank: int) -> SpectralDecompositio
     )
 
 
+def _all_triplets(matrix: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return all singular triplets of a sparse matrix, decreasing, as `numpy.linalg.svd` does; its
+    smaller side must be small.
+
+    Only the Gram matrix of the smaller side is dense in float64; the vectors of the larger side are
+    computed some rows at a time, in float32, and are zero for a singular value of zero."""
+    wide = matrix.shape[0] < matrix.shape[1]
+    tall = matrix.T.tocsr() if wide else matrix
+    squares, vectors = np.linalg.eigh((tall.T @ tall).toarray())
+    values = np.sqrt(np.maximum(squares[::-1], 0))
+    vectors = vectors[:, ::-1]
+    kept = values > 1e-7 * values[0]
+    scaled = vectors * np.divide(1, values, out=np.zeros_like(values), where=kept)
+    others = np.empty((tall.shape[0], len(values)), np.float32)
+    for first in range(0, len(others), _ROWS):
+        others[first : first + _ROWS] = tall[first : first + _ROWS] @ scaled
+    return (vectors, values, others.T) if wide else (others, values, vectors.T)
+
+
 def spectral_embeddings(
     interactions: Interactions, dim: int, *, std: float = 0.005
 ) -> tuple[Tensor, Tensor]:
-    """Return start embeddings whose dot products are the best rank-``dim`` approximation of R̃, up
-    to a scale.
+    """Return initial embeddings whose dot products are the best rank-``dim`` approximation of
+    R̃ = D_U^-½ R D_I^-½, up to a scale.
 
     Args:
-        interactions: the edges that are trained on, and no others.
+        interactions: the training edges.
         dim: width; columns beyond the smaller number of nodes are zero.
-        std: standard deviation of all entries together: with the learning rate it says how long the
-            start is kept.
+        std: standard deviation of all entries together. With the learning rate it determines how
+            long training stays near these embeddings.
 
     Returns:
         (num_users, dim) and (num_items, dim) float32 on the graph's device.
 
     Raises:
         ValueError: if ``dim`` < 1 or the graph has no edge.
+
+    Example:
+        >>> import torch
+        >>> from lightgcn import Interactions
+        >>> from lightgcn.nn import spectral_embeddings
+        >>> graph = Interactions.from_edge_index(torch.tensor([[0, 0, 1], [0, 1, 2]]))
+        >>> users, items = spectral_embeddings(graph, 2)
+        >>> (users @ items.T).argmax(1)
+        tensor([0, 2])
     """
     rank = min(dim, interactions.num_users, interactions.num_items)
     users, values, items = truncated_svd(interactions, rank)

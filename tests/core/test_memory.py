@@ -19,7 +19,7 @@ from lightgcn import Adjacency, Interactions, normalized_adjacency, propagate
 from lightgcn.cli import main as cli
 from lightgcn.core import memory
 from lightgcn.datasets import files, read_table, read_text, synthetic_interactions
-from lightgcn.graph import adjacency, interactions
+from lightgcn.graph import adjacency, interactions, pattern
 
 
 def test_available_memory_is_that_of_the_machine_or_of_its_control_group(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_indices_are_64_bits_wide_from_where_32_do_not_reach(
     """As if 32 bits ended at so small a number: 300 edges are 600 entries, over 90 nodes."""
     graph = synthetic_interactions(50, 40, 300, seed=1)
     plain = normalized_adjacency(graph)
-    for module in (adjacency, interactions):
+    for module in (adjacency, interactions, pattern):
         monkeypatch.setattr(module, "INT32_END", limit)
     wide = normalized_adjacency(graph)
     assert wide.pattern.columns.dtype == (torch.int32 if limit > 600 else torch.int64)

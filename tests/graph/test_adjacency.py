@@ -1,5 +1,8 @@
+import copy
 import functools
+import pickle
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightgcn import Adjacency, Interactions, normalized_adjacency
-from lightgcn.graph.adjacency import as_adjacency, exponents
+from lightgcn import Adjacency, Interactions, link_set, normalized_adjacency, split_edges
+from lightgcn.graph import pattern
+from lightgcn.graph.adjacency import adjacency_of, as_adjacency, exponents
 
 NORMALIZATIONS = ["mean", "symmetric", (0.3, 0.9), (0.0, 0.0), (0.0, 1.0), (1, 1)]
 GRAPHS = ["ordinary", "weighted", "isolated nodes", "one edge", "no edges", "no nodes"]
@@ -54,25 +58,21 @@ def features(nodes, width=3, dtype=torch.float64, seed=0):
     ).to(dtype)
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS, ids=str)
-@pytest.mark.parametrize("kind", GRAPHS)
-class TestAgainstDense:
-    @pytest.mark.parametrize(
-        ("dtype", "tolerance"),
-        [
-            (torch.float64, 1e-12),
-            (torch.float32, 1e-5),
-            (torch.float16, 1e-2),
-            (torch.bfloat16, 8e-2),
-        ],
-        ids=str,
-    )
-    def test_product_and_transposed_product(self, kind, normalization, dtype, tolerance):
-        interactions = graph(kind, torch.float64)
-        adjacency, reference = (
-            normalized_adjacency(interactions, normalization),
-            dense(interactions, normalization),
-        )
+def cases():
+    for kind in GRAPHS:
+        for normalization in NORMALIZATIONS:
+            yield graph(kind, torch.float64), normalization
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 8e-2)],
+    ids=str,
+)
+def test_products_equal_the_dense_ones(dtype, tolerance):
+    for interactions, normalization in cases():
+        adjacency = normalized_adjacency(interactions, normalization)
+        reference = dense(interactions, normalization)
         x = features(interactions.num_nodes, dtype=dtype)
         for product, expected in (
             (adjacency @ x, reference @ x.double()),
@@ -82,8 +82,9 @@ class TestAgainstDense:
             scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
             torch.testing.assert_close(product.double(), expected, rtol=0, atol=tolerance * scale)
 
-    def test_exports(self, kind, normalization):
-        interactions = graph(kind, torch.float64)
+
+def test_exports_equal_the_dense_matrix():
+    for interactions, normalization in cases():
         adjacency = normalized_adjacency(interactions, normalization, dtype=torch.float64)
         expected = dense(interactions, normalization)
         for side, reference in ((adjacency, expected), (adjacency.T, expected.T)):
@@ -94,22 +95,23 @@ class TestAgainstDense:
             for export in (csr.to_dense(), coo.to_dense(), side.to_dense()):
                 torch.testing.assert_close(export, reference, rtol=1e-12, atol=0)
 
-    def test_gradient(self, kind, normalization):
-        interactions = graph(kind, torch.float64)
+
+def test_the_gradient_is_the_transposed_product():
+    for interactions, normalization in cases():
         if not interactions.num_nodes:
-            return
+            continue
         adjacency = normalized_adjacency(interactions, normalization)
-        x, weights = (
-            features(interactions.num_nodes).requires_grad_(),
-            features(interactions.num_nodes, seed=1),
-        )
+        x = features(interactions.num_nodes).requires_grad_()
+        weights = features(interactions.num_nodes, seed=1)
         (grad,) = torch.autograd.grad(adjacency @ x, x, weights)
         torch.testing.assert_close(
             grad, dense(interactions, normalization).T @ weights, rtol=1e-10, atol=1e-12
         )
 
-    def test_pattern_serves_both_directions(self, kind, normalization):
-        adjacency = normalized_adjacency(graph(kind), normalization)
+
+def test_one_pattern_serves_both_directions():
+    for kind in GRAPHS:
+        adjacency = normalized_adjacency(graph(kind), (0.3, 0.9))
         assert adjacency.T.pattern is adjacency.pattern
         assert adjacency.transposed is adjacency.pattern
         assert (adjacency.pattern.values is None) == (kind != "weighted")
@@ -125,6 +127,41 @@ def test_gradcheck():
     x = features(5, 2).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: adjacency @ x, x)
     assert torch.autograd.gradgradcheck(lambda x: (adjacency @ x).square(), x)
+
+
+def test_torch_func():
+    adjacency = normalized_adjacency(graph("weighted", torch.float64), (0.3, 0.9))
+    x, tangent = features(17), features(17, seed=1)
+    matrix = dense(graph("weighted", torch.float64), (0.3, 0.9))
+    batch = features(4 * 17).view(4, 17, 3)
+
+    def cubes(matrix):
+        return lambda x: (matrix @ x).pow(3).sum()
+
+    for transform in (
+        lambda matrix: torch.func.grad(cubes(matrix))(x),
+        lambda matrix: torch.func.jvp(lambda x: matrix @ x, (x,), (tangent,)),
+        lambda matrix: torch.func.hessian(cubes(matrix))(x),
+        lambda matrix: torch.vmap(lambda x: matrix @ x)(batch),
+        lambda matrix: torch.vmap(lambda x: matrix @ x, 2, 1)(batch.movedim(0, 2)),
+        lambda matrix: torch.vmap(torch.func.grad(cubes(matrix)))(batch),
+    ):
+        torch.testing.assert_close(transform(adjacency), transform(matrix))
+
+
+def test_autocast_leaves_products_alone(monkeypatch):
+    for other_device in (False, True):
+        if other_device:  # the CSR product, as other devices have it
+            monkeypatch.setattr(pattern, "_gathers", lambda x: False)
+        for kind in ("ordinary", "weighted"):
+            adjacency, x = normalized_adjacency(graph(kind)), features(17, dtype=torch.float32)
+            x.requires_grad_()
+            expected = adjacency @ x
+            (grad,) = torch.autograd.grad(expected.square().sum(), x)
+            with torch.autocast("cpu", torch.bfloat16):
+                product = adjacency @ x
+                (other,) = torch.autograd.grad(product.square().sum(), x)
+            assert torch.equal(product, expected) and torch.equal(other, grad)
 
 
 edge_lists = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), max_size=15, unique=True)
@@ -150,24 +187,22 @@ def test_rows_of_mean_add_up_to_one_and_isolated_nodes_to_zero():
     torch.testing.assert_close(sums.flatten(), (degree > 0).float())
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS, ids=str)
-def test_isolated_nodes_get_zero_and_never_nan(normalization):
+def test_isolated_nodes_get_zero_and_never_nan():
     interactions = graph("isolated nodes")
-    adjacency = normalized_adjacency(interactions, normalization)
-    x = torch.full((interactions.num_nodes, 2), 3.0, requires_grad=True)
-    product = adjacency @ x
-    product.sum().backward()
-    isolated = torch.cat([interactions.user_degrees, interactions.item_degrees]) == 0
-    assert (product[isolated] == 0).all()
-    assert (x.grad[isolated] == 0).all()
-    assert torch.isfinite(product).all()
-    assert torch.isfinite(x.grad).all()
+    for normalization in NORMALIZATIONS:
+        adjacency = normalized_adjacency(interactions, normalization)
+        x = torch.full((interactions.num_nodes, 2), 3.0, requires_grad=True)
+        product = adjacency @ x
+        product.sum().backward()
+        isolated = torch.cat([interactions.user_degrees, interactions.item_degrees]) == 0
+        assert (product[isolated] == 0).all()
+        assert (x.grad[isolated] == 0).all()
+        assert torch.isfinite(product).all()
+        assert torch.isfinite(x.grad).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-@pytest.mark.parametrize("kind", ["ordinary", "weighted"])
-def test_layout_of_x_does_not_matter_and_x_is_left_alone(kind, dtype):
-    adjacency = normalized_adjacency(graph(kind))
+def test_layout_of_x_does_not_matter_and_x_is_left_alone(dtype):
     x = features(17, 8, dtype)
     variants = [
         x,
@@ -176,9 +211,11 @@ def test_layout_of_x_does_not_matter_and_x_is_left_alone(kind, dtype):
         features(17, 8, dtype).repeat(1, 2)[:, :8],
     ]
     assert not any(variant.is_contiguous() for variant in variants[1:])
-    for variant in variants:
-        assert torch.equal(adjacency @ variant, adjacency @ x)
-        assert torch.equal(variant, features(17, 8, dtype))
+    for kind in ("ordinary", "weighted"):
+        for adjacency in (normalized_adjacency(graph(kind), name) for name in ("mean", (0.0, 1.0))):
+            for variant in variants:
+                assert torch.equal(adjacency @ variant, adjacency @ x)
+                assert torch.equal(variant, features(17, 8, dtype))
 
 
 def test_no_columns():
@@ -190,9 +227,6 @@ def test_width_one():
     adjacency = normalized_adjacency(graph("ordinary"), dtype=torch.float64)
     x = features(17, 1)
     torch.testing.assert_close(adjacency @ x, adjacency.to_dense() @ x)
-
-
-# Dtype and device
 
 
 def test_dtype_round_trip_loses_nothing():
@@ -217,13 +251,10 @@ def test_to_is_itself_where_nothing_changes_and_keeps_the_pattern_shared():
     assert other.pattern is not other.transposed
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
-def test_dtype_must_be_floating(dtype):
-    with pytest.raises(ValueError, match=f"dtype must be floating, got {dtype}"):
-        normalized_adjacency(graph("ordinary"), dtype=dtype)
-
-
-# From what others hold
+def test_dtype_must_be_floating():
+    for dtype in (torch.int64, torch.bool):
+        with pytest.raises(ValueError, match=str(dtype)):
+            normalized_adjacency(graph("ordinary"), dtype=dtype)
 
 
 def asymmetric():
@@ -245,85 +276,152 @@ def test_from_sparse_of_an_asymmetric_matrix(layout):
     torch.testing.assert_close(x.grad, matrix.T @ weights)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_from_sparse_in_other_dtypes(dtype):
-    matrix = asymmetric().to(dtype)
-    adjacency = Adjacency.from_sparse(matrix.to_sparse(), 8, 9)
-    assert adjacency.dtype == dtype
-    expected = matrix.double() @ features(17)
-    torch.testing.assert_close(adjacency @ features(17), expected)
-    torch.testing.assert_close(
-        (adjacency @ features(17, dtype=torch.float32)).double(), expected, rtol=0, atol=1e-5
-    )
+def test_from_sparse_in_other_dtypes():
+    for dtype in (torch.float16, torch.float32):
+        matrix = asymmetric().to(dtype)
+        adjacency = Adjacency.from_sparse(matrix.to_sparse(), 8, 9)
+        assert adjacency.dtype == dtype
+        expected = matrix.double() @ features(17)
+        torch.testing.assert_close(adjacency @ features(17), expected)
+        torch.testing.assert_close(
+            (adjacency @ features(17, dtype=torch.float32)).double(), expected, rtol=0, atol=1e-5
+        )
 
 
-def test_from_sparse_adds_up_repeated_entries_and_detaches():
-    matrix = torch.sparse_coo_tensor(
-        [[0, 0], [1, 1]], [1.0, 2.0], (2, 2), check_invariants=True
-    ).requires_grad_()
-    adjacency = Adjacency.from_sparse(matrix, 1, 1)
-    assert adjacency.to_dense().tolist() == [[0, 3], [0, 0]]
-    assert not (adjacency @ torch.ones(2, 1)).requires_grad
+def test_from_sparse_adds_up_repeated_entries():
+    matrix = torch.sparse_coo_tensor([[0, 0], [1, 1]], [1.0, 2.0], (2, 2), check_invariants=True)
+    assert Adjacency.from_sparse(matrix, 1, 1).to_dense().tolist() == [[0, 3], [0, 0]]
 
 
-@pytest.mark.parametrize(
-    ("matrix", "message"),
-    [
-        (torch.eye(3), "expected a torch.sparse tensor, got a dense one"),
+def test_a_gradient_for_edge_values_is_refused_by_name():
+    values = torch.tensor([1.0, 2.0], requires_grad=True)
+    matrix = torch.sparse_coo_tensor([[0, 1], [1, 0]], values, (2, 2), check_invariants=True)
+    edges = torch.tensor([0, 1])
+    weighted = Interactions(edges, edges, 2, 2, values)
+    for build, said in (
+        (lambda: Adjacency.from_sparse(matrix, 1, 1), "detach"),
         (
-            torch.eye(4).to_sparse(),
-            "the adjacency must be (3, 3) for 1 users and 2 items, got (4, 4)",
+            lambda: Adjacency.from_sparse(matrix.detach().requires_grad_().to_sparse_csr(), 1, 1),
+            "grad",
         ),
-        (
-            torch.ones(3, 4).to_sparse(),
-            "the adjacency must be (3, 3) for 1 users and 2 items, got (3, 4)",
-        ),
-        (
-            torch.eye(3, dtype=torch.int64).to_sparse(),
-            "the adjacency must be floating, got torch.int64",
-        ),
-    ],
-)
-def test_wrong_sparse_matrix(matrix, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        Adjacency.from_sparse(matrix, 1, 2)
+        (lambda: as_adjacency(matrix, 1, 1), "detach"),
+        (lambda: normalized_adjacency(weighted), "edge weights"),
+        (lambda: as_adjacency(weighted, 2, 2), "edge weights"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            build()
+    assert Adjacency.from_sparse(matrix.detach(), 1, 1).to_dense().tolist() == [[0, 1], [2, 0]]
+    detached = Interactions(edges, edges, 2, 2, values.detach())
+    assert normalized_adjacency(detached).num_nodes == 4
 
 
-def test_as_adjacency():
+def test_wrong_sparse_matrices_name_what_they_are():
+    for matrix, said in (
+        (torch.eye(3), "(3, 3)"),
+        (torch.eye(3), "to_sparse()"),
+        (torch.eye(4).to_sparse(), "(4, 4)"),
+        (torch.ones(3, 4).to_sparse(), "(3, 4)"),
+        (torch.eye(3, dtype=torch.int64).to_sparse(), "torch.int64"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            Adjacency.from_sparse(matrix, 1, 2)
+
+
+def test_as_adjacency_takes_every_form_of_a_graph():
     interactions = graph("ordinary")
-    adjacency = normalized_adjacency(interactions)
-    assert as_adjacency(adjacency, 8, 9) is adjacency
-    for form in (interactions.edge_index, adjacency.to_sparse_csr(), adjacency.to_sparse_coo()):
-        torch.testing.assert_close(as_adjacency(form, 8, 9).to_dense(), adjacency.to_dense())
+    for normalization in ("symmetric", "mean", (0.3, 0.9)):
+        adjacency = normalized_adjacency(interactions, normalization)
+        assert as_adjacency(adjacency, 8, 9) is adjacency
+        for form in (
+            interactions,
+            interactions.edge_index,
+            interactions.edge_index.int(),
+            interactions.edge_index.numpy(),
+            interactions.edge_index.tolist(),
+            tuple(interactions.edge_index.tolist()),
+            adjacency.to_sparse_csr(),
+            adjacency.to_sparse_coo(),
+        ):
+            found = as_adjacency(form, 8, 9, normalization)
+            torch.testing.assert_close(found.to_dense(), adjacency.to_dense())
+            from_tensor = isinstance(form, torch.Tensor) and form.layout != torch.strided
+            assert found.normalization == (None if from_tensor else exponents(normalization))
 
 
-@pytest.mark.parametrize(
-    ("form", "message"),
-    [
-        (
-            normalized_adjacency(graph("ordinary")),
-            "expected a graph over 8 users and 10 items, got Adjacency(8 users",
-        ),
-        (torch.eye(18), "to_sparse"),
-        (torch.tensor([[0], [10]]), "items[0] is 10, outside [0, num_items=10)"),
-    ],
-)
-def test_wrong_form(form, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        as_adjacency(form, 8, 10)
+def test_as_adjacency_refuses_other_forms_and_says_what_to_pass():
+    links = link_set(graph("ordinary"), graph("ordinary"), negatives=0)
+    split = split_edges(graph("ordinary"))
+    for form, error, said in (
+        (normalized_adjacency(graph("ordinary")), ValueError, "8 users + 9 items"),
+        (graph("ordinary"), ValueError, "8 users, 9 items"),
+        (torch.eye(18), ValueError, "to_sparse()"),
+        (np.eye(18), ValueError, "to_sparse()"),
+        (torch.eye(17), ValueError, "(17, 17)"),
+        ([[0], [1], [2]], ValueError, "(3, 1)"),
+        (torch.tensor([[0.5], [1.0]]), ValueError, "torch.float32"),
+        (torch.tensor([[0], [10]]), ValueError, "10"),
+        (links, TypeError, ".message"),
+        (split, TypeError, "split.train.message"),
+        (None, TypeError, "NoneType"),
+        ("mean", TypeError, "str"),
+    ):
+        with pytest.raises(error, match=re.escape(said)):
+            as_adjacency(form, 8, 10)
 
 
-# Arguments
+def test_normalized_adjacency_refuses_other_forms_and_says_what_to_pass():
+    links = link_set(graph("ordinary"), graph("ordinary"), negatives=0)
+    for function in (normalized_adjacency, adjacency_of):
+        for form, said in (
+            (graph("ordinary").edge_index, "Interactions.from_edge_index"),
+            ([[0], [1]], "Interactions.from_edge_index"),
+            (normalized_adjacency(graph("ordinary")), "normalised already"),
+            (links, ".message"),
+            (split_edges(graph("ordinary")), "split.train.message"),
+        ):
+            with pytest.raises(TypeError, match=re.escape(said)):
+                function(form)
 
 
-@pytest.mark.parametrize(
-    "normalization",
-    ["max", None, 0.5, (1.0,), (1, 2, 3), (0.5, float("nan")), (float("inf"), 0)],
-    ids=str,
-)
-def test_wrong_normalization(normalization):
-    with pytest.raises(ValueError, match=re.escape(repr(normalization))):
-        normalized_adjacency(graph("ordinary"), normalization)
+def test_an_adjacency_is_kept_with_its_graph():
+    interactions = Interactions.from_edge_index(graph("ordinary").edge_index, 8, 9)
+    size = len(pickle.dumps(interactions))
+    kept = adjacency_of(interactions, "mean")
+    assert adjacency_of(interactions, (1, 0)) is kept is as_adjacency(interactions, 8, 9, "mean")
+    torch.testing.assert_close(
+        kept.to_dense(), normalized_adjacency(interactions, "mean").to_dense()
+    )
+    double = adjacency_of(interactions, "mean", dtype=torch.float64)
+    assert double.dtype == torch.float64 and kept.dtype == torch.float32
+    assert double.pattern is kept.pattern and replace(kept, half_tables=True).half_tables
+    assert adjacency_of(interactions, "symmetric") is not kept
+    assert adjacency_of(interactions, "mean", device="meta").device.type == "meta"
+    assert len(pickle.dumps(interactions)) == size
+    assert adjacency_of(copy.deepcopy(interactions), "mean") is not kept
+
+
+def test_the_exponents_are_remembered():
+    for name, pair in (("mean", (1, 0)), ("symmetric", (0.5, 0.5)), ((0.3, 0.9), (0.3, 0.9))):
+        adjacency = normalized_adjacency(graph("ordinary"), name)
+        for one in (
+            adjacency,
+            adjacency.T.T,
+            adjacency.to(dtype=torch.float64),
+            adjacency.to("meta"),
+            replace(adjacency, half_tables=True),
+            pickle.loads(pickle.dumps(adjacency)),
+            copy.deepcopy(adjacency),
+        ):
+            assert one.normalization == pair and one.T.normalization == pair[::-1]
+    other = Adjacency.from_sparse(adjacency.to_sparse_csr(), 8, 9)
+    assert other.normalization is None and other.T.normalization is None
+
+
+def test_wrong_normalizations_are_named():
+    wrong = ["max", None, 0.5, (1.0,), (1, 2, 3), (0.5, float("nan")), (float("inf"), 0)]
+    for normalization in wrong:
+        with pytest.raises(ValueError, match=re.escape(repr(normalization))):
+            normalized_adjacency(graph("ordinary"), normalization)
 
 
 def test_exponents():
@@ -332,13 +430,13 @@ def test_exponents():
     assert exponents((0.25, 1)) == (0.25, 1)
 
 
-@pytest.mark.parametrize(
-    "x", [torch.ones(16, 2), torch.ones(17), torch.ones(17, 2, 2), torch.ones(17, 2).long()]
-)
-def test_wrong_x(x):
-    message = f"expected (17, d) floating, got {tuple(x.shape)} of {x.dtype}"
-    with pytest.raises(ValueError, match=re.escape(message)):
-        normalized_adjacency(graph("ordinary")) @ x
+def test_wrong_operands_are_named():
+    adjacency = normalized_adjacency(graph("ordinary"))
+    for x in (torch.ones(16, 2), torch.ones(17), torch.ones(17, 2, 2), torch.ones(17, 2).long()):
+        with pytest.raises(ValueError, match=re.escape(f"got {tuple(x.shape)} of {x.dtype}")):
+            adjacency @ x
+    with pytest.raises(ValueError, match=r"meta.*\.to\(\)"):
+        adjacency @ torch.ones(17, 2, device="meta")
 
 
 def test_repr():
@@ -349,23 +447,28 @@ def test_repr():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("kind", GRAPHS[:5])
-@pytest.mark.parametrize("normalization", NORMALIZATIONS[:3], ids=str)
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
     [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.float16, 1e-2)],
     ids=str,
 )
-def test_cuda_product_equals_the_cpu_product(kind, normalization, dtype, tolerance):
-    interactions = graph(kind)
-    here = normalized_adjacency(interactions, normalization)
-    for there in (here.to("cuda"), normalized_adjacency(interactions.to("cuda"), normalization)):
-        assert there.pattern is there.transposed
-        x = features(interactions.num_nodes, 8, dtype)
-        for a, b in ((here, there), (here.T, there.T)):
-            expected = a @ x.double()
-            got = (b @ x.cuda()).cpu()
-            assert got.dtype == dtype
-            torch.testing.assert_close(
-                got.double(), expected, rtol=0, atol=tolerance * max(1, float(expected.abs().max()))
-            )
+def test_cuda_product_equals_the_cpu_product(dtype, tolerance):
+    for kind in GRAPHS[:5]:
+        for normalization in NORMALIZATIONS[:3]:
+            interactions = graph(kind)
+            here = normalized_adjacency(interactions, normalization)
+            for there in (
+                here.to("cuda"),
+                normalized_adjacency(interactions.to("cuda"), normalization),
+                adjacency_of(interactions, normalization, device="cuda"),
+            ):
+                assert there.pattern is there.transposed
+                x = features(interactions.num_nodes, 8, dtype)
+                for a, b in ((here, there), (here.T, there.T)):
+                    expected = a @ x.double()
+                    got = (b @ x.cuda()).cpu()
+                    assert got.dtype == dtype
+                    scale = max(1, float(expected.abs().max()))
+                    torch.testing.assert_close(
+                        got.double(), expected, rtol=0, atol=tolerance * scale
+                    )

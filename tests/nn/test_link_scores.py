@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def links(count: int, rows: int) -> tuple[Tensor, Tensor]:
     return left, right
 
 
-@pytest.mark.parametrize("count", [0, 1, 50, 20_000])
+@pytest.mark.parametrize("count", [0, 1, 50, 70_000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_scores_and_gradients_are_those_of_the_formula(count: int, dtype: torch.dtype) -> None:
     left, right = links(count, 31)
@@ -69,12 +70,59 @@ def test_second_derivatives_are_those_of_the_formula() -> None:
     torch.testing.assert_close(*penalties)
 
 
+def test_torch_func() -> None:
+    func, (left, right), x = torch.func, links(40, 12), draw(12, 3, torch.float64)
+    along, batch = draw(12, 3, torch.float64) + 1, draw(48, 3, torch.float64).view(4, 12, 3)
+    some_left, some_right = left.view(4, 10), right.view(4, 10)
+
+    def plain(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return (x[left] * x[right]).sum(1)
+
+    def transforms(score: Callable[..., Tensor]) -> Iterator[object]:
+        def cubes(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+            return score(x, left, right).pow(3).sum()
+
+        def of_x(x: Tensor) -> Tensor:
+            return score(x, left, right)
+
+        yield func.grad(cubes)(x, left, right)
+        yield func.jvp(of_x, (x,), (along,))
+        yield func.hessian(cubes)(x, left, right)
+        yield func.jacrev(func.jacrev(cubes))(x, left, right)
+        yield torch.vmap(of_x)(batch)
+        yield torch.vmap(of_x, 1, 1)(batch.movedim(0, 1))
+        yield torch.vmap(score, (None, 0, 0))(x, some_left, some_right)
+        yield torch.vmap(func.grad(cubes), (0, None, None))(batch, left, right)
+        yield torch.vmap(func.grad(cubes), (None, 0, 0))(x, some_left, some_right)
+        yield torch.vmap(func.grad(cubes), (0, 0, 0))(batch, some_left, some_right)
+
+    for found, wanted in zip(transforms(link_scores), transforms(plain), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
 def test_autocast_leaves_the_scores_alone() -> None:
     left, right = links(40, 12)
-    x = draw(12, 64, torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
-        scores = link_scores(x, left, right)
-    assert torch.equal(scores, link_scores(x, left, right))
+    results = []
+    for enabled in (False, True):
+        x = draw(12, 64, torch.float32).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            scores = link_scores(x, left, right)
+            results += [scores, *torch.autograd.grad(scores.square().sum(), x)]
+    assert torch.equal(results[0], results[2]) and torch.equal(results[1], results[3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
+    left, right = links(30_000, 500)
+    x = draw(500, 64, dtype).requires_grad_()
+    double = x.detach().double().requires_grad_()
+    scores, expected = link_scores(x, left, right), (double[left] * double[right]).sum(1)
+    assert scores.dtype == dtype
+    torch.testing.assert_close(scores.double(), expected.to(dtype).double(), rtol=8e-3, atol=1e-2)
+    scores.float().mean().backward()
+    expected.mean().backward()
+    assert x.grad is not None and double.grad is not None
+    assert float((x.grad.double() - double.grad).norm() / double.grad.norm()) < 2e-2
 
 
 def test_the_prior_is_the_formula() -> None:

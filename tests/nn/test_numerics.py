@@ -3,7 +3,10 @@ one place."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -12,16 +15,22 @@ from lightgcn import (
     Interactions,
     LightGCN,
     Recommender,
+    bce_loss,
+    bpr_loss,
     evaluate,
     fit,
+    in_batch_softmax_loss,
+    l2_penalty,
     link_set,
     normalized_adjacency,
     preset,
     propagate,
+    softmax_loss,
     split_edges,
 )
 from lightgcn.datasets import synthetic_interactions
-from lightgcn.graph.adjacency import Adjacency
+from lightgcn.graph.adjacency import Adjacency, adjacency_of, as_adjacency
+from lightgcn.nn import link_scores, spectral_embeddings, truncated_svd
 from lightgcn.nn.propagation import propagate_rows
 
 ALPHAS = ([0.25] * 4, [0.0, 0.0, 1.0], [0.1, 0.7, 0.2], [1.0, 0.5])
@@ -46,19 +55,18 @@ def assert_close_by_norm(found: torch.Tensor, wanted: torch.Tensor, share: float
     assert float((found.double() - wanted).norm()) <= share * float(wanted.norm())
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e-5, 1.0, 3e4, 1e10, 1e30])
 @pytest.mark.parametrize("normalization", ["symmetric", "mean", (0.0, 1.0), (0.3, 0.7)])
-@pytest.mark.parametrize("alpha", ALPHAS)
-def test_half_tables_at_any_scale(scale: float, normalization: object, alpha: list[float]) -> None:
-    graph = synthetic_interactions(50, 40, 600, seed=1)
-    adjacency = half(graph, normalization)
-    x = scale * torch.randn(90, 8, generator=torch.Generator().manual_seed(0))
-    assert adjacency.gathers_half(x)
-    assert_close_by_norm(propagate(adjacency, x, alpha), reference(adjacency, x, alpha))
+def test_half_tables_at_any_scale(normalization: object) -> None:
+    adjacency = half(synthetic_interactions(50, 40, 600, seed=1), normalization)
     nodes = torch.tensor([3, 80, 3, 0])
-    final, start = propagate_rows(adjacency, x, alpha, nodes)
-    assert_close_by_norm(final, reference(adjacency, x, alpha)[nodes])
-    assert torch.equal(start, x[nodes])
+    for scale, alpha in product((1e-30, 1e-12, 1e-5, 1.0, 3e4, 1e10, 1e30), ALPHAS):
+        x = scale * torch.randn(90, 8, generator=torch.Generator().manual_seed(0))
+        assert adjacency.gathers_half(x)
+        expected = reference(adjacency, x, alpha)
+        assert_close_by_norm(propagate(adjacency, x, alpha), expected)
+        final, start = propagate_rows(adjacency, x, alpha, nodes)
+        assert_close_by_norm(final, expected[nodes])
+        assert torch.equal(start, x[nodes])
 
 
 @pytest.mark.parametrize("normalization", ["symmetric", "mean", (0.0, 1.0)])
@@ -192,3 +200,54 @@ def test_learnable_weights_have_the_gradient_of_float64() -> None:
         assert alpha.grad is not None
         grads.append(alpha.grad.double())
     torch.testing.assert_close(grads[0], grads[1], rtol=2e-3, atol=0)
+
+
+def everything(*graphs: Interactions) -> Iterator[torch.Tensor]:
+    """The results of all functions of graphs and embeddings, with gradients."""
+    generator = torch.Generator().manual_seed(0)
+    for graph in graphs:
+        for normalization, dtype in product(("mean", (0.3, 0.9)), (torch.float32, torch.float64)):
+            x = torch.randn(9, 40, generator=generator, dtype=dtype, device="cpu").requires_grad_()
+            nodes = torch.tensor([0, 8, 0], device="cpu")
+            for adjacency in (
+                normalized_adjacency(graph, normalization, half_tables=True),  # type: ignore[arg-type]
+                adjacency_of(graph, normalization, dtype=torch.float64),  # type: ignore[arg-type]
+                as_adjacency(graph, 4, 5),
+                Adjacency.from_sparse(adjacency_of(graph).to_sparse_csr(), 4, 5),
+            ):
+                z = propagate(adjacency, x, (0.3, 0.3, 0.4))
+                final, start = propagate_rows(adjacency, x, (0.3, 0.3, 0.4), nodes)
+                scores = link_scores(z, nodes, nodes.flip(0))
+                loss = in_batch_softmax_loss(final, start)
+                labels = torch.tensor([1, 0, 1], device="cpu")
+                for one in (
+                    loss,
+                    bce_loss(scores, labels),
+                    bpr_loss(scores, scores.unsqueeze(1)),
+                    softmax_loss(scores, scores.unsqueeze(1)),
+                    l2_penalty(final, batch_size=2),
+                    (adjacency.T @ (adjacency @ z)).sum(),
+                ):
+                    yield one
+                    yield torch.autograd.grad(one, x, retain_graph=True)[0]
+                yield adjacency.to_sparse_coo().to_dense()
+        yield from truncated_svd(graph, 2)
+        yield from truncated_svd(graph, 4)
+        yield from spectral_embeddings(graph, 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_the_default_dtype_and_device_change_nothing(dtype: torch.dtype) -> None:
+    users, items = torch.tensor([[0, 0, 1, 2, 2], [0, 1, 1, 2, 3]])
+    weights = torch.linspace(1, 2, 5)
+    graphs = [Interactions(users, items, 4, 5, some) for some in (None, weights)]
+    expected = list(everything(*graphs))
+    usual = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.device("meta"):
+            found = list(everything(*map(copy.deepcopy, graphs)))
+    finally:
+        torch.set_default_dtype(usual)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype and torch.equal(one, other)

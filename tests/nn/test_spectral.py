@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from lightgcn import Interactions, preset
 from lightgcn.nn import spectral_embeddings, truncated_svd
+from lightgcn.nn.spectral import normalized_matrix
 
 USERS, ITEMS = 23, 17
 
@@ -53,10 +55,44 @@ def test_signs_are_fixed_and_isolated_nodes_are_zero() -> None:
     assert float(first.users[3].abs().max()) < 1e-5 and float(first.items[5].abs().max()) < 1e-5
 
 
-@pytest.mark.parametrize("rank", [0, 18, 2.0, True])
-def test_a_rank_out_of_range_is_refused(rank: Any) -> None:
-    with pytest.raises(ValueError, match=r"rank must be an integer in \[1, 17\]"):
-        truncated_svd(graph(), rank)
+def test_all_triplets_of_a_long_matrix_stay_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 users of 300,000 items: 154 MB dense in float64, and so is nothing of it."""
+    generator = torch.Generator().manual_seed(0)
+    users, items = torch.arange(300_000) % 64, torch.arange(300_000)
+    more = torch.randint(64, (300_000,), generator=generator)
+    long = Interactions(torch.cat([users, more]), torch.cat([items, items]), 64, 300_000)
+    monkeypatch.setattr(csr_array, "toarray", small_only(csr_array.toarray))
+    for interactions, flip in ((long, False), (transposed(long), True)):
+        found = truncated_svd(interactions, 64)
+        small, large = (found.items, found.users) if flip else (found.users, found.items)
+        assert small.shape == (64, 64) and large.shape == (300_000, 64)
+        torch.testing.assert_close(small.T @ small, torch.eye(64), rtol=0, atol=1e-4)
+        torch.testing.assert_close(large.T @ large, torch.eye(64), rtol=0, atol=1e-4)
+        assert float(found.values[0]) == pytest.approx(1, rel=1e-5)
+        assert bool((found.values.diff() <= 0).all())
+        matrix = normalized_matrix(interactions)[0]
+        product = torch.from_numpy(matrix @ found.items.double().numpy())
+        torch.testing.assert_close(
+            product, (found.users * found.values).double(), rtol=1e-4, atol=1e-5
+        )
+
+
+def small_only(toarray: Any) -> Any:
+    def checked(self: Any, *args: Any) -> Any:
+        assert self.shape == (64, 64)
+        return toarray(self, *args)
+
+    return checked
+
+
+def transposed(graph: Interactions) -> Interactions:
+    return Interactions(graph.items, graph.users, graph.num_items, graph.num_users)
+
+
+def test_a_rank_out_of_range_is_refused() -> None:
+    for rank in (0, 18, 2.0, True):
+        with pytest.raises(ValueError, match=rf"17.*{rank}"):
+            truncated_svd(graph(), rank)  # type: ignore[arg-type]
 
 
 def test_the_start_is_the_decomposition_at_the_scale_asked_for() -> None:
