@@ -30,8 +30,8 @@ from lightgcn import (
 from lightgcn.challenge.title_index import TitleIndex
 from lightgcn.datasets import Dataset, open_dataset
 from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.links import Split
 from lightgcn.graph.side_nodes import SideNodes
-from lightgcn.graph.split import Split
 from lightgcn.nn.text_features import TextEncoder, word_features
 from lightgcn.ranking.ranker import scored_embeddings
 from lightgcn.training.config import TrainConfig

@@ -5,8 +5,9 @@ from typing import Any
 
 from lightgcn.graph.adjacency import Adjacency, normalized_adjacency
 from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.links import LinkSet, Split, link_set
 from lightgcn.graph.negatives import sample_negative_items, sample_negatives
-from lightgcn.graph.split import LinkSet, Split, link_set, split_edges
+from lightgcn.graph.split import split_edges
 from lightgcn.graph.subgraph import (
     GraphStatistics,
     ego_graph,

@@ -151,12 +151,10 @@ class Recommender:
         if side_nodes is not None:
             users = users[: interactions.num_users].clone()
             if recency is not None:
-                recency = replace(
-                    recency, recent=recency.recent.first_users(interactions.num_users)
-                )
+                recency = replace(recency, recent=recency.recent.head_users(interactions.num_users))
             if residual is not None:
                 residual = replace(
-                    residual, history=residual.history.first_users(interactions.num_users)
+                    residual, history=residual.history.head_users(interactions.num_users)
                 )
         return cls(
             users,

@@ -35,7 +35,7 @@ from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset
 from lightgcn.datasets.dataset import FILE_NAME
 from lightgcn.experiments.run import MODEL_FILE, TRAINED_FILE, RunConfig, evaluate_model, train_run
-from lightgcn.graph.split import link_set
+from lightgcn.graph.links import link_set
 from lightgcn.graph.subgraph import locality_order
 from lightgcn.training.config import TrainConfig
 from lightgcn.training.trainer import CHECKPOINT_FILE, read_history

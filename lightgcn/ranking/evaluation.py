@@ -13,7 +13,7 @@ from lightgcn.core.checks import check_finite
 from lightgcn.core.process_group import ProcessGroup
 from lightgcn.graph.adjacency import Adjacency
 from lightgcn.graph.interactions import Interactions
-from lightgcn.graph.split import LinkSet
+from lightgcn.graph.links import LinkSet
 from lightgcn.nn.link_scores import link_scores
 from lightgcn.nn.losses import bce_loss
 from lightgcn.nn.model import LightGCN
@@ -121,7 +121,7 @@ def _shared_ranking(
     able = links.positives.user_degrees.nonzero().flatten()
     if processes.size == 1 or len(able) < processes.size:
         return rank(links.positives)
-    own = rank(links.positives.of_users(able[processes.rank :: processes.size]))
+    own = rank(links.positives.select_users(able[processes.rank :: processes.size]))
     sums = torch.tensor(
         [value * own.num_users for value in own.metrics.values()], dtype=torch.float64
     )

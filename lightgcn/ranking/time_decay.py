@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightgcn.graph.edge_order import edge_ages
 from lightgcn.graph.interactions import Interactions
 
 
@@ -78,7 +79,7 @@ def recent_items(interactions: Interactions, exponent: float = 1.0, weight: floa
         ValueError: if the interactions have no order, or a number is out of range.
     """
     _check_numbers(exponent, weight)
-    weights = (1 + interactions.ages.double()).pow(-exponent).float()
+    weights = (1 + edge_ages(interactions).double()).pow(-exponent).float()
     if interactions.weights is not None:
         weights = weights * interactions.weights
     # A weight must be positive, also one of a large exponent that float32 rounds to 0.

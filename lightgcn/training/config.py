@@ -14,7 +14,7 @@ from lightgcn.core.checks import checked_count, is_number
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.graph.adjacency import Normalization
 from lightgcn.graph.interactions import Interactions
-from lightgcn.graph.split import NegativePairs
+from lightgcn.graph.links import NegativePairs
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.spectral import spectral_embeddings
 from lightgcn.nn.text_features import word_embeddings

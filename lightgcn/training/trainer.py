@@ -23,7 +23,7 @@ from lightgcn.core.process_group import ProcessLostError
 from lightgcn.core.seeding import make_generator
 from lightgcn.core.storage import append, load_shared, save_shared, write_atomic
 from lightgcn.graph.adjacency import Adjacency, normalized_adjacency
-from lightgcn.graph.split import LinkSet, Split
+from lightgcn.graph.links import LinkSet, Split
 from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.evaluation import evaluate
 from lightgcn.ranking.metrics import is_better, parse_metric
@@ -318,7 +318,7 @@ class _Run:
         train = self.split.train
         # Ranking losses draw their own negatives: where all train edges carry messages nothing is
         # left to resample.
-        fixed = self.config.loss != "bce" and not train.messages_vary
+        fixed = self.config.loss != "bce" and not train.is_disjoint
         return train if fixed or not train.can_resample else train.resample(self.epoch)
 
     def _adjacency(self, links: LinkSet) -> Adjacency:
@@ -453,7 +453,7 @@ class _Run:
     @cached_property
     def _val_links(self) -> LinkSet:
         users, val = self.config.eval_users, self.split.val
-        return val if users is None else val.of_some_users(users, seed=self.config.seed)
+        return val if users is None else val.sample_users(users, seed=self.config.seed)
 
     @cached_property
     def _val_scoring(self) -> Scoring:

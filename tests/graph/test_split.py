@@ -713,7 +713,7 @@ def test_a_train_share_of_next_to_nothing_is_refused(stratify):
 def test_the_links_of_some_users_are_theirs_alone_and_all_of_them():
     graph = synthetic_interactions(80, 60, 1500, seed=2)
     links = split_edges(graph, negatives=2.0).val
-    some = links.of_some_users(11, seed=3)
+    some = links.sample_users(11, seed=3)
     users = some.positives.users.unique()
     assert len(users) == 11 and some.message is links.message and not some.can_resample
     for mine, every in (
@@ -723,14 +723,14 @@ def test_the_links_of_some_users_are_theirs_alone_and_all_of_them():
         kept = torch.isin(every[0], users)
         assert kept.any() and torch.equal(mine, every[:, kept])
     assert torch.equal(
-        links.of_some_users(11, seed=3).positives.edge_index, some.positives.edge_index
+        links.sample_users(11, seed=3).positives.edge_index, some.positives.edge_index
     )
     assert not torch.equal(
-        links.of_some_users(11, seed=4).positives.edge_index, some.positives.edge_index
+        links.sample_users(11, seed=4).positives.edge_index, some.positives.edge_index
     )
-    whole = links.of_some_users(10**6)
+    whole = links.sample_users(10**6)
     assert torch.equal(whole.edges, links.edges) and torch.equal(whole.labels, links.labels)
     nodes = split_edges(graph, negative_pairs="all").val
-    assert torch.equal(nodes.of_some_users(5).negatives, nodes.negatives)
+    assert torch.equal(nodes.sample_users(5).negatives, nodes.negatives)
     with pytest.raises(ValueError, match="count must be"):
-        links.of_some_users(0)
+        links.sample_users(0)

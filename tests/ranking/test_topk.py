@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightgcn import Interactions, TopK, top_k
-from lightgcn.ranking.topk import edges_of, rank_rows
+from lightgcn.ranking.topk import rank_rows
 
 
 def naive(
@@ -185,12 +185,6 @@ def test_nan_is_refused_wherever_it_is() -> None:
     for users, items in (([[torch.inf]], [[0.0], [1.0]]), ([[1.0]], [[0.0], [-torch.inf]])):
         with pytest.raises(ValueError, match="the embeddings are not finite"):
             top_k(torch.tensor(users), torch.tensor(items), 1)
-
-
-def test_edges_of_users() -> None:
-    graph = edges({(0, 1), (2, 0), (2, 3), (3, 2)}, 4, 4)
-    rows, items = edges_of(graph, torch.tensor([2, 1, 3, 2]))
-    assert rows.tolist() == [0, 0, 2, 3, 3] and items.tolist() == [0, 3, 2, 0, 3]
 
 
 @pytest.mark.gpu

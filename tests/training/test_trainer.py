@@ -893,7 +893,7 @@ def test_validation_of_some_users_is_that_of_their_links(tmp_path):
     split = split_edges(graph, disjoint=0.0)
     model = config.new_model(80, 60)
     record = fit(model, split, config, run_dir=tmp_path).history[0]
-    some = split.val.of_some_users(9, seed=5)
+    some = split.val.sample_users(9, seed=5)
     adjacency = normalized_adjacency(some.message, config.normalization)
     expected = evaluate(model, adjacency, some, metrics=("recall", "ndcg"))
     assert record["val"] == pytest.approx(expected.metrics) and expected.num_users == 9
