@@ -45,7 +45,7 @@ from lightgcn import (
 from lightgcn.core.memory import use_huge_pages
 from lightgcn.datasets import Dataset, open_dataset, read_mpd
 from lightgcn.datasets.preprocess import Cuts, prepare_dataset
-from lightgcn.graph.split import LinkSet
+from lightgcn.graph.links import LinkSet
 from lightgcn.nn.model_io import load_model, save_model
 
 T = TypeVar("T")
@@ -142,7 +142,7 @@ def split_of(graph: Interactions) -> Any:
 
 
 def test_links(graph: Interactions) -> LinkSet:
-    return split_of(graph).test.of_some_users(EVALUATED)
+    return split_of(graph).test.sample_users(EVALUATED)
 
 
 def recommend_each(recommender: Recommender, users: list[Any]) -> None:
@@ -166,7 +166,7 @@ def train(folder: Path, share: float, beside: Path | None) -> None:
     graph = dataset.interactions
     report.edges, config = graph.num_edges, settings(graph.num_edges)
     split = report.step("split", split_of, graph)
-    some = split.val.of_some_users(EVALUATED)
+    some = split.val.sample_users(EVALUATED)
     split = split._replace(val=some, test=some)  # of the test set nothing is needed here
     del dataset, graph
     model = report.step("spectral start", config.new_model, split.val.message)

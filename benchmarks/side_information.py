@@ -22,8 +22,8 @@ from lightgcn import evaluate_ranking, fit, preset, split_edges
 from lightgcn.challenge.title_index import TitleIndex
 from lightgcn.datasets import Dataset, open_dataset
 from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.links import Split
 from lightgcn.graph.side_nodes import SideNodes
-from lightgcn.graph.split import Split
 from lightgcn.nn.text_features import TextEncoder, word_features
 from lightgcn.ranking import ItemKNN, Ranker, popularity, with_popularity_prior
 from lightgcn.training.config import Preset

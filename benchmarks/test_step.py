@@ -14,7 +14,7 @@ from benchmarks.graphs import Data
 from benchmarks.timing import Peers, Way, compare
 from lightgcn import bpr_loss, l2_penalty, normalized_adjacency
 from lightgcn.core.seeding import make_generator
-from lightgcn.graph.split import link_set
+from lightgcn.graph.links import link_set
 from lightgcn.graph.subgraph import locality_order
 from lightgcn.training import PRESETS
 from lightgcn.training.batches import Batch, batch_loss, epoch_batches

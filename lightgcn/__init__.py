@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from lightgcn.graph.adjacency import Adjacency, normalized_adjacency
 from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.links import LinkSet, Split, link_set
 from lightgcn.graph.negatives import sample_negative_items, sample_negatives
-from lightgcn.graph.split import LinkSet, Split, link_set, split_edges
+from lightgcn.graph.split import split_edges
 from lightgcn.nn.config import ModelConfig, RankingConfig
 from lightgcn.nn.losses import bce_loss, bpr_loss, in_batch_softmax_loss, l2_penalty, softmax_loss
 from lightgcn.nn.model import LightGCN

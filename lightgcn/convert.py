@@ -1,7 +1,7 @@
-"""Interactions and embeddings from and to what other libraries hold.
+"""Interactions and embeddings converted from and to the types of other libraries.
 
-SciPy has `Interactions.from_scipy` and `Interactions.to_scipy`, data frames have
-`Interactions.from_frame`. Nothing here imports another library before it is called for."""
+For SciPy see `Interactions.from_scipy` and `Interactions.to_scipy`, for data frames
+`Interactions.from_frame`. Other libraries are imported when a function needs them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import checked_count, checked_integers, checked_pairs
+from lightgcn.core.checks import checked_count, checked_edge_index
 from lightgcn.core.storage import write_atomic
-from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.interactions import Interactions, checked_interactions
 
 if TYPE_CHECKING:
     from lightgcn.recommender import Recommender
 
 
-def from_homogeneous(edge_index: Tensor, num_users: int, num_items: int) -> Interactions:
-    """Return the interactions of an ``edge_index`` in which item i is node ``num_users + i``, as
-    PyG has it.
+def from_homogeneous(edge_index: Any, num_users: int, num_items: int) -> Interactions:
+    """Return the interactions of an ``edge_index`` in which item i is node ``num_users + i``, as in
+    PyG.
 
     An edge may be there in one direction or in both; it is one edge.
 
@@ -35,12 +35,18 @@ def from_homogeneous(edge_index: Tensor, num_users: int, num_items: int) -> Inte
     Raises:
         ValueError: for another shape or dtype, a node out of range, or an edge between two users or
             two items.
+
+    Example:
+        >>> edge_index = torch.tensor([[0, 1, 2, 3], [2, 3, 0, 1]])
+        >>> from_homogeneous(edge_index, num_users=2, num_items=2).edge_index
+        tensor([[0, 1],
+                [0, 1]])
     """
     num_users, num_items = (
         checked_count("num_users", num_users),
         checked_count("num_items", num_items),
     )
-    left, right = (checked_integers("edge_index", side) for side in checked_pairs(edge_index))
+    left, right = checked_edge_index(edge_index)
     low, high = torch.minimum(left, right), torch.maximum(left, right)
     wrong = (
         ((low < 0) | (low >= num_users) | (high < num_users) | (high >= num_users + num_items))
@@ -51,35 +57,48 @@ def from_homogeneous(edge_index: Tensor, num_users: int, num_items: int) -> Inte
         edge = int(wrong[0])
         raise ValueError(
             f"edge_index[:, {edge}] is ({int(left[edge])}, {int(right[edge])}), no edge between a "
-            "user in "
-            f"[0, {num_users}) and an item in [{num_users}, {num_users + num_items}); {len(wrong)} "
-            "edges are not"
+            f"user in [0, {num_users}) and an item in [{num_users}, {num_users + num_items}); "
+            f"{len(wrong)} of {len(left)} edges are not"
         )
     return Interactions(low, high - num_users, num_users, num_items)
 
 
 def to_homogeneous(interactions: Interactions) -> Tensor:
     """Return a (2, 2E) int64 ``edge_index`` of both directions, in which item i is node ``num_users
-    + i``."""
+    + i``.
+
+    Example:
+        >>> to_homogeneous(Interactions([0, 1], [0, 1], num_users=2, num_items=2))
+        tensor([[0, 1, 2, 3],
+                [2, 3, 0, 1]])
+    """
+    interactions = checked_interactions("interactions", interactions)
     users, items = interactions.users, interactions.items + interactions.num_users
     return torch.stack([torch.cat([users, items]), torch.cat([items, users])])
 
 
 def from_networkx(graph: Any, weight: str | None = None) -> Interactions:
-    """Return the interactions of a NetworkX graph whose nodes say by ``bipartite`` 0 that they are
-    users, by 1 items.
+    """Return the interactions of a NetworkX graph with the node attribute ``bipartite``: 0 for
+    users, 1 for items.
 
-    Nodes keep their names as ids, so these are all integers or all strings on either side; of nodes
-    ("user", id) and ("item", id), as `to_networkx` makes them, the second part.
+    The names of the nodes become ids and are therefore all integers or all strings on each side. Of
+    nodes ("user", id) and ("item", id), as `to_networkx` makes them, the id is the second part.
 
     Args:
         graph: an undirected graph without parallel edges.
-        weight: name of the edges' weights, if they have any.
+        weight: name of the edge attribute with the weights, or None.
 
     Raises:
-        ValueError: if the graph is directed or has parallel edges, a node does not say on which
-            side it is, two of one side are joined, an edge has no such weight or one that is no
-            number, or names are of several kinds.
+        ValueError: if the graph is directed or has parallel edges, a node has no ``bipartite`` of 0
+            or 1, an edge joins two nodes of one side or has no number as weight, or names are
+            neither all integers nor all strings.
+
+    Example:
+        >>> import networkx
+        >>> graph = networkx.Graph([("ann", "song 1"), ("bob", "song 1")])
+        >>> networkx.set_node_attributes(graph, {"ann": 0, "bob": 0, "song 1": 1}, "bipartite")
+        >>> from_networkx(graph).user_ids
+        array(['ann', 'bob'], dtype=object)
     """
     if graph.is_directed() or graph.is_multigraph():
         raise ValueError(
@@ -113,22 +132,28 @@ def from_networkx(graph: Any, weight: str | None = None) -> Interactions:
         items.append(index[item])
         weights.append(value)
     return Interactions.from_edge_index(
-        torch.tensor([users, items], dtype=torch.int64),
+        torch.tensor([users, items], dtype=torch.int64, device="cpu"),
         *(len(side) for side in sides),
-        weights=None if weight is None else torch.tensor(weights, dtype=torch.float32),
+        weights=None if weight is None else weights,
         user_ids=sides[0],
         item_ids=sides[1],
     )
 
 
 def to_networkx(interactions: Interactions) -> Any:
-    """Return a NetworkX graph of nodes ("user", id) and ("item", id), which say by ``bipartite`` 0
-    or 1 what they are.
+    """Return a NetworkX graph of nodes ("user", id) and ("item", id) with the attribute
+    ``bipartite``: 0 for users, 1 for items.
 
-    Ids are indices where there are none. Edges of a weighted graph have a ``weight``.
+    Without ids the indices are used. Edges of a weighted graph have a ``weight``.
+
+    Example:
+        >>> graph = to_networkx(Interactions([0], [1], num_users=1, num_items=2, user_ids=["ann"]))
+        >>> list(graph.edges)
+        [(('user', 'ann'), ('item', 1))]
     """
     import networkx
 
+    interactions = checked_interactions("interactions", interactions)
     graph = networkx.Graph()
     names = []
     for side, (kind, ids, count) in enumerate(
@@ -153,11 +178,27 @@ def embeddings_to_parquet(recommender: Recommender, folder: str | Path) -> list[
     """Write ``users.parquet`` and ``items.parquet``: a row per node with its id, its text columns
     and its embedding.
 
-    Embeddings are lists of float32; the dot product of a user's and an item's is the score, but for
-    what neighbours add. (Extra ``lightgcn[parquet]``.)
+    Embeddings are lists of float32. The dot product of a user's and an item's is the score, without
+    the part of the item kNN. Needs the extra ``lightgcn[parquet]``.
+
+    Args:
+        recommender: the recommender with the embeddings.
+        folder: the folder to write to; it is created.
+
+    Returns:
+        The paths of the two files.
 
     Raises:
         ValueError: if pyarrow is not installed, or a text column is called "id" or "embedding".
+
+    Example:
+        >>> import tempfile
+        >>> from lightgcn import LightGCN, Recommender
+        >>> graph = Interactions([0, 1], [0, 1], num_users=2, num_items=2)
+        >>> recommender = Recommender.from_model(LightGCN(2, 2, embedding_dim=4), graph)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [path.name for path in embeddings_to_parquet(recommender, folder)]
+        ['users.parquet', 'items.parquet']
     """
     try:
         import pyarrow as pa

@@ -268,7 +268,7 @@ class Recommender:
         seen = ranker.history if exclude_seen else ranker.history.select(nobody)
         if left_out is not None:
             # Edges of the users who are asked for alone: a list of one user stays small.
-            own = seen.of_users(users)
+            own = seen.select_users(users)
             items = left_out.nonzero().flatten()
             pairs = torch.cartesian_prod(users.unique(), items)
             masked = Interactions(

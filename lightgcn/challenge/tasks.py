@@ -18,7 +18,6 @@ from lightgcn.core.checks import checked_count
 from lightgcn.core.seeding import seed_from
 from lightgcn.datasets import Dataset
 from lightgcn.graph.interactions import Interactions
-from lightgcn.ranking.topk import edges_of
 
 Ints = npt.NDArray[np.int64]
 
@@ -230,11 +229,9 @@ def _draw(dataset: Dataset, count: int, rng: np.random.Generator) -> list[Ints]:
 def _tracks_in_order(graph: Interactions, users: torch.Tensor) -> dict[int, Ints]:
     """Return each user's items in their order."""
     assert graph.order is not None
-    rows, items = edges_of(graph, users)
-    first = graph.indptr[users]
+    _, edges = graph.edge_positions(users)
+    items, places = graph.items[edges], graph.order[edges]
     ends = graph.user_degrees[users].cumsum(0)
-    positions = torch.arange(len(rows), dtype=torch.int64, device="cpu")
-    places = graph.order[first[rows] + positions - (ends - graph.user_degrees[users])[rows]]
     tracks = {}
     for place, user in enumerate(users.tolist()):
         span = slice(int(ends[place] - graph.user_degrees[user]), int(ends[place]))

@@ -1,7 +1,7 @@
-"""Checks of what callers pass in: the value in the form that the library uses, or a `ValueError`
-that names it.
+"""Checks of arguments: each returns the value in the form that the library uses, or raises a
+`ValueError` that names the argument.
 
-And of what was raised: whether it says that memory ran out.
+`is_out_of_memory` recognises exceptions of exhausted memory.
 """
 
 from __future__ import annotations
@@ -26,28 +26,63 @@ def checked_count(name: str, value: object, least: int = 0) -> int:
     return int(value)
 
 
+def is_missing(value: object) -> bool:
+    """Return whether a value is None, NaN, NaT or pandas' NA."""
+    return value is None or str(value) in ("nan", "NaT", "<NA>")
+
+
 def is_number(value: object) -> bool:
     """Return whether a value is a finite number; True is none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def as_tensor(name: str, given: Any) -> Tensor:
+    """Return a tensor as it is, and lists, NumPy arrays and columns of data frames as a CPU tensor.
+
+    An array shares its memory with the tensor unless it is read-only. Default dtypes and devices
+    of torch play no part: whole numbers of a list become int64, others float64.
+
+    Raises:
+        ValueError: if ``given`` is no array of numbers; the message names the argument.
+    """
+    if isinstance(given, Tensor):
+        return given
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be an array of numbers: {error}") from error
+    if array.dtype.kind not in "biufc":
+        raise ValueError(
+            f"{name} must be an array of numbers, got {type(given).__name__} of {array.dtype}"
+        )
+    if array.dtype == np.uint64 and array.size and int(array.max()) >= 2**63:
+        raise ValueError(f"{name}: {int(array.max())} does not fit into 64 bits with a sign")
+    native = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
+    return torch.from_numpy(native)
+
+
 def checked_integers(name: str, given: Any) -> Tensor:
     """Return (n,) int64 from whatever (n,) integers were given, or raise a ValueError."""
-    values = torch.as_tensor(given)
+    values = as_tensor(name, given)
     if values.ndim != 1:
         raise ValueError(f"{name} must have shape (E,), got {tuple(values.shape)}")
+    return _to_int64(name, values)
+
+
+def checked_edge_index(given: Any, name: str = "edge_index") -> Tensor:
+    """Return (2, E) int64 from whatever (2, E) integers were given, or raise a ValueError."""
+    pairs = as_tensor(name, given)
+    if pairs.layout != torch.strided or pairs.ndim != 2 or pairs.shape[0] != 2:
+        hint = f"; pass {name}.T" if pairs.ndim == 2 and pairs.shape[1] == 2 else ""
+        raise ValueError(f"{name} must have shape (2, E), got {tuple(pairs.shape)}{hint}")
+    return _to_int64(name, pairs)
+
+
+def _to_int64(name: str, values: Tensor) -> Tensor:
     no_integer = values.dtype == torch.bool or values.is_floating_point() or values.is_complex()
     if no_integer and values.numel():
         raise ValueError(f"{name} must be integers, got {values.dtype}")
     return values.to(torch.int64)
-
-
-def checked_pairs(edge_index: Any) -> Tensor:
-    """Return whatever pairs were given as a (2, E) tensor, or raise a ValueError."""
-    pairs = torch.as_tensor(edge_index)
-    if pairs.ndim != 2 or pairs.shape[0] != 2:
-        raise ValueError(f"edge_index must have shape (2, E), got {tuple(pairs.shape)}")
-    return pairs
 
 
 def checked_indices(name: str, given: Any, count: int, count_name: str) -> Tensor:
@@ -74,8 +109,13 @@ def checked_weights(given: Any, num_edges: int) -> Tensor | None:
     that is not."""
     if given is None:
         return None
-    weights = torch.as_tensor(given)
-    if not weights.is_floating_point():
+    weights = as_tensor("weights", given)
+    if weights.requires_grad:
+        raise ValueError(
+            "weights require a gradient, but edge weights are constants of the graph and no "
+            "gradient reaches them: pass weights.detach()"
+        )
+    if not weights.is_floating_point() or isinstance(given, list | tuple):
         weights = weights.to(torch.float32)
     if weights.shape != (num_edges,):
         raise ValueError(f"weights must have shape ({num_edges},), got {tuple(weights.shape)}")

@@ -245,7 +245,7 @@ def _pack_graph(prefix: str, graph: Interactions) -> dict[str, Tensor]:
     if graph.weights is not None:
         tensors[f"{prefix}.weights"] = graph.weights
     if graph.order is not None:
-        narrow = (
+        narrow = not graph.order.is_floating_point() and (
             not graph.num_edges
             or -(2**31) <= int(graph.order.min()) <= int(graph.order.max()) < 2**31
         )

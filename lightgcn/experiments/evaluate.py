@@ -22,7 +22,7 @@ from lightgcn.experiments.run import (
     run_side_nodes,
     split_run,
 )
-from lightgcn.graph.split import LinkSet
+from lightgcn.graph.links import LinkSet
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.model_io import load_model
 from lightgcn.ranking.baselines import ItemScorer, ease, gf_cf, item_cosine, popularity

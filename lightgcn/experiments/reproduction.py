@@ -37,7 +37,7 @@ from lightgcn.experiments.evaluate import evaluate_model
 from lightgcn.experiments.published import PUBLISHED, split_name
 from lightgcn.experiments.run import MODEL_FILE, TRAINED_FILE, RunConfig
 from lightgcn.experiments.train import train_run
-from lightgcn.graph.split import link_set
+from lightgcn.graph.links import link_set
 from lightgcn.graph.subgraph import locality_order
 from lightgcn.training.checkpoint import CHECKPOINT_FILE, read_history
 from lightgcn.training.config import Preset

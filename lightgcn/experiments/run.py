@@ -23,8 +23,9 @@ from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset
 from lightgcn.datasets.dataset import FILE_NAME
 from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.links import LinkSet, Split, link_set
 from lightgcn.graph.side_nodes import SideNodes
-from lightgcn.graph.split import LinkSet, Split, link_set, split_edges
+from lightgcn.graph.split import split_edges
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.text_features import TextEncoder, word_features
 from lightgcn.training.checkpoint import CHECKPOINT_FILE, HISTORY_FILE

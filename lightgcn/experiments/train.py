@@ -28,8 +28,8 @@ from lightgcn.experiments.run import (
     run_side_nodes,
     split_run,
 )
+from lightgcn.graph.links import Split
 from lightgcn.graph.side_nodes import SideNodes
-from lightgcn.graph.split import Split
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.model_io import save_model
 from lightgcn.recommender import Recommender

@@ -8,6 +8,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
+
+from lightgcn.core.checks import is_missing
+from lightgcn.graph.edge_order import checked_order
 
 Ids = npt.NDArray[Any]
 
@@ -81,7 +85,7 @@ def _fits_64_bits(value: int) -> bool:
 
 def _refuse_ids(name: str, listed: list[Any]) -> NoReturn:
     for row, value in enumerate(listed):
-        if value is None or str(value) in ("", "nan", "NaT", "<NA>"):
+        if is_missing(value) or value == "":
             raise ValueError(
                 f"column {name!r}, row {row}: missing value ({value!r}); ids must not be missing "
                 "or empty"
@@ -98,18 +102,43 @@ def _refuse_ids(name: str, listed: list[Any]) -> NoReturn:
     )
 
 
-def numbers(frame: Any, name: str) -> npt.NDArray[np.float32]:
-    """Return a column of numbers; a ValueError names the column and, for a missing value, the
-    row."""
+def weight_column(frame: Any, name: str, num_rows: int) -> npt.NDArray[np.float32]:
+    """Return a column of finite positive numbers; a ValueError names the column and the row."""
     values = _column(frame, name)
     try:
-        read = np.array(values, dtype=np.float32)
+        weights = np.array(values, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(f"column {name!r} must hold numbers: {error}") from error
-    missing = np.isnan(read).nonzero()[0]
-    if len(missing):
-        raise ValueError(f"column {name!r}, row {missing[0]}: missing value")
-    return read
+    if weights.shape != (num_rows,):
+        raise ValueError(f"column {name!r} must have {num_rows} rows, got {len(weights)}")
+    wrong = (~(np.isfinite(weights) & (weights > 0))).nonzero()[0]
+    if len(wrong):
+        row, value = int(wrong[0]), weights[wrong[0]]
+        problem = "missing value" if np.isnan(value) else f"{value} is no weight"
+        raise ValueError(f"column {name!r}, row {row}: {problem}; weights are finite and positive")
+    return weights
+
+
+def order_column(frame: Any, name: str, num_rows: int) -> npt.NDArray[Any]:
+    """Return a column of numbers or times as `checked_order` does; a ValueError names the
+    column."""
+    try:
+        order = checked_order(_column(frame, name), num_rows)
+    except ValueError as error:
+        raise ValueError(f"column {name!r}: {error}") from error
+    assert order is not None
+    return order.numpy()
+
+
+def take_ids(ids: Ids | None, nodes: Tensor) -> Ids:
+    """Return the ids of some nodes; their indices if there are no ids."""
+    kept = nodes.cpu().numpy()
+    return kept.astype(np.int64) if ids is None else ids[kept]
+
+
+def node_name(ids: Ids | None, index: int) -> str:
+    """Return how a message names a node: by its id, or by its index if there are no ids."""
+    return repr(index if ids is None else ids[index : index + 1].tolist()[0])
 
 
 Id = int | str

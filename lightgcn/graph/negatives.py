@@ -3,8 +3,8 @@
 The non-edges of a graph are numbered without listing them: below the j-th smallest edge key lie
 `keys[j] - j` non-edges, so the r-th non-edge is `r + searchsorted(keys - arange, r, right=True)`. A
 random rank therefore becomes a true negative with one binary search: nothing is rejected, and a
-graph that is nearly complete costs the same as an empty one. Negatives of given users are drawn
-among all items first; the few that are edges are then drawn by rank."""
+nearly complete graph costs the same as an empty one. Negatives of given users are drawn among all
+items first; the few that are edges are then drawn by rank."""
 
 from __future__ import annotations
 
@@ -13,42 +13,54 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import INT32_END, checked_indices
+from lightgcn.core.checks import INT32_END, checked_count, checked_indices
 from lightgcn.core.seeding import generator_of
 from lightgcn.core.sorting import distinct_integers, sort_values
-from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.ids import node_name
+from lightgcn.graph.interactions import Interactions, checked_interactions
 
 
 def sample_negatives(
-    exclude: Interactions, num_samples: int, generator: torch.Generator | int
+    exclude: Interactions, num_samples: int, seed: int | torch.Generator
 ) -> Tensor:
     """Draw distinct user-item pairs that are no edges, uniformly among all non-edges.
 
     Args:
-        exclude: the graph whose edges must not be drawn.
-        num_samples: how many pairs.
-        generator: on the device of ``exclude``, or a seed.
+        exclude: the graph whose edges are not drawn.
+        num_samples: number of pairs.
+        seed: an integer, or a generator on the device of ``exclude``.
 
     Returns:
-        (2, num_samples) int64: users, items; sorted by user, then item.
+        (2, num_samples) int64 on the device of ``exclude``: users, items; sorted by user, then
+        item.
 
     Raises:
         ValueError: if there are fewer non-edges than ``num_samples``; the message has both counts.
+
+    Example:
+        >>> graph = Interactions([0, 0, 1], [0, 1, 1], num_users=2, num_items=3)
+        >>> sample_negatives(graph, 3, seed=0)
+        tensor([[0, 1, 1],
+                [2, 0, 2]])
     """
+    exclude = checked_interactions("exclude", exclude)
     total = exclude.num_users * exclude.num_items
-    keys = _distinct_non_keys(
-        exclude.keys, total, num_samples, generator_of(generator, exclude.device)
-    )
+    keys = _distinct_non_keys(exclude.keys, total, num_samples, generator_of(seed, exclude.device))
     return _pairs(keys, exclude.num_items)
 
 
 def sample_negative_node_pairs(
-    exclude: Interactions, num_samples: int, generator: torch.Generator | int
+    exclude: Interactions, num_samples: int, seed: int | torch.Generator
 ) -> Tensor:
     """Draw distinct ordered node pairs that are no edges in either direction, as DeepSnap does.
 
     User-user and item-item pairs and self-loops are among them, which makes them easy to tell from
-    edges: use them only to compare with figures that were obtained so.
+    edges: use them only to compare with published figures that were obtained so.
+
+    Args:
+        exclude: the graph whose edges are not drawn.
+        num_samples: number of pairs.
+        seed: an integer, or a generator on the device of ``exclude``.
 
     Returns:
         (2, num_samples) int64 node numbers; item ``i`` is node ``num_users + i``.
@@ -56,49 +68,59 @@ def sample_negative_node_pairs(
     Raises:
         ValueError: if there are fewer such pairs than ``num_samples``.
     """
+    exclude = checked_interactions("exclude", exclude)
     nodes = exclude.num_nodes
     users, items = exclude.users, exclude.items + exclude.num_users
     both_ways = sort_values(torch.cat([users * nodes + items, items * nodes + users]))
     keys = _distinct_non_keys(
-        both_ways, nodes * nodes, num_samples, generator_of(generator, exclude.device)
+        both_ways, nodes * nodes, num_samples, generator_of(seed, exclude.device)
     )
     return _pairs(keys, nodes)
 
 
 def sample_negative_items(
-    exclude: Interactions, users: Tensor, generator: torch.Generator | int, num_negatives: int = 1
+    exclude: Interactions,
+    users: Tensor,
+    seed: int | torch.Generator,
+    num_negatives: int = 1,
 ) -> Tensor:
     """Draw items that each given user has no edge to, uniformly and independently.
 
     Args:
-        exclude: the graph whose edges must not be drawn.
-        users: (B,) int64 user indices.
-        generator: on the device of ``exclude``, or a seed.
-        num_negatives: draws per user (with replacement).
+        exclude: the graph whose edges are not drawn.
+        users: (B,) int64 user indices on the device of ``exclude``.
+        seed: an integer, or a generator on the device of ``exclude``.
+        num_negatives: draws per user, with replacement.
 
     Returns:
-        (B, num_negatives) int64 item indices.
+        (B, num_negatives) int64 item indices on the device of ``exclude``.
 
     Raises:
-        ValueError: if a user is out of range or has an edge to every item, or ``num_negatives`` <
-            1.
+        ValueError: if a user is out of range or has an edge to every item (`saturated_users` lists
+            these), or ``num_negatives`` < 1.
+
+    Example:
+        >>> graph = Interactions([0, 0, 1], [0, 1, 1], num_users=2, num_items=3)
+        >>> sample_negative_items(graph, torch.tensor([0, 0]), seed=0)
+        tensor([[2],
+                [2]])
     """
-    if num_negatives < 1:
-        raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
+    exclude = checked_interactions("exclude", exclude)
+    checked_count("num_negatives", num_negatives, 1)
     users = checked_indices("users", users, exclude.num_users, "num_users")
-    generator = generator_of(generator, exclude.device)
+    generator, device = generator_of(seed, exclude.device), exclude.device
     if not len(users):
         return users.new_empty((0, num_negatives))
     full = exclude.user_degrees == exclude.num_items
     if bool(full.any()) and bool(full[users].any()):
         first = int(users[int(full[users].to(torch.int8).argmax())])
         raise ValueError(
-            f"user {first} has an edge to each of the {exclude.num_items} items: no negative is "
-            "left to draw"
+            f"user {node_name(exclude.user_ids, first)} has an edge to each of the "
+            f"{exclude.num_items} items: no negative is left to draw"
         )
     # 53 random bits spread over the items: the bias, num_items / 2**53, is below what any sample
     # could show.
-    shape, device = (len(users), num_negatives), exclude.device
+    shape = (len(users), num_negatives)
     draws = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
     items = draws.mul_(exclude.num_items).long().view(-1)
     users = users if num_negatives == 1 else users.repeat_interleave(num_negatives)
@@ -110,6 +132,18 @@ def sample_negative_items(
     return items.view(shape)
 
 
+def saturated_users(interactions: Interactions) -> Tensor:
+    """Return the (n,) int64 users that have an edge to every item, for whom no negative exists.
+
+    Example:
+        >>> graph = Interactions([0, 1, 1], [0, 0, 1], num_users=2, num_items=2)
+        >>> saturated_users(graph)
+        tensor([1])
+    """
+    interactions = checked_interactions("interactions", interactions)
+    return (interactions.user_degrees == interactions.num_items).nonzero().flatten()
+
+
 def _non_edge_by_rank(exclude: Interactions, users: Tensor, generator: torch.Generator) -> Tensor:
     room = (exclude.num_items - exclude.user_degrees)[users]
     draws = torch.rand(len(users), generator=generator, device=exclude.device, dtype=torch.float64)
@@ -119,15 +153,19 @@ def _non_edge_by_rank(exclude: Interactions, users: Tensor, generator: torch.Gen
 
 
 def sample_user_positives(
-    interactions: Interactions, num_samples: int, generator: torch.Generator
+    interactions: Interactions, num_samples: int, seed: int | torch.Generator
 ) -> Tensor:
-    """Draw users uniformly among those with edges, and one of each one's edges: the authors'
-    sampler.
+    """Draw users uniformly among those with edges, and one edge of each: the authors' sampler.
 
-    It differs from drawing edges: there a user with many items comes up more often.
+    Drawing edges instead would draw a user with many items more often.
+
+    Args:
+        interactions: the graph.
+        num_samples: number of draws, with replacement.
+        seed: an integer, or a generator on the device of ``interactions``.
 
     Returns:
-        (num_samples,) int64 edge positions, with replacement.
+        (num_samples,) int64 edge positions.
 
     Raises:
         ValueError: if the graph has no edge.
@@ -135,27 +173,31 @@ def sample_user_positives(
     active = interactions.user_degrees.nonzero().flatten()
     if not len(active):
         raise ValueError("cannot draw positives from a graph without edges")
-    device = interactions.device
-    users = active[torch.randint(len(active), (num_samples,), generator=generator, device=device)]
-    draws = torch.randint(2**62, (num_samples,), generator=generator, device=device)
+    generator, device = generator_of(seed, interactions.device), interactions.device
+
+    def integers_below(limit: int) -> Tensor:
+        size = (num_samples,)
+        return torch.randint(limit, size, generator=generator, device=device, dtype=torch.int64)
+
+    users, draws = active[integers_below(len(active))], integers_below(2**62)
     return interactions.indptr[users] + draws % interactions.user_degrees[users]
 
 
 def shuffled_batches(
-    num_samples: int, batch_size: int | None, generator: torch.Generator
+    num_samples: int, batch_size: int | None, seed: int | torch.Generator
 ) -> Iterator[Tensor]:
-    """Yield a random permutation of ``range(num_samples)`` in pieces of ``batch_size`` (None: in
-    one piece).
+    """Yield a random permutation of ``range(num_samples)`` in pieces of ``batch_size`` (None: one
+    piece), on the device of the generator.
 
-    The last batch is smaller where ``batch_size`` does not divide ``num_samples``; there is no
-    empty one.
+    The last batch is smaller if ``batch_size`` does not divide ``num_samples``; no batch is empty.
 
     Raises:
         ValueError: if ``batch_size`` < 1.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, or None for one batch, got {batch_size}")
-    # The same numbers in half the memory, which is held all epoch.
+    generator = generator_of(seed)
+    # int32 halves the memory, which is held all epoch; the numbers are the same.
     short = generator.device.type == "cpu" and num_samples < INT32_END
     dtype = torch.int32 if short else torch.int64
     order = torch.randperm(num_samples, generator=generator, device=generator.device, dtype=dtype)
@@ -173,8 +215,7 @@ def _distinct_non_keys(
     if num_samples > free:
         raise ValueError(
             f"{num_samples} distinct negatives were asked for, but only {free} of {total} pairs "
-            "are no edges; "
-            "ask for fewer negatives per positive"
+            "are no edges; ask for fewer negatives per positive"
         )
     ranks = _distinct_integers(free, num_samples, generator)
     return _non_key_at(sorted_keys, ranks)
@@ -183,7 +224,8 @@ def _distinct_non_keys(
 def _non_key_at(sorted_keys: Tensor, ranks: Tensor) -> Tensor:
     """Return the integers that stand at the given ranks among the non-negative integers outside
     ``sorted_keys``."""
-    gaps = sorted_keys - torch.arange(len(sorted_keys), device=sorted_keys.device)
+    positions = torch.arange(len(sorted_keys), dtype=torch.int64, device=sorted_keys.device)
+    gaps = sorted_keys - positions
     return torch.searchsorted(gaps, ranks, right=True).add_(ranks)
 
 
@@ -199,15 +241,15 @@ def _distinct_integers(limit: int, num_samples: int, generator: torch.Generator)
     """Return a sorted, uniformly drawn set of ``num_samples`` integers below ``limit``."""
     device = generator.device
     if limit <= 4 * num_samples:
-        return sort_values(torch.randperm(limit, generator=generator, device=device)[:num_samples])
+        order = torch.randperm(limit, generator=generator, device=device, dtype=torch.int64)
+        return sort_values(order[:num_samples])
     drawn = torch.empty(0, dtype=torch.int64, device=device)
     while len(drawn) < num_samples:
-        # Enough that the repeats to expect, at most a quarter here, seldom ask for a second round.
+        # With room for the expected repeats (at most a quarter), a second round is rare.
         missing = num_samples - len(drawn)
         repeats = missing * (missing / 2 + len(drawn)) / limit
-        fresh = torch.randint(
-            limit, (missing + int(1.1 * repeats) + 16,), generator=generator, device=device
-        )
+        size = (missing + int(1.1 * repeats) + 16,)
+        fresh = torch.randint(limit, size, generator=generator, device=device, dtype=torch.int64)
         drawn = distinct_integers(torch.cat([drawn, fresh]))
     surplus = len(drawn) - num_samples
     if surplus:

@@ -1,11 +1,10 @@
 """Side nodes: groups of items, such as the tracks of an artist, as further nodes that carry
 messages.
 
-A group joins the graph as a user would who had all of its items: messages flow between it and them,
-nothing is predicted for it, and it is no user of any result. An item of few users then learns from
-its group's other items, in
-proportion: of D⁻½PD⁻½ the group's share of what an item hears is 1/√(d_i d_g), most where the
-item's degree d_i is small."""
+A group joins the graph like a user with all of its items: messages flow between them, nothing is
+predicted for it, and it appears in no result. An item with few users then learns from the other
+items of its group: with D⁻½PD⁻½ the group's message has the weight 1/√(d_i d_g), which is largest
+if the item's degree d_i is small."""
 
 from __future__ import annotations
 
@@ -15,17 +14,23 @@ import torch
 from torch import Tensor
 
 from lightgcn.core.checks import checked_integers
-from lightgcn.graph.interactions import Interactions
-from lightgcn.graph.split import LinkSet, Split
+from lightgcn.graph.interactions import Interactions, checked_interactions
+from lightgcn.graph.links import LinkSet, Split
 
 
 @dataclass(frozen=True, eq=False)
 class SideNodes:
-    """The groups of items that are nodes.
+    """Groups of items that are nodes.
 
     Attributes:
         group_of_item: (num_items,) int64: the group of each item, -1 for none.
-        num_groups: how many; group g is user ``num_users + g`` of an extended graph.
+        num_groups: number of groups; group g is user ``num_users + g`` of an extended graph.
+
+    Example:
+        >>> side = SideNodes.of(torch.tensor([4, 4, 9, 9, -1]))
+        >>> graph = Interactions([0, 1], [0, 4], num_users=2, num_items=5)
+        >>> side.extend(graph)
+        Interactions(4 users, 5 items, 6 edges)
     """
 
     group_of_item: Tensor
@@ -33,9 +38,12 @@ class SideNodes:
 
     @classmethod
     def of(cls, groups: Tensor) -> SideNodes:
-        """Take the groups of items, (num_items,) integers such as `Dataset.groups`; negative: none.
+        """Build from the group of each item.
 
-        A group of one item is left out: it would only tell the item what it said.
+        Groups of one item are left out: such a group would only return the item's own message.
+
+        Args:
+            groups: (num_items,) integers, such as `Dataset.groups` returns; negative: no group.
 
         Raises:
             ValueError: if ``groups`` are not (num_items,) integers, or no group has two items.
@@ -47,20 +55,19 @@ class SideNodes:
         several = counts > 1
         num_groups = int(several.sum())
         if not num_groups:
-            raise ValueError(
-                "no group has more than one item: there is nothing for side nodes to carry"
-            )
-        numbers[several] = torch.arange(num_groups, device=groups.device)
+            raise ValueError("no group has more than one item: side nodes would carry nothing")
+        numbers[several] = torch.arange(num_groups, dtype=torch.int64, device=groups.device)
         group_of_item = torch.full_like(groups, -1)
         group_of_item[grouped] = numbers[place]
         return cls(group_of_item, num_groups)
 
     def widen(self, graph: Interactions) -> Interactions:
-        """Return the same edges over users, then groups; the users' ids are left out.
+        """Return the same edges over users, then groups, without user ids.
 
         Raises:
-            ValueError: if the graph is over another number of items.
+            ValueError: if the graph has another number of items.
         """
+        graph = checked_interactions("graph", graph)
         if graph.num_items != len(self.group_of_item):
             raise ValueError(
                 f"the side nodes are of {len(self.group_of_item)} items, the graph is {graph}"
@@ -68,11 +75,10 @@ class SideNodes:
         return replace(graph, num_users=graph.num_users + self.num_groups, user_ids=None)
 
     def extend(self, graph: Interactions) -> Interactions:
-        """Return the graph over users, then groups, with an edge from each group to each of its
+        """Return the graph over users, then groups, with an edge between each group and each of its
         items.
 
-        Of a weighted graph such an edge weighs as much as an edge does on average; in an order it
-        comes first."""
+        In a weighted graph these edges have the mean weight; in an order they come first."""
         wide = self.widen(graph)
         items = (self.group_of_item >= 0).nonzero().flatten().to(graph.device)
         users = self.group_of_item.to(graph.device)[items] + graph.num_users
@@ -82,7 +88,7 @@ class SideNodes:
             weights = graph.weights.new_full((len(items),), mean)
         if graph.order is not None:
             order = graph.order.new_full(
-                (len(items),), int(graph.order.min()) if graph.num_edges else 0
+                (len(items),), graph.order.min().item() if graph.num_edges else 0
             )
         edges = Interactions(
             users, items, wide.num_users, wide.num_items, weights, None, wide.item_ids, order
@@ -90,22 +96,21 @@ class SideNodes:
         return wide.union(edges)
 
     def extend_links(self, links: LinkSet) -> LinkSet:
-        """Return a link set whose messages flow along the extended graph; what is predicted stays.
+        """Return a link set whose messages flow along the extended graph; the links stay.
 
         Raises:
             ValueError: if negatives are pairs of any nodes, whose numbers the groups would shift.
         """
-        return links.with_messages(self.extend, self.widen)
+        return links.map_messages(self.extend, self.widen)
 
     def extend_split(self, split: Split) -> Split:
         """Return a split of extended link sets; graphs that were one object before are one object
         after."""
-        # By identity, which is theirs alone for as long as the split holds them: for here and no
-        # longer.
+        # Keyed by identity, which is unique as long as the split holds the graphs.
         extended = {id(links.message): self.extend(links.message) for links in split}
         return Split(
             *(
-                links.with_messages(self.extend, self.widen, extended[id(links.message)])
+                links.map_messages(self.extend, self.widen, extended[id(links.message)])
                 for links in split
             )
         )

@@ -1,8 +1,7 @@
-"""Parts of a graph worth training on, as the nodes to keep:
-`graph.reindex(*largest_component(graph))`.
+"""Subgraphs, as the nodes to keep: ``graph.reindex(*largest_component(graph))``; and the size and
+degrees of a graph.
 
-Every function returns `Nodes`, so that a graph and whatever is kept beside it (a `Dataset`'s names)
-are cut alike."""
+Subgraph functions return `Nodes`, so that a graph and its names (a `Dataset`) are cut alike."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from lightgcn.core.checks import checked_count, checked_integers
 from lightgcn.core.seeding import generator_of
-from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.interactions import Interactions, checked_interactions
 
 
 class Nodes(NamedTuple):
@@ -33,27 +32,44 @@ def largest_component(interactions: Interactions, groups: Tensor | None = None) 
     Args:
         interactions: the graph.
         groups: (num_items,) int64 group of each item, -1 for none. A group is a node with an edge
-            to each of its items, which ties together what has no user in common: tracks of an
-            artist (`lightgcn.datasets.Dataset.groups`). Groups are not counted, and not among the
-            nodes that come back.
+            to each of its items and so connects items without a common user, such as the tracks of
+            an artist (`lightgcn.datasets.Dataset.groups`). Groups are neither counted nor returned.
 
     Raises:
-        ValueError: if the graph has no edge, or there is not one group per item.
+        ValueError: if the graph has no edge, or ``groups`` has not one entry per item.
+
+    Example:
+        >>> graph = Interactions([0, 1, 2], [0, 1, 1], num_users=3, num_items=2)
+        >>> largest_component(graph)
+        Nodes(users=tensor([1, 2]), items=tensor([1]))
     """
     from scipy.sparse.csgraph import connected_components
 
-    _require_edges(interactions, "a largest component")
+    interactions = checked_interactions("interactions", interactions)
+    if not interactions.num_edges:
+        raise ValueError(f"a graph without edges has no largest component: {interactions}")
     _, labels = connected_components(bipartite_pattern(interactions, groups), directed=False)
     labels = labels[: interactions.num_nodes]
     return _nodes(labels == np.bincount(labels).argmax(), interactions)
 
 
 def ego_graph(interactions: Interactions, user: int, hops: int = 3) -> Nodes:
-    """Return the nodes within ``hops`` edges of a user, the user among them.
+    """Return the nodes within ``hops`` edges of a user, including the user.
+
+    Args:
+        interactions: the graph.
+        user: index of the user.
+        hops: number of edges: 1 for the user's items, 2 for their users as well.
 
     Raises:
         ValueError: if there is no such user or ``hops`` is negative.
+
+    Example:
+        >>> graph = Interactions([0, 1, 1], [0, 0, 1], num_users=2, num_items=2)
+        >>> ego_graph(graph, 0, hops=2)
+        Nodes(users=tensor([0, 1]), items=tensor([0]))
     """
+    interactions = checked_interactions("interactions", interactions)
     user, hops = checked_count("user", user), checked_count("hops", hops)
     if user >= interactions.num_users:
         raise ValueError(f"user must be in [0, {interactions.num_users}), got {user}")
@@ -71,12 +87,23 @@ def ego_graph(interactions: Interactions, user: int, hops: int = 3) -> Nodes:
 
 
 def k_core(interactions: Interactions, k: int) -> Nodes:
-    """Return the nodes of the largest subgraph in which every node has at least ``k`` edges (maybe
-    none).
+    """Return the nodes of the largest subgraph in which every node has at least ``k`` edges.
+
+    There may be no such nodes.
+
+    Args:
+        interactions: the graph.
+        k: least number of edges of a node, at least 1.
 
     Raises:
         ValueError: if ``k`` < 1.
+
+    Example:
+        >>> graph = Interactions([0, 0, 1, 1, 2], [0, 1, 0, 1, 1], num_users=3, num_items=2)
+        >>> k_core(graph, 2)
+        Nodes(users=tensor([0, 1]), items=tensor([0, 1]))
     """
+    interactions = checked_interactions("interactions", interactions)
     k = checked_count("k", k, 1)
     if k > interactions.num_edges:
         nobody = torch.empty(0, dtype=torch.int64, device=interactions.device)
@@ -96,17 +123,30 @@ def random_users(
 ) -> Nodes:
     """Return ``count`` users, drawn uniformly without replacement, and their items.
 
+    Args:
+        interactions: the graph.
+        count: number of users.
+        seed: an integer or a generator of any device.
+
     Raises:
         ValueError: if ``count`` is not in [1, num_users].
+
+    Example:
+        >>> graph = Interactions([0, 1, 2], [0, 1, 1], num_users=3, num_items=2)
+        >>> nodes = random_users(graph, 2, seed=0)
+        >>> graph.reindex(*nodes).num_users
+        2
     """
+    interactions = checked_interactions("interactions", interactions)
     if not 1 <= checked_count("count", count) <= interactions.num_users:
         raise ValueError(
             f"count must be in [1, {interactions.num_users}], the number of users, got {count}"
         )
+    generator = generator_of(seed)
     drawn = torch.randperm(
-        interactions.num_users, generator=generator_of(seed, torch.device("cpu"))
-    )[:count]
-    users = drawn.to(interactions.device).sort().values
+        interactions.num_users, generator=generator, dtype=torch.int64, device=generator.device
+    )
+    users = drawn[:count].to(interactions.device).sort().values
     taken = torch.zeros(interactions.num_users, dtype=torch.bool, device=interactions.device)
     taken[users] = True
     kept = torch.zeros(interactions.num_items, dtype=torch.bool, device=interactions.device)
@@ -115,14 +155,21 @@ def random_users(
 
 
 def locality_order(interactions: Interactions) -> Nodes:
-    """Return all nodes in an order that puts neighbours of neighbours side by side (Cuthill and
-    McKee, 1969, reversed).
+    """Return all nodes in an order that puts neighbours of neighbours side by side (reverse
+    Cuthill-McKee, 1969).
 
-    A graph that was renumbered so (``graph.reindex(*locality_order(graph))``, which keeps ids)
-    propagates faster on a CPU, since the rows that a product gathers one after the other are more
-    often in cache. Results are the same but for the numbering."""
+    A graph renumbered by it (``graph.reindex(*locality_order(graph))``, which keeps ids) propagates
+    faster on a CPU, because the rows that a product gathers in turn are more often in cache.
+
+    Example:
+        >>> graph = Interactions([0, 1, 2], [2, 0, 2], num_users=3, num_items=3)
+        >>> graph.reindex(*locality_order(graph)).edge_index
+        tensor([[0, 1, 2],
+                [0, 1, 1]])
+    """
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
+    interactions = checked_interactions("interactions", interactions)
     if not interactions.num_edges:
         return _nodes(np.ones(interactions.num_nodes, dtype=bool), interactions)
     order = torch.from_numpy(
@@ -136,8 +183,15 @@ def locality_order(interactions: Interactions) -> Nodes:
 def rank_users_by_popularity(interactions: Interactions) -> Tensor:
     """Return (num_users,) int64 users by the mean popularity of their items, highest first.
 
-    An item's popularity is its number of users; a user without items comes last, ties go by user
-    index."""
+    An item's popularity is its number of users. Users without items come last; ties go by user
+    index.
+
+    Example:
+        >>> graph = Interactions([0, 1, 2], [0, 1, 1], num_users=3, num_items=2)
+        >>> rank_users_by_popularity(graph)
+        tensor([1, 2, 0])
+    """
+    interactions = checked_interactions("interactions", interactions)
     popularity = interactions.item_degrees.double()
     total = torch.zeros(interactions.num_users, dtype=torch.float64, device=interactions.device)
     total.index_add_(0, interactions.users, popularity[interactions.items])
@@ -145,14 +199,9 @@ def rank_users_by_popularity(interactions: Interactions) -> Tensor:
     return mean.argsort(descending=True, stable=True)
 
 
-def _require_edges(interactions: Interactions, what: str) -> None:
-    if interactions.num_edges == 0:
-        raise ValueError(f"a graph without edges has no use for {what}: {interactions}")
-
-
 def bipartite_pattern(interactions: Interactions, groups: Tensor | None = None) -> Any:
-    """Return the (N, N) SciPy CSR pattern [[0, R], [Rᵀ, 0]], or with groups as further nodes, tied
-    to items."""
+    """Return the (N, N) SciPy CSR pattern [[0, R], [Rᵀ, 0]]; with groups, these are further nodes
+    with edges to their items."""
     from scipy.sparse import block_array, csr_array
 
     block = interactions.to_scipy()
@@ -181,10 +230,9 @@ def _nodes(kept: np.ndarray[Any, np.dtype[np.bool_]], interactions: Interactions
 
 @dataclass(frozen=True)
 class Degrees:
-    """How many edges the nodes of one side have: nodes without any count as well.
+    """Degrees of the nodes of one side, including isolated nodes.
 
-    Median and percentile are numbers of edges that some node has: of two in the middle, the lower
-    one."""
+    Median and 90th percentile are degrees of actual nodes: the lower one of two in the middle."""
 
     mean: float
     median: float
@@ -210,7 +258,15 @@ class GraphStatistics:
 
 
 def graph_statistics(interactions: Interactions) -> GraphStatistics:
-    """Return the numbers of users, items and edges, and what their degrees are like."""
+    """Return the numbers of users, items and edges, and the degrees of both sides.
+
+    Example:
+        >>> graph = Interactions([0, 0, 1], [0, 1, 1], num_users=2, num_items=2)
+        >>> statistics = graph_statistics(graph)
+        >>> statistics.density, statistics.user_degrees.mean
+        (0.75, 1.5)
+    """
+    interactions = checked_interactions("interactions", interactions)
     sides = [
         _degrees(degrees.cpu().numpy())
         for degrees in (interactions.user_degrees, interactions.item_degrees)

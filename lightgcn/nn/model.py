@@ -15,7 +15,7 @@ from lightgcn.core.checks import checked_count
 from lightgcn.core.seeding import make_generator
 from lightgcn.graph.adjacency import Adjacency, Graph, Normalization, as_adjacency, exponents
 from lightgcn.graph.interactions import Interactions
-from lightgcn.graph.split import LinkSet
+from lightgcn.graph.links import LinkSet
 from lightgcn.nn.config import RankingConfig
 from lightgcn.nn.link_scores import link_scores
 from lightgcn.nn.projection import leading_projection

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightgcn.graph.interactions import Interactions
-from lightgcn.graph.split import LinkSet, Split
+from lightgcn.graph.links import LinkSet, Split
 from lightgcn.nn.link_scores import link_scores
 from lightgcn.nn.losses import bce_loss
 from lightgcn.nn.model import LightGCN
@@ -117,7 +117,7 @@ def evaluate_users(
     if links.negatives.shape[1]:
         result = evaluate_links(ranker.users, ranker.items, links, residual=ranker.item_knn)
     if ks:
-        relevant = links.positives if users is None else links.positives.of_users(users)
+        relevant = links.positives if users is None else links.positives.select_users(users)
         ranking = evaluate_ranking(
             ranker.users,
             ranker.items,

@@ -162,7 +162,7 @@ class ItemKNN:
 
         graph = self.history
         users = users.to(graph.device)
-        _, places = graph.places_of(users)
+        _, places = graph.edge_positions(users)
         items, ends = graph.items[places], graph.user_degrees[users].cumsum(0)
         values = torch.ones(len(items)) if graph.weights is None else graph.weights[places].float()
         narrow = torch.int32 if max(len(items), graph.num_items) < INT32_END else torch.int64

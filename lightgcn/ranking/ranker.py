@@ -146,7 +146,7 @@ class Ranker:
         if side_nodes is not None:
             users = users[: graph.num_users].clone()
             if knn is not None:
-                knn = replace(knn, history=knn.history.first_users(graph.num_users))
+                knn = replace(knn, history=knn.history.head_users(graph.num_users))
         return cls(users, items, graph, config, knn, table, a)
 
     @property

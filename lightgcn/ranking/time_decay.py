@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightgcn.graph.edge_order import edge_ages
 from lightgcn.graph.interactions import Interactions
 
 
@@ -41,7 +42,7 @@ def decayed(interactions: Interactions, exponent: float = 1.0) -> Interactions:
     """
     if not (math.isfinite(exponent) and exponent >= 0):
         raise ValueError(f"the exponent of time decay must be at least 0, got {exponent!r}")
-    weights = (1 + interactions.ages.double()).pow(-exponent).float()
+    weights = (1 + edge_ages(interactions).double()).pow(-exponent).float()
     if interactions.weights is not None:
         weights = weights * interactions.weights
     # A weight must be positive, also one of a large exponent that float32 rounds to 0.

@@ -279,7 +279,7 @@ def _coarse_dtype(items: Tensor, num_users: int) -> torch.dtype | None:
 def _mask_(scores: Tensor, seen: Interactions, users: Tensor) -> Tensor:
     """Overwrite the scores of each row's user's items with -inf; rows may be longer than there are
     items."""
-    rows, items = edges_of(seen, users)
+    rows, items = seen.edges_of(users)
     scores.view(-1).index_fill_(0, rows * scores.shape[1] + items, -torch.inf)
     return scores
 
@@ -305,13 +305,6 @@ def _group_size(num_items: int, k: int) -> int:
     what is in k."""
     size = min(64, math.isqrt(num_items // (2 * k)))
     return size if size >= 4 else 1
-
-
-def edges_of(interactions: Interactions, users: Tensor) -> tuple[Tensor, Tensor]:
-    """Return all edges of a list of users: (n,) int64 positions in the list, and (n,) int64
-    items."""
-    rows, places = interactions.places_of(users)
-    return rows, interactions.items[places]
 
 
 def check_k(k: int, num_items: int) -> None:

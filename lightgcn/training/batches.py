@@ -13,8 +13,8 @@ from torch import Tensor
 from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup
 from lightgcn.core.processor import fast_bfloat16
 from lightgcn.graph.adjacency import Adjacency
+from lightgcn.graph.links import LinkSet, Split
 from lightgcn.graph.negatives import sample_negative_items, sample_user_positives, shuffled_batches
-from lightgcn.graph.split import LinkSet, Split
 from lightgcn.nn.link_scores import link_scores
 from lightgcn.nn.losses import bce_loss, bpr_loss, in_batch_softmax_part, l2_penalty
 from lightgcn.nn.model import LightGCN

@@ -16,7 +16,7 @@ from torch import Tensor
 from lightgcn.core.checks import checked_count
 from lightgcn.core.storage import append_jsonl, read_jsonl, write_jsonl
 from lightgcn.core.tensor_file import load_shared, save_shared
-from lightgcn.graph.split import Split
+from lightgcn.graph.links import Split
 from lightgcn.nn.model import LightGCN
 from lightgcn.training.config import MAY_CHANGE, TrainConfig
 from lightgcn.training.sharded import processes_of

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightgcn.core.checks import checked_count, is_number
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.graph.interactions import Interactions
-from lightgcn.graph.split import NegativePairs
+from lightgcn.graph.links import NegativePairs
 from lightgcn.nn.config import ModelConfig, RankingConfig, check_choice, check_least, plain_numbers
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.spectral import spectral_embeddings

@@ -6,7 +6,7 @@ import warnings
 
 from torch import Tensor
 
-from lightgcn.graph.split import LinkSet, Split
+from lightgcn.graph.links import LinkSet, Split
 from lightgcn.ranking.metrics import parse_metric
 from lightgcn.training.batches import learnable_links, num_samples, num_steps
 from lightgcn.training.config import TrainConfig

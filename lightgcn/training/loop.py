@@ -20,7 +20,7 @@ from torch import Tensor
 from lightgcn.core.seeding import make_generator
 from lightgcn.graph.adjacency import Adjacency, normalized_adjacency
 from lightgcn.graph.interactions import Interactions
-from lightgcn.graph.split import LinkSet, Split
+from lightgcn.graph.links import LinkSet, Split
 from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.item_knn import nearest_items
 from lightgcn.ranking.metrics import is_better, parse_metric
@@ -188,7 +188,7 @@ class TrainingLoop:
         train = self.split.train
         # Ranking losses draw their own negatives: if all train edges carry messages nothing is left
         # to resample.
-        fixed = self.config.loss != "bce" and not train.messages_vary
+        fixed = self.config.loss != "bce" and not train.is_disjoint
         if not fixed and train.can_resample:
             train = train.resample(self.progress.epoch)
         return learnable_links(train, self.config)
@@ -209,7 +209,7 @@ class TrainingLoop:
     @cached_property
     def _val_links(self) -> LinkSet:
         users, val = self.config.eval_users, self.split.val
-        return val if users is None else val.of_some_users(users, seed=self.config.seed)
+        return val if users is None else val.sample_users(users, seed=self.config.seed)
 
     @cached_property
     def _similarity(self) -> Any:

@@ -31,7 +31,7 @@ from lightgcn.core.process_group import (
 )
 from lightgcn.graph.adjacency import Graph, exponents
 from lightgcn.graph.interactions import Interactions
-from lightgcn.graph.split import LinkSet
+from lightgcn.graph.links import LinkSet
 from lightgcn.nn.config import RankingConfig
 from lightgcn.nn.model import LightGCN, normalization_name
 from lightgcn.ranking.evaluation import Evaluation, evaluate_users

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightgcn.core.process_group import ProcessLostError
-from lightgcn.graph.split import Split
+from lightgcn.graph.links import Split
 from lightgcn.nn.model import LightGCN
 from lightgcn.training.batches import check_split, learnable_links, num_samples, num_steps
 from lightgcn.training.checkpoint import CHECKPOINT_FILE

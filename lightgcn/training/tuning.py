@@ -21,7 +21,7 @@ import torch
 from lightgcn.core.checks import checked_count, is_out_of_memory
 from lightgcn.core.lock import folder_lock
 from lightgcn.core.memory import training_memory, warn_of_shortage
-from lightgcn.graph.split import Split
+from lightgcn.graph.links import Split
 from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.metrics import is_better, lower_is_better, parse_metric
 from lightgcn.training.batches import check_split

@@ -110,7 +110,7 @@ def test_demo_checks_before_it_replaces_and_touches_no_file_of_others(
     (mine / "mpd" / "mpd.slice.0-999.json").write_text("mine")
     assert str(mine) in refusal(capsys, "demo", "--out", mine, "--playlists", "60")
     assert [path.name for path in mine.rglob("*.json")] == ["mpd.slice.0-999.json"]
-    assert "is a file" in refusal(capsys, "demo", "--out", mine / "mpd" / "mpd.slice.0-999.json")
+    assert "not a folder" in refusal(capsys, "demo", "--out", mine / "mpd" / "mpd.slice.0-999.json")
 
     demo = tmp_path / "demo"
     run_command("demo", "--out", demo, "--playlists", "60", "--json")

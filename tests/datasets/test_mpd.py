@@ -450,7 +450,7 @@ def test_the_command_tells_what_it_left_out(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["prepare", str(tmp_path), str(out), "--skip-bad-playlists"]) == 0
     said = capsys.readouterr()
-    assert said.err.count("left out: ") == 20 and "and 10 more, listed in" in said.err
+    assert said.err.count(": skipped: ") == 20 and "and 10 more, listed in" in said.err
     assert re.search(r"skipped playlists\s+30", said.out)
     assert len(json.loads((out / "dataset.json").read_text())["info"]["skipped"]) == 30
 

@@ -297,7 +297,6 @@ def test_a_gradient_for_edge_values_is_refused_by_name():
     values = torch.tensor([1.0, 2.0], requires_grad=True)
     matrix = torch.sparse_coo_tensor([[0, 1], [1, 0]], values, (2, 2), check_invariants=True)
     edges = torch.tensor([0, 1])
-    weighted = Interactions(edges, edges, 2, 2, values)
     for build, said in (
         (lambda: Adjacency.from_sparse(matrix, 1, 1), "detach"),
         (
@@ -305,8 +304,7 @@ def test_a_gradient_for_edge_values_is_refused_by_name():
             "grad",
         ),
         (lambda: as_adjacency(matrix, 1, 1), "detach"),
-        (lambda: normalized_adjacency(weighted), "edge weights"),
-        (lambda: as_adjacency(weighted, 2, 2), "edge weights"),
+        (lambda: Interactions(edges, edges, 2, 2, values), "edge weights"),
     ):
         with pytest.raises(ValueError, match=said):
             build()

@@ -204,7 +204,9 @@ def test_user_who_saw_everything_is_named():
 
 @pytest.mark.parametrize("num_negatives", [0, -2])
 def test_wrong_number_of_negative_items(num_negatives):
-    with pytest.raises(ValueError, match=f"num_negatives must be at least 1, got {num_negatives}"):
+    with pytest.raises(
+        ValueError, match=f"num_negatives must be an integer of at least 1, got {num_negatives}"
+    ):
         sample_negative_items(build(set(), 1, 1), torch.tensor([0]), generator(), num_negatives)
 
 

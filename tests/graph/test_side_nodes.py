@@ -80,7 +80,7 @@ def test_messages_pass_through_groups_and_links_stay(disjoint: float) -> None:
     ):  # one after the other, as in training: what was drawn before is gone by then
         train, reference = train.resample(epoch), reference.resample(epoch)
         assert train.message.fingerprint() == side.extend(reference.message).fingerprint()
-    assert split.train.messages_vary == (disjoint > 0)
+    assert split.train.is_disjoint == (disjoint > 0)
     if not disjoint:
         assert split.train.message is split.val.message
 
@@ -195,6 +195,6 @@ def test_what_cannot_be_is_refused(graph: Interactions) -> None:
     with pytest.raises(ValueError, match='negative_pairs="all"'):
         SideNodes.of(GROUPS).extend_links(links)
     with pytest.raises(ValueError, match=r"count must be in \[0, 3\]"):
-        graph.first_users(4)
-    assert graph.first_users(2).edge_index.tolist() == [[0, 0, 1], [0, 2, 4]]
-    assert graph.first_users(0).num_edges == 0
+        graph.head_users(4)
+    assert graph.head_users(2).edge_index.tolist() == [[0, 0, 1], [0, 2, 4]]
+    assert graph.head_users(0).num_edges == 0

@@ -125,7 +125,7 @@ def test_a_wrong_number_of_random_users(count):
 
 
 def test_largest_component_of_no_edges():
-    with pytest.raises(ValueError, match="without edges has no use for a largest component"):
+    with pytest.raises(ValueError, match="without edges has no largest component"):
         largest_component(build(set(), 3, 3))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightgcn import Interactions, top_k
 from lightgcn.ranking.candidates import TopK
-from lightgcn.ranking.topk import edges_of, rank_rows
+from lightgcn.ranking.topk import rank_rows
 
 
 def naive(
@@ -190,7 +190,7 @@ def test_nan_is_refused_wherever_it_is() -> None:
 
 def test_edges_of_users() -> None:
     graph = edges({(0, 1), (2, 0), (2, 3), (3, 2)}, 4, 4)
-    rows, items = edges_of(graph, torch.tensor([2, 1, 3, 2]))
+    rows, items = graph.edges_of(torch.tensor([2, 1, 3, 2]))
     assert rows.tolist() == [0, 0, 2, 3, 3] and items.tolist() == [0, 3, 2, 0, 3]
 
 

@@ -291,7 +291,7 @@ def test_validation_of_some_users_is_that_of_their_links() -> None:
     split = split_edges(graph, disjoint=0.0)
     model = settings.new_model(graph)
     record = fit(model, split, settings).history[0]
-    some = split.val.of_some_users(9, seed=5)
+    some = split.val.sample_users(9, seed=5)
     expected = evaluate(model, some, metrics=("recall", "ndcg"))
     assert record["val"] == pytest.approx(expected.metrics) and expected.num_users == 9
     assert evaluate(model, split.val)["recall@20"] != pytest.approx(expected["recall@20"])
