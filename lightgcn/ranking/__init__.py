@@ -10,13 +10,14 @@ from lightgcn.ranking.evaluation import (
 )
 from lightgcn.ranking.item_knn import ItemKNN, nearest_items
 from lightgcn.ranking.ranker import Ranker, with_popularity_prior
-from lightgcn.ranking.topk import top_k, top_k_scores
+from lightgcn.ranking.topk import TopK, top_k, top_k_scores
 
 __all__ = [
     "Evaluation",
     "ItemKNN",
     "ItemScorer",
     "Ranker",
+    "TopK",
     "ease",
     "evaluate",
     "evaluate_links",

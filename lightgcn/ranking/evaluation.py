@@ -14,11 +14,10 @@ from lightgcn.graph.links import LinkSet, Split
 from lightgcn.nn.link_scores import link_scores
 from lightgcn.nn.losses import bce_loss
 from lightgcn.nn.model import LightGCN
-from lightgcn.ranking.candidates import TopK
 from lightgcn.ranking.item_knn import ItemKNN
 from lightgcn.ranking.metrics import RANKING_METRICS, hits_of, roc_auc
 from lightgcn.ranking.ranker import Ranker
-from lightgcn.ranking.topk import check_k, top_k, top_k_scores
+from lightgcn.ranking.topk import TopK, check_k, top_k, top_k_scores
 
 DEFAULT_METRICS = ("recall", "ndcg", "precision", "hit_rate", "mrr", "map")
 

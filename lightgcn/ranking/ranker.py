@@ -24,10 +24,9 @@ from lightgcn.nn.link_scores import products
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.model_io import check_whole
 from lightgcn.nn.propagation import propagate
-from lightgcn.ranking.candidates import TopK
 from lightgcn.ranking.item_knn import ItemKNN, nearest_items
 from lightgcn.ranking.time_decay import decayed, towards_latest
-from lightgcn.ranking.topk import top_k
+from lightgcn.ranking.topk import TopK, top_k
 
 # Rows that are normalised at a time.
 _ROWS = 1 << 16

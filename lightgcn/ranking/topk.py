@@ -1,54 +1,52 @@
-"""Exact top-K items for many users, in chunks, with seen items masked and ties broken by item
-index."""
+"""Exact top-k items of many users, in chunks; equal scores go by item index.
+
+All scores of a chunk are formed once, in bfloat16 if the CPU multiplies fast in it. From them some
+2 k candidates of each user are taken by way of the maxima of groups of items, and these are scored
+exactly. An item that is no candidate scores at most the least candidate's score plus a bound on
+the rounding error; users for whom that does not rule out all other items are ranked again among
+all items that it leaves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.core.checks import checked_count, checked_indices
 from lightgcn.core.processor import fast_bfloat16
 from lightgcn.graph.interactions import Interactions
 from lightgcn.nn.link_scores import products
-from lightgcn.ranking.candidates import CoarseProducts, TopK, rank_shortlists
 
-# What the scores of one chunk take: on a CPU so little that they stay in cache from the product to
-# the ranking, on other devices enough to keep them busy. But of many items as many rows as make a
-# product worth its pass over them.
-_CPU_CHUNK, _DEVICE_CHUNK, _LEAST_CHUNK = 1 << 24, 1 << 28, 32
-# Where a caller's function makes the scores, which costs more per call: scores at a time.
-_CALL_CHUNK = 1 << 24
-# Items that are scored exactly, by what k asks for, from which on products in bfloat16 are too
-# coarse to be of use.
-_TOO_MANY = 16
-# Users and items from which on products in bfloat16 are worth the cast of all items.
-_FEW_USERS, _FEW_ITEMS = 128, 1024
-# A gain that is as good as any larger one: which of these is the best, exact scores say.
-_LARGEST_GAIN = 1e30
-# Users whose gains from neighbours are formed at a time.
-_USERS_AT_A_TIME = 4096
+# Bytes of a chunk's scores: on a CPU they stay in cache, other devices need more to be busy.
+_CPU_BYTES, _DEVICE_BYTES = 1 << 24, 1 << 28
+# Users from which on bfloat16 pays for the cast of all items.
+_FEW_USERS = 128
+# Numbers in two cache lines.
+_ALIGNED = 32
+
+
+class TopK(NamedTuple):
+    """The best items of each user, best first: ``items`` (B, k) int64, ``scores`` (B, k) floating.
+
+    A user with fewer than k items left has -1 and -inf in the remaining places."""
+
+    items: Tensor
+    scores: Tensor
 
 
 class Residual(Protocol):
-    """What adds to the scores of some items of each user: a `lightgcn.NeighbourResidual`, or
-    whatever is like it."""
+    """A term that adds to the dot products of some items of each user, such as `ItemKNN`."""
 
     @property
     def history(self) -> Interactions:
-        """What users have, over all users and items that scores are of."""
+        """The graph whose users and items the term covers."""
 
     def of_users(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the scores of (B,) users gain: (n,) places in ``users``, sorted, (n,) items,
-        (n,) float32.
-
-        No pair is there twice, and no gain is negative.
-        """
+        """Return the terms of (B,) users, none negative and no pair twice: (n,) places in
+        ``users``, (n,) items, (n,) float32."""
 
 
 def top_k(
@@ -61,18 +59,16 @@ def top_k(
     residual: Residual | None = None,
     chunk_size: int | None = None,
 ) -> TopK:
-    """Return the k items with the highest dot product for each user; equal scores go by item index.
-    No gradients.
+    """Return the k items with the highest dot product for each user, without gradients.
 
     Args:
         user_embeddings: (num_users, d).
         item_embeddings: (num_items, d).
-        k: how many, at most the number of items.
+        k: length of the lists, at most the number of items.
         seen: interactions whose items are left out for their user.
-        users: (B,) integer rows of ``user_embeddings`` to answer for; None for all.
-        residual: what is added to the dot products, such as what the neighbours of a user's items
-            do.
-        chunk_size: users at a time; None for what keeps a chunk's scores in cache.
+        users: (B,) integer rows of ``user_embeddings``; None for all.
+        residual: a term added to the dot products.
+        chunk_size: users at a time; None for as many as keep the scores in cache.
 
     Returns:
         A `TopK` of B rows.
@@ -80,103 +76,69 @@ def top_k(
     Raises:
         ValueError: if k < 1, k exceeds the number of items, shapes do not fit, a user is out of
             range, or an embedding is not finite.
+
+    Example:
+        >>> import torch
+        >>> from lightgcn import top_k
+        >>> users, items = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+        >>> top_k(users, items, 2).items
+        tensor([[1, 0]])
     """
-    user_embeddings, item_embeddings = user_embeddings.detach(), item_embeddings.detach()
-    num_items = len(item_embeddings)
-    check_k(k, num_items)
-    if user_embeddings.ndim != 2 or user_embeddings.shape[1:] != item_embeddings.shape[1:]:
-        shapes = f"{tuple(user_embeddings.shape)} and {tuple(item_embeddings.shape)}"
+    left, right = user_embeddings.detach(), item_embeddings.detach()
+    check_k(k, len(right))
+    if left.ndim != 2 or left.shape[1:] != right.shape[1:]:
+        shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
         raise ValueError(f"expected (num_users, d) and (num_items, d) embeddings, got {shapes}")
-    if seen is not None and (seen.num_users, seen.num_items) != (len(user_embeddings), num_items):
-        raise ValueError(
-            f"seen is {seen}, the embeddings are of {len(user_embeddings)} users and {num_items} "
-            "items"
-        )
-    if residual is not None:
-        history = residual.history
-        if (history.num_users, history.num_items) != (len(user_embeddings), num_items):
+    history = None if residual is None else residual.history
+    for name, graph in (("seen", seen), ("residual", history)):
+        if graph is not None and (graph.num_users, graph.num_items) != (len(left), len(right)):
             raise ValueError(
-                f"the residual is of {history}, the embeddings are of {len(user_embeddings)} users "
-                "and "
-                f"{num_items} items"
+                f"{name} is {graph}, the embeddings are of {len(left)} users and {len(right)} items"
             )
     if users is None:
-        users = torch.arange(len(user_embeddings), device=user_embeddings.device)
+        users = torch.arange(len(left), dtype=torch.int64, device=left.device)
     else:
-        users = checked_indices("users", users, len(user_embeddings), "num_users").to(
-            user_embeddings.device
-        )
-    dtype = _coarse_dtype(item_embeddings, len(users))
-    if chunk_size is None:
-        room = _CPU_CHUNK if item_embeddings.device.type == "cpu" else _DEVICE_CHUNK
-        chunk_size = max(_LEAST_CHUNK, room // (dtype or torch.float32).itemsize // num_items)
-    elif chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    result = TopK(users.new_empty(len(users), k), item_embeddings.new_empty(len(users), k))
-    coarse = _Coarse(user_embeddings, item_embeddings, k, seen, min(chunk_size, len(users)), dtype)
-    gains = None if residual is None else _Gains(residual, users, chunk_size, coarse.width)
-    for first in range(0, len(users), chunk_size):
-        chunk = users[first : first + chunk_size]
-        if gains is not None:
-            gains.go_on()
-        best = coarse.rank(
-            chunk, gains, None if coarse.in_own_dtype else _TOO_MANY * k * len(chunk)
-        )
-        if best is None:
-            # Where an item is much longer than most, what bfloat16 can tell of the others is too
-            # little.
-            coarse = _Coarse(
-                user_embeddings, item_embeddings, k, seen, min(chunk_size, len(users)), None
-            )
-            best = coarse.rank(chunk, gains)
-            assert best is not None
-        result.items[first : first + chunk_size], result.scores[first : first + chunk_size] = best
+        users = checked_indices("users", users, len(left), "num_users").to(left.device)
+    wide = torch.promote_types(right.dtype, torch.float32)
+    largest = _largest_norm(right)
+    cpu, fast = right.device.type == "cpu", len(users) >= _FEW_USERS and fast_bfloat16()
+    # Gains rounded to bfloat16 would leave too many candidates.
+    dtype = torch.bfloat16 if cpu and fast and residual is None and 1e-30 < largest < 1e30 else wide
+    size = _chunk_size(chunk_size, (_CPU_BYTES if cpu else _DEVICE_BYTES) // dtype.itemsize, right)
+    coarse, buffer = _Coarse(right, dtype, largest), right.new_empty(0)
+    gains = right.new_zeros(0)
+    result = TopK(users.new_empty(len(users), k), right.new_empty(len(users), k))
+    for first in range(0, len(users), size):
+        chunk = users[first : first + size]
+        if buffer.dtype != coarse.dtype or not len(buffer):
+            # Rows that begin at a cache line: products take half the time.
+            width = -(-len(right) // _ALIGNED) * _ALIGNED
+            buffer = right.new_empty(len(chunk), width, dtype=coarse.dtype)
+        scores = buffer[: len(chunk)]
+        error = coarse.write(left[chunk], scores[:, : len(right)])
+        places = chunk.new_empty(0)
+        if residual is not None:
+            gains = gains if len(gains) else right.new_zeros(scores.shape, dtype=torch.float32)
+            rows, items, values = residual.of_users(chunk)
+            places = rows * scores.shape[1] + items
+            gains.view(-1)[places] = values
+            scores.view(-1).index_add_(0, places, values.to(scores.dtype))
+        if seen is not None:
+            _mask_(scores, seen, chunk)
+
+        def exact(
+            rows: Tensor, items: Tensor, chunk: Tensor = chunk, gains: Tensor = gains
+        ) -> Tensor:
+            found = products(left, right, chunk[rows], items)
+            return found if residual is None else found + gains[rows, items].to(found.dtype)
+
+        best, num_again = _rank(scores[:, : len(right)], k, exact, error)
+        result.items[first : first + size], result.scores[first : first + size] = best
+        gains.view(-1).index_fill_(0, places, 0.0)
+        if num_again > len(chunk) // 4 and coarse.dtype != wide:
+            # If few items are much longer than the others, bfloat16 cannot tell these apart.
+            coarse = _Coarse(right, wide, largest)
     return result
-
-
-class _Coarse:
-    """The scores of all items for a chunk of users, in a buffer: coarse as they are, and exact
-    where it matters."""
-
-    def __init__(
-        self,
-        user_embeddings: Tensor,
-        item_embeddings: Tensor,
-        k: int,
-        seen: Interactions | None,
-        rows: int,
-        dtype: torch.dtype | None,
-    ) -> None:
-        self.users, self.items, self.k, self.seen = user_embeddings, item_embeddings, k, seen
-        own = item_embeddings.dtype
-        if item_embeddings.device.type == "cpu":
-            own = torch.promote_types(own, torch.float32)
-        self.in_own_dtype = dtype is None or dtype == own
-        num_items = len(item_embeddings)
-        self.group_size = _group_size(num_items, k)
-        self.width = -(-num_items // self.group_size) * self.group_size
-        self.products = CoarseProducts(item_embeddings, dtype or own)
-        self.buffer = item_embeddings.new_empty(rows, self.width, dtype=dtype or own)
-
-    def rank(self, chunk: Tensor, gains: _Gains | None, most: int | None = None) -> TopK | None:
-        """Return the best items of a chunk of users; None where more than ``most`` would have to be
-        scored exactly."""
-        scores, num_items = self.buffer[: len(chunk)], len(self.items)
-        scale, error = self.products.write(self.users[chunk], scores[:, :num_items])
-        scores[:, num_items:] = -torch.inf
-        if gains is not None:
-            gains.add_to(scores, scale)
-            error += self.products.error_of_adding
-        if self.seen is not None:
-            _mask_(scores, self.seen, chunk)
-
-        def exact(rows: Tensor, items: Tensor) -> Tensor:
-            found = products(self.users, self.items, chunk[rows], items)
-            return found if gains is None else found + gains.of(rows, items).to(found.dtype)
-
-        return rank_shortlists(
-            scores, self.k, exact, group_size=self.group_size, error=error, finite=True, most=most
-        )
 
 
 def top_k_scores(
@@ -188,37 +150,26 @@ def top_k_scores(
     seen: Interactions | None = None,
     chunk_size: int | None = None,
 ) -> TopK:
-    """Return the k items with the highest score for each user, as `top_k` does, for scores that no
-    embeddings make.
+    """Return the k items with the highest score for each user, as `top_k`, for any function.
 
     Args:
-        scores: gives (n, num_items) floating scores for (n,) users; -inf is no item.
-        users: (B,) int64 users to answer for, each in the range that ``scores`` takes.
+        scores: returns (n, num_items) floating scores of (n,) users; -inf excludes an item.
+        users: (B,) int64, each in the range that ``scores`` accepts.
         num_items: number of items.
-        k: how many, at most the number of items.
+        k: length of the lists, at most the number of items.
         seen: interactions whose items are left out for their user.
-        chunk_size: users at a time; None for what keeps a chunk's scores within some ten million.
-
-    Returns:
-        A `TopK` of B rows on the device of ``users``.
+        chunk_size: users at a time.
 
     Raises:
-        ValueError: if k < 1, k exceeds the number of items, ``seen`` is over another number of
-            items, or scores are of another shape or NaN.
+        ValueError: if k < 1, k exceeds the number of items, ``seen`` has another number of items,
+            or scores are of another shape or NaN.
     """
     check_k(k, num_items)
     if seen is not None and seen.num_items != num_items:
         raise ValueError(f"seen is {seen}, the scores are of {num_items} items")
-    if chunk_size is None:
-        chunk_size = max(1, _CALL_CHUNK // num_items)
-    elif chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    best = (
-        [TopK(users.new_empty(0, k), torch.empty(0, k, device=users.device))]
-        if not len(users)
-        else []
-    )
-    for chunk in users.split(chunk_size):
+    none = torch.empty(0, k, dtype=torch.float32, device=users.device)
+    best = [TopK(users.new_empty(0, k), none)]
+    for chunk in users.split(_chunk_size(chunk_size, _CPU_BYTES, range(num_items))):
         rows = scores(chunk).detach()
         if rows.shape != (len(chunk), num_items):
             raise ValueError(
@@ -228,83 +179,16 @@ def top_k_scores(
             # A copy: the scores may be rows of a table that the caller keeps.
             rows = _mask_(rows.clone(memory_format=torch.contiguous_format), seen, chunk)
         best.append(rank_rows(rows, k))
-    return TopK(*(torch.cat(parts) for parts in zip(*best, strict=True)))
-
-
-class _Gains:
-    """What the scores of chunk after chunk of users gain from neighbours, formed for many chunks at
-    a time."""
-
-    def __init__(self, residual: Residual, users: Tensor, chunk_size: int, width: int) -> None:
-        self._chunks = self._formed(residual, users, chunk_size)
-        self._dense = torch.zeros(min(chunk_size, len(users)), width, device=users.device)
-        self._rows, self._places = users.new_empty(0), users.new_empty(0)
-        self._values = torch.empty(0, device=users.device)
-
-    def go_on(self) -> None:
-        """Go on to the next chunk."""
-        self._rows, items, self._values = next(self._chunks)
-        self._dense.view(-1).index_fill_(0, self._places, 0.0)
-        self._places = self._rows * self._dense.shape[1] + items
-        self._dense.view(-1)[self._places] = self._values
-
-    def add_to(self, scores: Tensor, scale: Tensor) -> None:
-        """Add what the chunk gains, divided by (B,) scales, to its scores."""
-        gains = (self._values / scale[self._rows]).clamp_(max=_LARGEST_GAIN)
-        scores.view(-1).index_add_(0, self._places, gains.to(scores.dtype))
-
-    def of(self, rows: Tensor, items: Tensor) -> Tensor:
-        """Return the gains of (n,) rows of the chunk and (n,) items."""
-        return self._dense[rows, items]
-
-    @staticmethod
-    def _formed(
-        residual: Residual, users: Tensor, chunk_size: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for block in users.split(chunk_size * max(1, _USERS_AT_A_TIME // chunk_size)):
-            rows, items, values = residual.of_users(block)
-            firsts = torch.arange(0, len(block) + chunk_size, chunk_size, device=rows.device)
-            ends = torch.searchsorted(rows, firsts).tolist()
-            for chunk, (begin, end) in enumerate(pairwise(ends)):
-                yield rows[begin:end] - chunk * chunk_size, items[begin:end], values[begin:end]
-
-
-def _coarse_dtype(items: Tensor, num_users: int) -> torch.dtype | None:
-    """Return bfloat16 where products are fastest in it, None where they are in the items' own
-    dtype."""
-    fast = items.device.type == "cpu" and fast_bfloat16()
-    return torch.bfloat16 if fast and num_users >= _FEW_USERS and len(items) >= _FEW_ITEMS else None
-
-
-def _mask_(scores: Tensor, seen: Interactions, users: Tensor) -> Tensor:
-    """Overwrite the scores of each row's user's items with -inf; rows may be longer than there are
-    items."""
-    rows, items = seen.edges_of(users)
-    scores.view(-1).index_fill_(0, rows * scores.shape[1] + items, -torch.inf)
-    return scores
+    return TopK(*(torch.cat(parts) for parts in zip(*best[len(best) > 1 :], strict=True)))
 
 
 def rank_rows(scores: Tensor, k: int) -> TopK:
-    """Return the top k of each row of (B, num_items) scores; equal scores go by index, -inf is no
-    item.
+    """Return the top k of each row of (B, num_items) scores; -inf excludes an item.
 
     Raises:
         ValueError: if a score is NaN.
     """
-    group_size = _group_size(scores.shape[1], k)
-    padded = F.pad(scores, (0, -scores.shape[1] % group_size), value=-torch.inf).contiguous()
-    best = rank_shortlists(
-        padded, k, lambda rows, items: scores[rows, items], group_size=group_size
-    )
-    assert best is not None
-    return best
-
-
-def _group_size(num_items: int, k: int) -> int:
-    """Return how many scores are looked at through their maximum: groups are about twice as many as
-    what is in k."""
-    size = min(64, math.isqrt(num_items // (2 * k)))
-    return size if size >= 4 else 1
+    return _rank(scores, k, lambda rows, items: scores[rows, items], None)[0]
 
 
 def check_k(k: int, num_items: int) -> None:
@@ -312,3 +196,135 @@ def check_k(k: int, num_items: int) -> None:
     checked_count("k", k, 1)
     if k > num_items:
         raise ValueError(f"k is {k}, but there are only {num_items} items")
+
+
+class _Coarse:
+    """Products of users with all items in one dtype, and a bound on their error."""
+
+    def __init__(self, items: Tensor, dtype: torch.dtype, largest: float) -> None:
+        self.dtype, self._items, self._largest = dtype, items.to(dtype), largest
+        self._item_error = 0.0 if dtype.itemsize > 2 else _largest_norm(items, self._items)
+        wide = torch.finfo(torch.promote_types(items.dtype, torch.float32))
+        # Sums of d products, and of these with gains, round by at most d/2 + 2 eps, here and in
+        # exact scores.
+        self._adding = (items.shape[1] + 8) * wide.eps
+        self._tiny = items.shape[1] * wide.tiny
+        if _products_may_be_coarser(items.device):
+            self._adding += 2**-7  # TF32, or bfloat16 on a CPU
+
+    def write(self, users: Tensor, out: Tensor) -> Tensor:
+        """Write the products of (B, d) users to ``out`` (B, num_items); return (B, 1) float64
+        bounds on their error but for the rounding of each product to ``out``'s dtype."""
+        rounded = users.to(out.dtype)
+        torch.mm(rounded, self._items.T, out=out)
+        norms, errors = _norms(users), _norms(users.double() - rounded.double())
+        if not bool((norms * self._largest < torch.inf).all()):
+            raise ValueError(_NOT_FINITE)
+        length = self._largest + self._item_error
+        bound: Tensor = (
+            norms * (self._item_error + self._adding * length) + errors * length + self._tiny
+        )
+        return bound
+
+
+_NOT_FINITE = "the embeddings are not finite, or so large that scores are not"
+
+
+def _rank(
+    scores: Tensor, k: int, exact: Callable[[Tensor, Tensor], Tensor], error: Tensor | None
+) -> tuple[TopK, int]:
+    """Rank rows by their exact scores; return the best and how many rows were ranked again.
+
+    Args:
+        scores: (B, num_items) floating; -inf excludes an item.
+        k: length of the lists.
+        exact: returns the exact scores of (n,) rows and (n,) items.
+        error: (B, 1) float64 bounds on how far ``scores`` are from exact ones, beside their own
+            rounding; None if they are exact.
+    """
+    items = _highest(scores, min(k + k // 2 + 6, scores.shape[1])).sort(dim=1).values
+    coarse = scores.gather(1, items)
+    rows = torch.arange(len(items), dtype=torch.int64, device=items.device).unsqueeze(1)
+    found = exact(rows.expand_as(items).flatten(), items.flatten()).view_as(items)
+    if bool(found.isnan().any()):
+        raise ValueError(f"scores contain NaN: {_NOT_FINITE}")
+    found = found.masked_fill(coarse == -torch.inf, -torch.inf)
+    values, order = found.sort(dim=1, descending=True, stable=True)
+    best = TopK(items.gather(1, order[:, :k]), values[:, :k].contiguous())
+
+    def may_reach(coarse: Tensor, rows: Tensor) -> Tensor:
+        """Return which items of coarse scores may be as good as the last of the lists."""
+        last = best.scores[rows, -1:]
+        if error is None:
+            return coarse >= last
+        coarse = coarse.double()
+        return coarse + torch.finfo(scores.dtype).eps * coarse.abs() + error[rows] >= last
+
+    least = coarse.amin(1, keepdim=True)
+    again = (may_reach(least, rows.flatten()) & (least > -torch.inf)).flatten().nonzero()
+    for row in again if items.shape[1] < scores.shape[1] else again[:0]:
+        near = (may_reach(scores[row], row) & (scores[row] > -torch.inf))[0].nonzero().flatten()
+        values, order = exact(row.expand_as(near), near).sort(descending=True, stable=True)
+        best.items[row], best.scores[row] = near[order[:k]], values[:k]
+    best.items.masked_fill_(best.scores == -torch.inf, -1)
+    return best, len(again)
+
+
+def _highest(scores: Tensor, count: int) -> Tensor:
+    """Return the (B, count) items with the highest scores, in no order.
+
+    They are in the ``count`` groups with the highest maxima; group j is the items that are j modulo
+    the number of groups, so that maxima are taken along rows of memory."""
+    size = min(64, math.isqrt(scores.shape[1] // (4 * count)))
+    if size < 4:
+        return scores.topk(count, dim=1, sorted=False).indices
+    num_groups = scores.shape[1] // size
+    maxima = scores[:, : size * num_groups].unflatten(1, (size, num_groups)).amax(1)
+    groups = maxima.topk(count, dim=1, sorted=False).indices
+    firsts = torch.arange(0, size * num_groups, num_groups, device=scores.device)
+    members = (groups.unsqueeze(1) + firsts.unsqueeze(1)).flatten(1)
+    rest = torch.arange(size * num_groups, scores.shape[1], device=scores.device)
+    members = torch.cat([members, rest.expand(len(members), -1)], dim=1)
+    return members.gather(1, scores.gather(1, members).topk(count, dim=1, sorted=False).indices)
+
+
+def _chunk_size(given: int | None, room: int, items: Sequence[int] | Tensor) -> int:
+    if given is not None and given < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {given}")
+    return given or max(32, room // len(items))
+
+
+def _mask_(scores: Tensor, seen: Interactions, users: Tensor) -> Tensor:
+    """Overwrite the scores of each row's user's items with -inf."""
+    rows, items = seen.edges_of(users)
+    scores.view(-1).index_fill_(0, rows * scores.shape[1] + items, -torch.inf)
+    return scores
+
+
+def _largest_norm(rows: Tensor, rounded: Tensor | None = None) -> float:
+    """Return the largest norm of a row, or of its rounding error."""
+    largest, wide = 0.0, torch.promote_types(rows.dtype, torch.float32)
+    for first in range(0, len(rows), 1 << 16):
+        part = rows[first : first + (1 << 16)].to(wide)
+        if rounded is not None:
+            part = part - rounded[first : first + (1 << 16)].to(wide)
+        norm = float(torch.linalg.vector_norm(part, dim=1).max())
+        norm = norm if 1e-9 < norm < 1e9 else float(_norms(part).max())
+        if not norm < torch.inf:
+            raise ValueError(_NOT_FINITE)
+        largest = max(largest, norm)
+    return largest
+
+
+def _norms(rows: Tensor) -> Tensor:
+    # In float64, where squares of float32 neither overflow nor vanish.
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+    return norms
+
+
+def _products_may_be_coarser(device: torch.device) -> bool:
+    """Return whether float32 products may be formed from coarser numbers, by a setting."""
+    try:
+        return device.type != "cpu" or torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # set for each backend apart
+        return True

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightgcn import Interactions, top_k
-from lightgcn.ranking.candidates import TopK
-from lightgcn.ranking.topk import rank_rows
+from lightgcn.ranking.topk import TopK, rank_rows
 
 
 def naive(

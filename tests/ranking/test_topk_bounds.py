@@ -10,7 +10,7 @@ from torch import Tensor
 from lightgcn import Interactions, top_k
 from lightgcn.ranking import ItemKNN
 from lightgcn.ranking import topk as retrieval
-from lightgcn.ranking.candidates import CoarseProducts, TopK, rank_shortlists
+from lightgcn.ranking.topk import TopK
 
 K = 10
 
@@ -21,7 +21,6 @@ def coarse(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
     number of rows."""
     monkeypatch.setattr(retrieval, "fast_bfloat16", lambda: request.param)
     monkeypatch.setattr(retrieval, "_FEW_USERS", 1)
-    monkeypatch.setattr(retrieval, "_FEW_ITEMS", 1)
     return bool(request.param)
 
 
@@ -157,7 +156,6 @@ def test_the_scores_of_a_pair_do_not_depend_on_the_way(
     for fast in (True, False):
         monkeypatch.setattr(retrieval, "fast_bfloat16", lambda fast=fast: fast)
         monkeypatch.setattr(retrieval, "_FEW_USERS", 1)
-        monkeypatch.setattr(retrieval, "_FEW_ITEMS", 1)
         found.append(top_k(users, items, K, chunk_size=chunk_size))
     alone = top_k(users, items, K, users=[11])
     assert torch.equal(found[0].items, found[1].items) and torch.equal(
@@ -177,10 +175,7 @@ def test_other_dtypes(coarse: bool, dtype: torch.dtype) -> None:
     assert_best(found, scores, best, 2 * torch.finfo(dtype).eps)
 
 
-def test_many_ties_are_ranked_a_few_rows_at_a_time(
-    coarse: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lightgcn.ranking.candidates._PLACES", 2000)
+def test_many_ties_are_ranked_by_index(coarse: bool) -> None:
     # Users whose best items, all equal, are those of either half.
     users = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat_interleave(torch.tensor([4, 5]), dim=0)
     items = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(450, 1)
@@ -190,66 +185,14 @@ def test_many_ties_are_ranked_a_few_rows_at_a_time(
     assert bool((found.scores == 1).all())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
-def test_the_error_is_within_its_bound(dtype: torch.dtype, scale: float) -> None:
-    users, items = embeddings(8, width=64)
-    items = items * scale * torch.logspace(-2, 0, len(items)).unsqueeze(1)
-    out = torch.empty(len(users), len(items), dtype=dtype)
-    products = CoarseProducts(items, dtype)
-    factor, error = products.write(users, out)
-    exact = users.double() @ items.double().T / factor.double().unsqueeze(1)
-    off = (out.double() - exact).abs() - out.double().abs() * torch.finfo(dtype).eps / 2
-    assert bool((off <= error.double().unsqueeze(1)).all())
-    assert float(error.max()) < 0.02 * float(exact.abs().max())  # and is worth something
-
-
-def test_only_a_shortlist_is_scored_exactly() -> None:
-    users, items = embeddings(9, num_items=20_000)
-    out = torch.empty(40, 20_000, dtype=torch.bfloat16)
-    _, error = CoarseProducts(items, torch.bfloat16).write(users, out)
-    scored = 0
-
-    def exact(rows: Tensor, columns: Tensor) -> Tensor:
-        nonlocal scored
-        scored += len(rows)
-        return (users[rows] * items[columns]).sum(1)
-
-    found = rank_shortlists(out, 20, exact, group_size=20, error=error, finite=True)
-    scores, best = reference(users, items, 20)
-    assert_best(found, scores, best)
-    assert scored < 40 * 60
-
-
-def test_users_without_anything_beside_others(
-    coarse: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_users_without_anything_beside_others(coarse: bool) -> None:
     # Their items are all alike: far more candidates than the other rows have.
-    monkeypatch.setattr("lightgcn.ranking.candidates._WIDE", 12)
     users, items = embeddings(13)
     users[::7] = 0
     scores, best = reference(users, items, K)
     found = top_k(users, items, K)
     assert_best(found, scores, best)
     assert torch.equal(found.items[::7], torch.arange(K).expand(6, K))
-
-
-def test_an_item_much_longer_than_the_others(coarse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-
-    class Watched(CoarseProducts):
-        def __init__(self, items: Tensor, dtype: torch.dtype) -> None:
-            made.append(dtype)
-            super().__init__(items, dtype)
-
-    monkeypatch.setattr(retrieval, "CoarseProducts", Watched)
-    users, items = embeddings(14, num_items=5000)
-    items[17] *= 1000
-    scores, best = reference(users, items, K)
-    found = top_k(users, items, K, chunk_size=10)
-    assert_best(found, scores, best)
-    # What bfloat16 cannot tell apart is left to float32 after the first chunk.
-    assert made == ([torch.bfloat16, torch.float32] if coarse else [torch.float32])
 
 
 def test_users_below_the_normal_numbers(coarse: bool) -> None:
@@ -271,44 +214,32 @@ def test_gains_beside_tiny_embeddings(coarse: bool, scale: float, weight: float)
     assert_best(top_k(users, items, K, residual=residual), scores, best, 1e-4)
 
 
-def test_both_errors_and_all_roundings_count() -> None:
-    # Item 0 looks better than it is by the error, item 1 worse, and item 1 is the best.
-    error = torch.tensor([0.25])
-    scores, truth = torch.tensor([[1.25, 0.7504]]), torch.tensor([[1.0, 1.0004]])
-    best = rank_shortlists(
-        scores, 1, lambda rows, items: truth[rows, items], error=error, finite=True
-    )
-    assert best is not None and best.items.tolist() == [[1]]
-    # The same of what adding a gain in bfloat16 does: two roundings of each.
-    half = torch.finfo(torch.bfloat16).eps / 2
-    coarse = torch.tensor([[1 + 2 * half, 1 - 2 * half]]).bfloat16()
-    truth = torch.tensor([[1.0, 1 + 1e-6]])
-    best = rank_shortlists(
-        coarse, 1, lambda rows, items: truth[rows, items], error=torch.zeros(1), finite=True
-    )
-    assert best is not None and best.items.tolist() == [[1]]
+def test_an_item_much_longer_than_the_others(coarse: bool) -> None:
+    users, items = embeddings(14, num_items=5000)
+    items[17] *= 1000
+    scores, best = reference(users, items, K)
+    assert_best(top_k(users, items, K, chunk_size=10), scores, best)
 
 
-def test_too_many_candidates_are_given_up() -> None:
-    scores = torch.ones(3, 50)
-    assert rank_shortlists(scores, 2, lambda rows, items: scores[rows, items], most=149) is None
-    assert rank_shortlists(scores, 2, lambda rows, items: scores[rows, items], most=150) is not None
-
-
-@pytest.mark.parametrize("answer", ["high", RuntimeError("asked in another way")])
-def test_callers_who_let_products_be_coarser(
-    monkeypatch: pytest.MonkeyPatch, answer: str | RuntimeError
-) -> None:
-    users, items = embeddings(16)
-    out = torch.empty(len(users), len(items))
-    _, before = CoarseProducts(items, torch.float32).write(users, out)
-
-    def precision() -> str:
-        if isinstance(answer, RuntimeError):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", precision)
-    _, after = CoarseProducts(items, torch.float32).write(users, out)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_the_error_is_within_its_bound(dtype: torch.dtype, scale: float) -> None:
+    users, items = embeddings(8, width=64)
+    items = items * scale * torch.logspace(-2, 0, len(items)).unsqueeze(1)
+    out = torch.empty(len(users), len(items), dtype=dtype)
     largest = float(items.norm(dim=1).max())
-    assert torch.allclose(after - before, torch.full_like(after, 2**-7 * largest), rtol=1e-6)
+    error = retrieval._Coarse(items, dtype, largest).write(users, out)
+    exact = users.double() @ items.double().T
+    off = (out.double() - exact).abs() - out.double().abs() * torch.finfo(dtype).eps / 2
+    assert bool((off <= error).all())
+    assert float(error.max()) < 0.02 * float(exact.abs().max())  # and is worth something
+
+
+def test_products_that_a_setting_makes_coarser_are_ranked_exactly() -> None:
+    users, items = embeddings(16)
+    before, best = torch.get_float32_matmul_precision(), top_k(users, items, K)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert torch.equal(top_k(users, items, K).items, best.items)
+    finally:
+        torch.set_float32_matmul_precision(before)
