@@ -35,10 +35,16 @@ class Recommendation:
     """One recommended item.
 
     Attributes:
-        id: what the data calls the item; its index if the data has no ids.
-        index: its number in the graph.
+        id: the item's id in the data; its index if the data has no ids.
+        index: its index in the graph.
         score: its score; only comparable for the same user.
-        columns: what the item columns say of it ("name", "artist", …).
+        columns: its values in the item columns ("name", "artist", …).
+
+    Example:
+        >>> from lightgcn import Recommendation
+        >>> track = Recommendation("t7", 7, 0.9, {"name": "Airbag", "artist": "Radiohead"})
+        >>> track.label
+        'Airbag by Radiohead'
     """
 
     id: Id

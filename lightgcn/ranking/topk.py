@@ -80,6 +80,11 @@ def top_k(
     Raises:
         ValueError: if k < 1, k exceeds the number of items, shapes do not fit, a user is out of
             range, or an embedding is not finite.
+
+    Example:
+        >>> users, items = torch.tensor([[1.0]]), torch.tensor([[1.0], [3.0], [2.0]])
+        >>> top_k(users, items, k=2).items
+        tensor([[1, 2]])
     """
     user_embeddings, item_embeddings = user_embeddings.detach(), item_embeddings.detach()
     num_items = len(item_embeddings)

@@ -267,6 +267,11 @@ def preset(name: str | Path, **changes: Any) -> Preset:
         ValueError: for an unknown preset or setting, a setting out of range, or a file that holds
             no preset; naming the file, the setting and its value.
         FileNotFoundError: if there is no such file.
+
+    Example:
+        >>> import lightgcn
+        >>> lightgcn.preset("paper", epochs=3).train.epochs
+        3
     """
     if str(name).endswith(".json"):
         start = _load_preset(Path(name))
@@ -289,6 +294,11 @@ def save_preset(path: str | Path, settings: Preset, found: Mapping[str, Any] | N
 
     Raises:
         ValueError: if the name does not end in ``.json``.
+
+    Example:
+        >>> save_preset("mine.json", preset("fast", epochs=3))
+        >>> preset("mine.json").train.epochs
+        3
     """
     if Path(path).suffix != ".json":
         raise ValueError(f"{path}: a preset's file name must end in .json")
