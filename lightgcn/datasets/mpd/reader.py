@@ -74,7 +74,7 @@ def read_mpd(
         >>> files = write_synthetic_mpd("slices", num_playlists=20, num_tracks=40, mean_length=5)
         >>> dataset = read_mpd("slices")
         >>> dataset.interactions.num_users, list(dataset.items)
-        (20, ['name', 'artist', 'album', 'artist_id'])
+        (20, ['name', 'artist', 'artist_id', 'album'])
     """
     files: Iterable[Path]
     if isinstance(source, Iterator):
