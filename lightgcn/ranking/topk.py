@@ -208,8 +208,14 @@ def top_k_scores(
         A `TopK` of B rows on the device of ``users``.
 
     Raises:
-        ValueError: if k < 1, k exceeds the number of items, ``seen`` is over another number of
-            items, or scores are of another shape or NaN.
+        ValueError: if k < 1, k exceeds the number of items, ``seen`` has a different number of
+            items, or scores have a wrong shape or are NaN.
+
+    Example:
+        >>> def scores(users: Tensor) -> Tensor:
+        ...     return torch.tensor([1.0, 3.0, 2.0]).expand(len(users), 3)
+        >>> top_k_scores(scores, torch.tensor([0]), num_items=3, k=2).items
+        tensor([[1, 2]])
     """
     check_k(k, num_items)
     if seen is not None and seen.num_items != num_items:
