@@ -50,8 +50,8 @@ def write_challenge_set(path: str | Path, playlists: Sequence[ChallengePlaylist]
 def read_challenge_set(path: str | Path) -> list[ChallengePlaylist]:
     """Read a challenge set in the official format.
 
-    The default of "pos" is a track's place in the list; that of "num_holdouts" is "num_tracks" minus
-    the number of tracks, or 0.
+    The default of "pos" is a track's place in the list; that of "num_holdouts" is "num_tracks"
+    minus the number of tracks, or 0.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -261,9 +261,7 @@ def submission_problems(
         if len(tracks) != LIST_LENGTH:
             problems.append(f"pid {pid}: {len(tracks)} tracks, not {LIST_LENGTH}")
         if len(distinct) < len(tracks):
-            problems.append(
-                f"pid {pid}: {len(tracks) - len(distinct)} tracks occur more than once"
-            )
+            problems.append(f"pid {pid}: {len(tracks) - len(distinct)} tracks occur more than once")
         if told:
             problems.append(
                 f"pid {pid}: {len(told)} tracks are seeds of the playlist, such as {min(told)}"

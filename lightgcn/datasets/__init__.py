@@ -144,9 +144,7 @@ def _detect_several(sources: Sequence[str | Path]) -> str:
         if SUFFIXES.get(bare_suffix(path)) == "table":
             raise ValueError(f"{path}: several tables are not supported; join them into one file")
         if bare_suffix(path) != ".json":
-            raise ValueError(
-                f"{path}: several files must be MPD slices, whose names end in .json"
-            )
+            raise ValueError(f"{path}: several files must be MPD slices, whose names end in .json")
     return "mpd"
 
 

@@ -35,8 +35,8 @@ def read_table(
     """Read a table with a header and one interaction a row.
 
     Users and items are the sorted distinct ids: strings in CSV and TSV, integers or strings in
-    Parquet. Repeated rows become one edge with the sum of their weights; a node gets the name of its
-    first row. ``info`` counts repeated rows and differing later names.
+    Parquet. Repeated rows become one edge with the sum of their weights; a node gets the name of
+    its first row. ``info`` counts repeated rows and differing later names.
 
     Args:
         source: a .csv or .tsv file (perhaps .gz or .xz), or a .parquet file.

@@ -1,8 +1,8 @@
 """Baselines: popularity as embeddings, and closed forms that score from a user's items.
 
 The closed forms are linear in a user's row of the graph, so they also score users on whom they were
-not fitted (`ItemScorer.for_users`). They are computed on the CPU, and edge weights are the values of
-the rows. Popularity counts users and ignores weights."""
+not fitted (`ItemScorer.for_users`). They are computed on the CPU, and edge weights are the values
+of the rows. Popularity counts users and ignores weights."""
 
 from __future__ import annotations
 
@@ -163,13 +163,12 @@ def _nearest(products: Any, first: int, norms: Floats, neighbours: int, shrinkag
 def gf_cf(
     train: Interactions, rank: int = 256, ideal_weight: float = 0.3, *, progress: bool = False
 ) -> ItemScorer:
-    """Score by a linear and an ideal low-pass filter of the graph: GF-CF (Shen et al., CIKM 2021, and
-    the authors' code).
+    """Score by a linear and an ideal low-pass filter of the graph: GF-CF (Shen et al., CIKM 2021).
 
     The scores of a user's row r are r (R̃ᵀR̃ + w D^-½ V Vᵀ D^½), with R̃ the train matrix divided by
     the roots of both degrees (sums of weights), D the items' degrees, and V the right singular
-    vectors of R̃ with the largest singular values. Vectors of singular value zero are left out,
-    because they are not unique.
+    vectors of R̃ with the largest singular values, as in the authors' code. Vectors of singular
+    value zero are left out, because they are not unique.
 
     Args:
         train: the graph.

@@ -44,7 +44,7 @@ class ItemKNN:
         weight: the gain of the item that is nearest to the user's items, the largest gain.
 
     Raises:
-        ValueError: if ``similarity`` has a different shape, or ``weight`` is negative or not finite.
+        ValueError: if ``similarity`` has a wrong shape, or ``weight`` is negative or not finite.
 
     Example:
         >>> graph = Interactions([0, 0, 1], [0, 1, 0], num_users=2, num_items=3)

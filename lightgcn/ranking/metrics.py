@@ -63,7 +63,7 @@ def mrr(hits: Tensor, num_relevant: Tensor) -> Tensor:
 
 
 def average_precision(hits: Tensor, num_relevant: Tensor) -> Tensor:
-    """Return Σ precision@rank over the hits / min(k, |relevant|), (B,) float64 (the mean is MAP)."""
+    """Return Σ precision@rank over hits / min(k, |relevant|), (B,) float64 (the mean is MAP)."""
     k = hits.shape[1]
     ranks = torch.arange(1, k + 1, dtype=torch.float64, device=hits.device)
     precisions = hits.cumsum(1) / ranks * hits

@@ -177,7 +177,9 @@ def learnable_links(links: LinkSet, config: TrainConfig) -> LinkSet:
     """Return the links without the edges of users who have every item: bpr cannot sample negatives
     for them."""
     num_items = links.positives.num_items
-    most = links.message.user_degrees + links.positives.user_degrees  # an upper bound, without a union
+    most = (
+        links.message.user_degrees + links.positives.user_degrees
+    )  # an upper bound, without a union
     if config.loss != "bpr" or not bool((most >= num_items).any()):
         return links
     full = links.exclude.user_degrees >= num_items

@@ -116,7 +116,9 @@ class TrainingLoop:
             loss = batch_loss(self.model, adjacency, batch, self.config, self.processes)
             loss.backward()
             if isinstance(self.model.alpha, Tensor) and self.model.alpha.grad is not None:
-                self.processes.all_reduce_(self.model.alpha.grad)  # each has the part of its columns
+                self.processes.all_reduce_(
+                    self.model.alpha.grad
+                )  # each has the part of its columns
             self.optimizer.step()
             now.loss_sum += loss.detach().double() * len(batch.left)
             now.step += 1

@@ -95,8 +95,9 @@ SPACE = (
 def search_space(
     start: Preset, num_edges: int, *, max_dim: int, fixed: Collection[str] = ()
 ) -> tuple[Dimension, ...]:
-    """Return the dimensions for ``num_edges`` train edges, without ``fixed`` ones; each contains the
-    start's value."""
+    """Return the dimensions for ``num_edges`` train edges, without ``fixed`` ones.
+
+    Each contains the value of the start."""
     return tuple(
         _fitted(dimension, num_edges, max_dim).including(start.flat()[dimension.name])
         for dimension in SPACE

@@ -104,7 +104,7 @@ class ShardedLightGCN(LightGCN):
     def forward(
         self, graph: Graph, edges: Tensor | Interactions | LinkSet, *, node_pairs: bool = False
     ) -> Tensor:
-        """Score pairs as `LightGCN` does; all processes pass the same pairs, get the same scores."""
+        """Score pairs as `LightGCN` does; all processes pass the same pairs and get all scores."""
         return self.processes.all_reduce(super().forward(graph, edges, node_pairs=node_pairs))
 
     @torch.no_grad()

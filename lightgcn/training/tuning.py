@@ -47,7 +47,7 @@ _LEAST_RIVALS = 3
 
 
 class TuneProgress(NamedTuple):
-    """The report of `tune` after a trial: the trial, the best so far, the seconds left (or None)."""
+    """The report of `tune` after a trial: the trial, the best so far, and the seconds left."""
 
     trial: Trial
     best: Trial | None

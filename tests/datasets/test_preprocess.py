@@ -79,9 +79,9 @@ def test_a_sample_comes_first() -> None:
 
 
 def test_options_that_would_do_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="hops=3 .*ego"):
+    with pytest.raises(ValueError, match=r"hops=3 .*ego"):
         prepare_dataset(a_dataset(), Cuts(hops=3))
-    with pytest.raises(ValueError, match="seed=5 .*sample"):
+    with pytest.raises(ValueError, match=r"seed=5 .*sample"):
         prepare_dataset(a_dataset(), Cuts(seed=5))
     with pytest.raises(ValueError, match="hops must be a non-negative integer, got -1"):
         prepare_dataset(a_dataset(), Cuts(ego="#1", hops=-1))

@@ -286,7 +286,7 @@ def _distinct(owners: Ints, values: Ints, count: int) -> list[int]:
 
 
 def _union(keys: Ints, more: Ints, limit: int, rng: np.random.Generator) -> Ints:
-    """Return the sorted union, with at most ``limit`` keys: surplus new keys are dropped at random."""
+    """Return the sorted union of at most ``limit`` keys; surplus new keys are dropped at random."""
     fresh = np.setdiff1d(more, keys)
     room = limit - len(keys)
     if len(fresh) > room:

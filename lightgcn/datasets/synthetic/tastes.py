@@ -86,7 +86,9 @@ class World:
         lengths = np.clip(
             np.rint(rng.lognormal(np.log(mean) - 0.245, 0.7, count)), 1, LONGEST
         ).astype(np.int64)
-        owners = np.repeat(np.arange(count), 2 * lengths + 8)  # more than needed, because repeats are dropped
+        owners = np.repeat(
+            np.arange(count), 2 * lengths + 8
+        )  # more than needed, because repeats are dropped
         items = self.items_for(owners, tastes, rng)
         first = np.sort(np.unique(owners * len(self.artist) + items, return_index=True)[1])
         owners, items = owners[first], items[first]
