@@ -132,13 +132,12 @@ def write_report(
 def sample_recommendations(
     recommender: Recommender, num_users: int, k: int, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Return some users, in the order of their index: what they are called, some of their items,
-    and their best ones.
+    """Return randomly drawn users, by index: their names, some of their items, recommendations.
 
     Args:
-        recommender: of the run.
-        num_users: how many users with items to draw, at most.
-        k: recommendations for each, at most as many as there are items.
+        recommender: recommender of the run.
+        num_users: number of users to draw among those with items, at most.
+        k: number of recommendations of each, at most.
         seed: of the draw.
     """
     seen = recommender.seen
@@ -277,8 +276,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _picture(figure: Any, described: str) -> str:
-    """Return a figure as an image of its own, so that names within it cannot meet those of
-    another."""
+    """Return a figure as an SVG in an <img>, so that ids of two figures do not collide."""
     file = io.BytesIO()
     draw(figure, file, kind="svg")
     data = base64.b64encode(file.getvalue()).decode()

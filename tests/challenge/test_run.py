@@ -52,7 +52,7 @@ def test_the_submission_is_what_was_scored_and_has_no_problem(done, capsys):
     scores = json.loads(capsys.readouterr().out)
     assert scores == read_json(done / "scores.json")["scores"]["lightgcn"]
     assert cli.main(["challenge", "check", *files[:2]]) == 0
-    assert "nothing that the challenge would refuse" in capsys.readouterr().out
+    assert "no problems" in capsys.readouterr().out
 
 
 def test_answer_gives_what_evaluate_gave(done, tmp_path, capsys):
