@@ -57,10 +57,7 @@ def main() -> None:
     write_challenge_set(out / "challenge_set.json", challenge.playlists)
     write_submission(out / "submission.csv.gz", answers["LightGCN"], "us", "us@example.com")
     problems = submission_problems(answers["LightGCN"], challenge.playlists)
-    print(
-        f"{out / 'submission.csv.gz'}: "
-        f"{'; '.join(problems) or 'nothing that the challenge would refuse'}"
-    )
+    print(f"{out / 'submission.csv.gz'}: {'; '.join(problems) or 'no problems'}")
 
 
 def trained(dataset: Dataset) -> Recommender:

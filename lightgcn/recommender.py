@@ -1,7 +1,6 @@
-"""Recommendations from a trained model: for known users, for new ones, and items like an item; ids
-and names in and out.
+"""Recommendations by id or name: for known users, for new users, and similar items.
 
-A `Recommender` needs neither the adjacency nor the model: it holds a `Ranker`, ids and names.
+A `Recommender` holds a `Ranker`, ids and names, and needs neither the model nor the adjacency.
 """
 
 from __future__ import annotations
@@ -35,10 +34,16 @@ class Recommendation:
     """One recommended item.
 
     Attributes:
-        id: what the data calls the item; its index if the data has no ids.
-        index: its number in the graph.
+        id: the item's id in the data; its index if the data has no ids.
+        index: its index in the graph.
         score: its score; only comparable for the same user.
-        columns: what the item columns say of it ("name", "artist", …).
+        columns: its values in the item columns ("name", "artist", …).
+
+    Example:
+        >>> from lightgcn import Recommendation
+        >>> track = Recommendation("t7", 7, 0.9, {"name": "Airbag", "artist": "Radiohead"})
+        >>> track.label
+        'Airbag by Radiohead'
     """
 
     id: Id
@@ -48,7 +53,7 @@ class Recommendation:
 
     @property
     def label(self) -> str:
-        """The item as a person would write it: name and artist if they are known, else the id."""
+        """Name and artist of the item if they are known, else the id."""
         name, artist = (
             " ".join(self.columns.get(column, "").split()) for column in ("name", "artist")
         )
@@ -62,8 +67,8 @@ class Recommender:
 
     Args:
         model: a trained model, or a `Ranker` of one.
-        graph: all that is known by now: what messages flow along, and what is not recommended to
-            the users who have it. Its ids go in and out. Leave it out with a `Ranker`.
+        graph: all known interactions: messages flow along them, and a user's own items are not
+            recommended. Methods take and return its ids. Leave it out with a `Ranker`.
         side_nodes: groups of items that the model was trained with.
         user_columns: optional columns beside the users, such as {"name": titles}: one string per
             user, in their order.
@@ -74,8 +79,8 @@ class Recommender:
 
     Raises:
         TypeError: if ``graph`` is not Interactions.
-        ValueError: if the graph is over other nodes than the model, the model is a part that one of
-            several processes holds, an embedding is not finite, or a column does not fit.
+        ValueError: if the graph has different nodes than the model, the model is one process's part
+            of a sharded model, an embedding is not finite, or a column does not fit.
 
     Example:
         >>> from lightgcn import Interactions, LightGCN, Recommender
@@ -139,7 +144,7 @@ class Recommender:
 
         Args:
             user: one user by id or unique name, or a list of them.
-            k: how many; fewer come back if fewer are left.
+            k: number of items; fewer are returned if fewer are left.
             exclude_seen: whether to leave out the user's own items.
             exclude: further items to leave out, by id or name.
             only: the items to choose from; None for all.
@@ -178,9 +183,9 @@ class Recommender:
         """Return the k items that score highest for a new user, without the given items.
 
         Args:
-            items: what the user has, by id or name, the latest last; a repeated one counts once, or
+            items: the user's items, by id or name, the latest last; a repeated item counts once, or
                 with the sum of its weights.
-            k: how many.
+            k: number of items.
             weights: optional positive weights of the items, for a model trained on weighted edges.
             exclude: further items to leave out, by id or name.
             only: the items to choose from; None for all.
@@ -196,7 +201,9 @@ class Recommender:
         check_k(k, self.seen.num_items)
         ranker = self.ranker.fold_in(self._history(indices, weights))
         if not bool(ranker.users[:, : ranker.item_directions.shape[1]].any()):
-            raise ValueError("none of the given items has a user, so nothing is known of them")
+            raise ValueError(
+                "none of the given items has a user, so their embeddings are untrained"
+            )
         user = torch.zeros(1, dtype=torch.int64, device=ranker.device)
         best = self._ranked(ranker, user, k, True, self._left_out(exclude, only))
         return self._named(best.items[0], best.scores[0])
@@ -217,12 +224,12 @@ class Recommender:
         return self._named(best.items[0], best.scores[0])
 
     def fold_in_user(self, items: Sequence[int], weights: Sequence[float] | None = None) -> Tensor:
-        """Return the final embedding of a new user who has the given items (indices): (d,), like a
-        row of ``ranker.users`` (`Ranker.fold_in`).
+        """Return the final embedding of a new user with the given items (indices), (d,), as
+        `Ranker.fold_in` does.
 
         Raises:
-            ValueError: without items, for an index out of range or weights that do not fit, or for
-                a model without layers.
+            ValueError: without items, for an index out of range, for weights that do not fit, or
+                for a model without layers.
         """
         indices = checked_integers("items", _listed("items", items)).tolist()
         return self.ranker.fold_in(self._history(indices, weights)).users[0]
@@ -247,7 +254,7 @@ class Recommender:
         return Interactions(torch.zeros_like(order), pairs, 1, count, given, order=order)
 
     def _left_out(self, exclude: Iterable[Id], only: Iterable[Id] | None) -> Tensor | None:
-        """Return (num_items,) bool: which items are left out for everybody; None for none."""
+        """Return a (num_items,) mask of the items left out for all users; None for none."""
         excluded = [self.item_index(item) for item in _listed("exclude", exclude)]
         if not excluded and only is None:
             return None
@@ -263,11 +270,11 @@ class Recommender:
     def _ranked(
         ranker: Ranker, users: Tensor, k: int, exclude_seen: bool, left_out: Tensor | None
     ) -> Any:
-        """Rank for users, without their own items and those left out for everybody."""
+        """Rank for users, without their own items and those left out for all."""
         nobody = torch.zeros(ranker.history.num_edges, dtype=torch.bool, device=ranker.device)
         seen = ranker.history if exclude_seen else ranker.history.select(nobody)
         if left_out is not None:
-            # Edges of the users who are asked for alone: a list of one user stays small.
+            # Only the edges of these users, so that a list of one user stays small.
             own = seen.select_users(users)
             items = left_out.nonzero().flatten()
             pairs = torch.cartesian_prod(users.unique(), items)
@@ -281,7 +288,7 @@ class Recommender:
         return ranker.top_k(k, users, seen=seen)
 
     def user_index(self, user: Id) -> int:
-        """Return the index of a user given by id or, where it is unique, by name.
+        """Return the index of a user given by id or unique name.
 
         Raises:
             ValueError: if there is no such user, several have the name, or it is neither a string
@@ -292,11 +299,10 @@ class Recommender:
         return find_node("user", _one_id("user", user), self._user_index, self.user_columns)
 
     def item_index(self, item: Id) -> int:
-        """Return the index of an item given by id or, where it is unique, by name ("name" or "name
-        by artist").
+        """Return the index of an item given by id or unique name ("name" or "name by artist").
 
         Raises:
-            ValueError: if there is no such item (some that are close are named), several have the
+            ValueError: if there is no such item (the message has similar names), several have the
                 name, or it is neither a string nor an integer.
         """
         return find_node("item", _one_id("item", item), self.item_indices, self.item_columns)
@@ -309,7 +315,7 @@ class Recommender:
         return self._item_index
 
     def item(self, index: int, score: float = 0.0) -> Recommendation:
-        """Return what is known of the item at an index."""
+        """Return the item at an index, with its columns."""
         ids = self.seen.item_ids
         columns = {name: values[index] for name, values in self.item_columns.items()}
         return Recommendation(index if ids is None else _plain(ids[index]), index, score, columns)
@@ -319,8 +325,7 @@ class Recommender:
         return [self.item(index, score) for index, score in pairs if index >= 0]
 
     def save(self, path: str | Path) -> None:
-        """Write everything to one file, atomically; `load` reads it without the data or the
-        model."""
+        """Write everything to one file, atomically; `load` needs neither data nor model."""
         tensors, metadata = self.ranker.to_tensors()
         for side, ids, columns in (
             ("user", self.seen.user_ids, self.user_columns),
@@ -335,11 +340,11 @@ class Recommender:
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Recommender:
-        """Read what `save` wrote.
+        """Read a file of `save`.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is a folder, corrupt or not a recommender's.
+            ValueError: if it is a folder, corrupt or not a recommender.
         """
         tensors, metadata = load_tensors(path, "recommender")
         try:
@@ -368,8 +373,7 @@ def _check_columns(side: str, columns: Columns | None, count: int) -> dict[str, 
 
 
 def _column(side: str, name: str, values: Sequence[str], count: int) -> list[str]:
-    """Return a column's values in order, whatever holds them: a series of pandas is looked up by
-    label, not place."""
+    """Return a column's values by position (a pandas series is indexed by label)."""
     listed = [values] if isinstance(values, str) else list(values)
     if len(listed) != count or isinstance(values, str):
         raise ValueError(f"{side} column {name!r} has {len(listed)} values for {count} {side}s")

@@ -1,11 +1,11 @@
-"""The RecSys Challenge 2018 as an evaluation: playlists to continue from a title, or some tracks,
-or both.
+"""The RecSys Challenge 2018 as an evaluation: continue playlists from a title, tracks, or both.
 
-challenge = make_challenge(dataset, 1000)            # ten tasks of playlists that are then not in
-challenge.train recommender = …                                      # trained on challenge.train
-titles = TitleIndex(recommender.user_columns["name"], recommender.seen) lists =
-answer_playlists(recommender, challenge.playlists, titles) scores = score_lists(challenge.playlists,
-lists, challenge.holdouts, challenge.artists)"""
+challenge = make_challenge(dataset, 1000)  # ten tasks; challenge.train lacks their playlists
+recommender = ...                          # trained on challenge.train
+titles = TitleIndex(recommender.user_columns["name"], recommender.seen)
+lists = answer_playlists(recommender, challenge.playlists, titles)
+scores = score_lists(challenge.playlists, lists, challenge.holdouts, challenge.artists)
+"""
 
 from lightgcn.challenge.answers import answer_playlists, neighbouring_tracks, popular_tracks
 from lightgcn.challenge.files import (

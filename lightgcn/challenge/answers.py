@@ -1,10 +1,9 @@
-"""Answers to the RecSys Challenge 2018: a ranked list of tracks for playlists of which some tracks
-or a title is known.
+"""Answers to the RecSys Challenge 2018: a ranked list of tracks for each playlist.
 
-A playlist's tracks fold it in as a new user, as its title would if it were so many tracks, whose
-embedding is the mean of the playlists with titles like it. What a large share of those playlists
-hold gains in score; so do the neighbours of the tracks. A playlist of which nothing is known gets
-what is popular."""
+A playlist is folded in as a new user with its tracks. Its title counts as further tracks, whose
+embedding is the mean of the playlists with similar titles; tracks that many of those playlists hold
+gain in score, and so do the neighbours of its tracks. A playlist without known tracks or title gets
+the most popular tracks."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ Lists = dict[int, list[str]]
 TITLE_WEIGHT, SHARE_WEIGHT = 1.0, 4.0
 # Neighbours of a track in the item-item baseline.
 _NEIGHBOURS = 100
-# Playlists that are answered between two looks at the clock.
+# Playlists between two updates of the progress bar.
 _AT_A_TIME = 1000
 
 
@@ -48,23 +47,36 @@ def answer_playlists(
     k: int = LIST_LENGTH,
     progress: bool = False,
 ) -> Lists:
-    """Return pid to the URIs of k tracks, best first, without those that the playlist tells.
+    """Rank k tracks for each playlist, without its seeds.
 
     Args:
         recommender: of a model with layers, over tracks with URIs as ids.
-        playlists: what is to be continued; tracks that the recommender does not know say nothing.
-        titles: the recommender's playlists by title; None to leave titles out.
-        title_weight: how many tracks a title is worth.
-        share_weight: what a track gains that all playlists with such titles hold, in standard
-            deviations of the playlist's scores, where the title is worth as much as the tracks;
-            less where it is worth less.
-        k: tracks for each playlist; fewer come back where there are not so many others.
+        playlists: the playlists to continue; seeds that the recommender lacks are ignored.
+        titles: the recommender's playlists by title; None to ignore titles.
+        title_weight: number of tracks that a title counts as.
+        share_weight: the gain of a track that all playlists with similar titles hold, in standard
+            deviations of the playlist's scores, if the title counts as much as the tracks; less if
+            it counts less.
+        k: number of tracks per playlist, at most.
         progress: show a progress bar on a terminal.
+
+    Returns:
+        pid to track URIs, best first.
 
     Raises:
         ValueError: if the model has no layers or its items no URIs, the titles are of other
-            playlists or tracks than the recommender, a pid is there twice, or a weight is negative
-            or not finite.
+            playlists or tracks than the recommender, a pid occurs twice, or a weight is negative or
+            not finite.
+
+    Example:
+        >>> from lightgcn import LightGCN
+        >>> tracks = {"user": [0, 0, 1, 1], "item": ["a", "b", "b", "c"]}
+        >>> graph = Interactions.from_frame(tracks)
+        >>> recommender = Recommender(LightGCN(2, 3, embedding_dim=4), graph)
+        >>> playlist = ChallengePlaylist(7, None, seeds=("b",), places=(0,), num_holdouts=1)
+        >>> lists = answer_playlists(recommender, [playlist], k=2)
+        >>> sorted(lists[7])
+        ['a', 'c']
     """
     for name, weight in (("title_weight", title_weight), ("share_weight", share_weight)):
         if not (is_number(weight) and weight >= 0):
@@ -72,7 +84,7 @@ def answer_playlists(
     if titles is not None:
         known, seen = titles.interactions, recommender.seen
         if (known.num_users, known.num_items) != (seen.num_users, seen.num_items):
-            raise ValueError(f"the titles are of {known}, the recommender is of {seen}")
+            raise ValueError(f"titles are of {known}, but the recommender is of {seen}")
     history = seed_tracks(recommender, playlists)
     ranker = recommender.ranker.fold_in(history)
     users, items, near = ranker.users, ranker.items, ranker.item_knn
@@ -84,7 +96,7 @@ def answer_playlists(
         shares = titles.shares([playlist.title or "" for playlist in playlists])
         residual = _TitleGains(history, near, _gains(shares, worth, users, items, share_weight))
     if not recommender.ranker.has_prior:
-        # A column in which only playlists of which nothing is known have anything.
+        # A column of popularity, nonzero only for playlists without known tracks or title.
         users = torch.cat([users, (~told).to(users.dtype).unsqueeze(1)], 1)
         items = torch.cat([items, _popularity(recommender).to(items.dtype)], 1)
     return _lists(recommender, playlists, history, users, items, residual, k, progress)
@@ -97,8 +109,18 @@ def popular_tracks(
     k: int = LIST_LENGTH,
     progress: bool = False,
 ) -> Lists:
-    """Return the tracks that most playlists hold, as `answer_playlists` does: the baseline that all
-    must beat."""
+    """Rank the most popular tracks for each playlist, a baseline with the form of
+    `answer_playlists`.
+
+    Example:
+        >>> from lightgcn import LightGCN
+        >>> tracks = {"user": [0, 0, 1, 1], "item": ["a", "b", "b", "c"]}
+        >>> graph = Interactions.from_frame(tracks)
+        >>> recommender = Recommender(LightGCN(2, 3, embedding_dim=4), graph)
+        >>> playlist = ChallengePlaylist(7, None, seeds=("a",), places=(0,), num_holdouts=1)
+        >>> popular_tracks(recommender, [playlist], k=2)
+        {7: ['b', 'c']}
+    """
     history = seed_tracks(recommender, playlists)
     items = _popularity(recommender)
     users = items.new_ones(history.num_users, 1)
@@ -112,15 +134,25 @@ def neighbouring_tracks(
     k: int = LIST_LENGTH,
     progress: bool = False,
 ) -> Lists:
-    """Return the tracks nearest to those told, as `answer_playlists` does: item-item cosine with
-    100 neighbours.
+    """Rank tracks by item-item cosine with 100 neighbours, a baseline with the form of
+    `answer_playlists`.
 
-    The similarity is that of `lightgcn.nearest_items`; what is near to none of them follows by
-    popularity."""
+    The similarity is that of `lightgcn.ranking.nearest_items`. Tracks that are no neighbours of the
+    seeds follow by popularity.
+
+    Example:
+        >>> from lightgcn import LightGCN
+        >>> tracks = {"user": [0, 0, 1, 1], "item": ["a", "b", "b", "c"]}
+        >>> graph = Interactions.from_frame(tracks)
+        >>> recommender = Recommender(LightGCN(2, 3, embedding_dim=4), graph)
+        >>> playlist = ChallengePlaylist(7, None, seeds=("a",), places=(0,), num_holdouts=1)
+        >>> neighbouring_tracks(recommender, [playlist], k=2)
+        {7: ['b', 'c']}
+    """
     history = seed_tracks(recommender, playlists)
     similarity = nearest_items(recommender.seen, _NEIGHBOURS, progress=progress)
     items = _popularity(recommender)
-    # So small that popularity decides among what is not near at all.
+    # Small enough that popularity only orders tracks that are no neighbours.
     users = items.new_full((history.num_users, 1), 1e-6)
     return _lists(
         recommender,
@@ -138,8 +170,7 @@ BASELINES = {"popularity": popular_tracks, "item_item": neighbouring_tracks}
 
 
 def seed_tracks(recommender: Recommender, playlists: Sequence[ChallengePlaylist]) -> Interactions:
-    """Return what playlists tell, as interactions of B users with the recommender's items, in the
-    playlists' order.
+    """Return the seeds of playlists as interactions of B users with the recommender's items.
 
     Raises:
         ValueError: if the recommender's items have no URIs as ids.
@@ -151,7 +182,7 @@ def seed_tracks(recommender: Recommender, playlists: Sequence[ChallengePlaylist]
         )
     pids = Counter(playlist.pid for playlist in playlists)
     if len(pids) < len(playlists):
-        raise ValueError(f"playlist {pids.most_common(1)[0][0]} is there twice")
+        raise ValueError(f"playlist {pids.most_common(1)[0][0]} occurs twice")
     index = recommender.item_indices
     told = [
         (row, index[uri], place)
@@ -169,7 +200,7 @@ def seed_tracks(recommender: Recommender, playlists: Sequence[ChallengePlaylist]
 
 @dataclass(frozen=True, eq=False)
 class _TitleGains:
-    """What neighbours add to the scores, where there are any, plus what the titles do."""
+    """The residual of item kNN, if there is one, plus that of the titles."""
 
     history: Interactions
     near: ItemKNN | None
@@ -199,8 +230,7 @@ def _with_titles(
     titles: TitleIndex,
     title_weight: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return the embeddings with what the titles say, and (B,) what each title is worth, with all
-    tracks as 1."""
+    """Return the embeddings with titles, and the (B,) weight of each title, the tracks' being 1."""
     width = recommender.ranker.item_directions.shape[1]
     by_title = titles.directions(
         [playlist.title or "" for playlist in playlists], recommender.ranker.users[:, :width]
@@ -217,7 +247,7 @@ def _with_titles(
 
 
 def _gains(shares: Any, worth: Tensor, users: Tensor, items: Tensor, share_weight: float) -> Any:
-    """Return what shares of playlists add to the scores: their largest is share_weight standard
+    """Return the gains from shares of playlists: the largest of a row is share_weight standard
     deviations · worth."""
     mean = items.sum(0, dtype=torch.float64) / len(items)
     covariance = gram_matrix(items) / len(items) - torch.outer(mean, mean)
@@ -231,7 +261,7 @@ def _gains(shares: Any, worth: Tensor, users: Tensor, items: Tensor, share_weigh
 
 
 def _popularity(recommender: Recommender) -> Tensor:
-    """Return (num_items, 1) float32 shares of playlists that hold each track, of the largest."""
+    """Return (num_items, 1) float32 popularities, the largest being 1."""
     degrees = recommender.seen.item_degrees.to(torch.float32).unsqueeze(1)
     return degrees / degrees.max().clamp(min=1)
 

@@ -1,12 +1,11 @@
-"""The files of the RecSys Challenge 2018: the challenge set, what was held out of it, and
-submissions.
+"""The files of the RecSys Challenge 2018: the challenge set, its held-out tracks, and submissions.
 
 challenge_set.json   the official format: {"playlists": [{"pid", "name", "num_holdouts",
-"num_samples", "num_tracks",
-                     "tracks": [{"pos", "track_uri", …}]}]}
+                     "num_samples", "num_tracks", "tracks": [{"pos", "track_uri", …}]}]}
 holdouts.json        {"playlists": [{"pid", "tracks": [{"track_uri", "artist_uri"}]}]}
-submission.csv       team_info, NAME, EMAIL and then a line per playlist: pid, and 500 track URIs,
-best first"""
+submission.csv       team_info, NAME, EMAIL, then a line per playlist: pid, and 500 track URIs, best
+                     first
+"""
 
 from __future__ import annotations
 
@@ -25,8 +24,14 @@ _MOST_PROBLEMS = 20
 
 
 def write_challenge_set(path: str | Path, playlists: Sequence[ChallengePlaylist]) -> None:
-    """Write playlists to continue in the official format, atomically; of a track its place and
-    URI."""
+    """Write playlists to continue in the official format, atomically.
+
+    Example:
+        >>> playlist = ChallengePlaylist(7, "road trip", ("spotify:track:a",), (0,), 2)
+        >>> write_challenge_set("challenge_set.json", [playlist])
+        >>> read_challenge_set("challenge_set.json") == [playlist]
+        True
+    """
     records = []
     for playlist in playlists:
         seeds = zip(playlist.places, playlist.seeds, strict=True)
@@ -45,13 +50,19 @@ def write_challenge_set(path: str | Path, playlists: Sequence[ChallengePlaylist]
 def read_challenge_set(path: str | Path) -> list[ChallengePlaylist]:
     """Read a challenge set in the official format.
 
-    A track without "pos" stands at its place in the list; a playlist without "num_holdouts" has
-    "num_tracks" less what it tells, or 0.
+    The default of "pos" is a track's place in the list; that of "num_holdouts" is "num_tracks"
+    minus the number of tracks, or 0.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming file, playlist, field and value, if it is no challenge set or one of no
+        ValueError: naming file, playlist, field and value, if it is no challenge set, or has no
             playlist.
+
+    Example:
+        >>> playlist = ChallengePlaylist(7, "road trip", ("spotify:track:a",), (0,), 2)
+        >>> write_challenge_set("challenge_set.json", [playlist])
+        >>> read_challenge_set("challenge_set.json")[0].title
+        'road trip'
     """
     playlists: list[ChallengePlaylist] = []
     pids: set[int] = set()
@@ -60,7 +71,7 @@ def read_challenge_set(path: str | Path) -> list[ChallengePlaylist]:
         pid: int = _checked(where, "pid", record.get("pid"), int)
         tracks, title, where = record.get("tracks", []), record.get("name"), f"{where} (pid {pid})"
         if pid in pids:
-            raise ValueError(f'{where}: "pid" is there twice')
+            raise ValueError(f'{where}: "pid" occurs twice')
         pids.add(pid)
         if title is not None:
             _checked(where, "name", title, str)
@@ -76,12 +87,22 @@ def read_challenge_set(path: str | Path) -> list[ChallengePlaylist]:
             held_out = max(_checked(where, "num_tracks", record["num_tracks"], int) - len(seeds), 0)
         playlists.append(ChallengePlaylist(pid, title, tuple(seeds), tuple(places), held_out))
     if not playlists:
-        raise ValueError(f"{path}: there is no playlist in it")
+        raise ValueError(f"{path}: holds no playlist")
     return playlists
 
 
 def write_holdouts(path: str | Path, challenge: Challenge) -> None:
-    """Write the tracks that were held out, and their artists, atomically."""
+    """Write the held-out tracks and their artists, atomically.
+
+    Example:
+        >>> from lightgcn.datasets import Dataset
+        >>> from lightgcn import Interactions
+        >>> train = Dataset(Interactions([0], [0], num_users=1, num_items=1), {}, {})
+        >>> challenge = Challenge([], {7: ["spotify:track:b"]}, {}, train)
+        >>> write_holdouts("holdouts.json", challenge)
+        >>> read_holdouts("holdouts.json")
+        ({7: ['spotify:track:b']}, {})
+    """
     records = []
     for pid, tracks in challenge.holdouts.items():
         entries = [
@@ -92,12 +113,18 @@ def write_holdouts(path: str | Path, challenge: Challenge) -> None:
 
 
 def read_holdouts(path: str | Path) -> tuple[dict[int, list[str]], dict[str, str]]:
-    """Read what `write_holdouts` wrote, or slices of whole playlists: pid to URIs, and URI to
-    artist.
+    """Read a file of `write_holdouts`, or an MPD slice: pid to URIs, and URI to artist.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming file, playlist, field and value, if it is something else.
+        ValueError: naming file, playlist, field and value, if the format is wrong.
+
+    Example:
+        >>> from lightgcn.core.storage import write_json
+        >>> track = {"track_uri": "spotify:track:b", "artist_uri": "spotify:artist:c"}
+        >>> write_json("holdouts.json", {"playlists": [{"pid": 7, "tracks": [track]}]})
+        >>> read_holdouts("holdouts.json")
+        ({7: ['spotify:track:b']}, {'spotify:track:b': 'spotify:artist:c'})
     """
     holdouts: dict[int, list[str]] = {}
     artists: dict[str, str] = {}
@@ -106,7 +133,7 @@ def read_holdouts(path: str | Path) -> tuple[dict[int, list[str]], dict[str, str
         pid = _checked(where, "pid", record.get("pid"), int)
         where += f" (pid {pid})"
         if pid in holdouts:
-            raise ValueError(f'{where}: "pid" is there twice')
+            raise ValueError(f'{where}: "pid" occurs twice')
         tracks = _checked(where, "tracks", record.get("tracks"), list)
         holdouts[pid] = [
             _uri(f"{where}: track {position}", track) for position, track in enumerate(tracks)
@@ -120,10 +147,16 @@ def read_holdouts(path: str | Path) -> tuple[dict[int, list[str]], dict[str, str
 def write_submission(
     path: str | Path, lists: Mapping[int, Sequence[str]], team: str, email: str
 ) -> None:
-    """Write ranked lists as a submission, atomically; gzipped where the name ends in ``.gz``.
+    """Write ranked lists as a submission, atomically; gzipped if the name ends in ``.gz``.
 
     Raises:
         ValueError: as `check_submission` does, or if a URI has a comma or a line break.
+
+    Example:
+        >>> lists = {7: ["spotify:track:b"]}
+        >>> write_submission("submission.csv", lists, team="us", email="us@example.com")
+        >>> read_submission("submission.csv")
+        {7: ['spotify:track:b']}
     """
     check_submission(path, team, email)
     for pid, tracks in lists.items():
@@ -139,12 +172,11 @@ def write_submission(
 
 
 def check_submission(path: str | Path, team: str, email: str) -> None:
-    """Raise a ValueError where a submission could not be written: by its name, or by what its first
-    line says."""
+    """Raise a ValueError if the path, team or email of a submission is not allowed."""
     if not str(path).lower().endswith((".csv", ".csv.gz")):
         raise ValueError(f"{path}: the name of a submission must end in .csv or .csv.gz")
     if Path(path).is_dir():
-        raise ValueError(f"{path}: is a folder; a file is to be written here")
+        raise ValueError(f"{path}: is a folder; give the path of a file")
     for name, text in (("team", team), ("email", email)):
         if not text.strip() or not _fits_a_field(text):
             raise ValueError(
@@ -161,12 +193,19 @@ def _fits_a_field(text: str) -> bool:
 
 
 def read_submission(path: str | Path) -> dict[int, list[str]]:
-    """Read a submission: pid to ranked track URIs; comments and empty lines are passed over.
+    """Read a submission: pid to ranked track URIs; comments and empty lines are skipped.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming file, line and value, if it has no team_info line first, a pid is no
-            number or there twice.
+        ValueError: naming file, line and value, if the first line is not team_info, or a pid is no
+            number or occurs twice.
+
+    Example:
+        >>> from pathlib import Path
+        >>> text = "team_info, us, us@example.com\\n7, spotify:track:b, spotify:track:c\\n"
+        >>> written = Path("submission.csv").write_text(text)
+        >>> read_submission("submission.csv")
+        {7: ['spotify:track:b', 'spotify:track:c']}
     """
     lists: dict[int, list[str]] = {}
     team = False
@@ -189,21 +228,26 @@ def read_submission(path: str | Path) -> dict[int, list[str]]:
             raise ValueError(f"{path}: line {number}: {fields[0][:80]!r} is no pid")
         pid = int(fields[0])
         if pid in lists:
-            raise ValueError(f"{path}: line {number}: pid {pid} is there twice")
+            raise ValueError(f"{path}: line {number}: pid {pid} occurs twice")
         lists[pid] = fields[1:]
     if not team:
-        raise ValueError(f"{path}: no line; a submission starts with team_info, NAME, EMAIL")
+        raise ValueError(f"{path}: is empty; a submission starts with team_info, NAME, EMAIL")
     return lists
 
 
 def submission_problems(
     lists: Mapping[int, Sequence[str]], playlists: Sequence[ChallengePlaylist]
 ) -> list[str]:
-    """Return what the challenge would refuse in a submission, in words, the first 20; [] where all
-    is well.
+    """Return the reasons why the challenge would refuse a submission, at most 20; [] for none.
 
-    Every playlist of the set and no other has a list of 500 different tracks, by URI, none of which
-    it told."""
+    Each playlist of the set, and no other, must have a list of 500 distinct track URIs without its
+    seeds.
+
+    Example:
+        >>> playlist = ChallengePlaylist(7, None, ("spotify:track:a",), (0,), 2)
+        >>> submission_problems({}, [playlist])
+        ['pid 7: no list']
+    """
     wanted = {playlist.pid: playlist for playlist in playlists}
     problems = [f"pid {pid}: no list" for pid in wanted if pid not in lists]
     for pid, tracks in lists.items():
@@ -217,13 +261,10 @@ def submission_problems(
         if len(tracks) != LIST_LENGTH:
             problems.append(f"pid {pid}: {len(tracks)} tracks, not {LIST_LENGTH}")
         if len(distinct) < len(tracks):
-            problems.append(
-                f"pid {pid}: {len(tracks) - len(distinct)} tracks are there more than once"
-            )
+            problems.append(f"pid {pid}: {len(tracks) - len(distinct)} tracks occur more than once")
         if told:
             problems.append(
-                f"pid {pid}: {len(told)} tracks are those that the playlist told, such as "
-                f"{min(told)}"
+                f"pid {pid}: {len(told)} tracks are seeds of the playlist, such as {min(told)}"
             )
         if wrong is not None:
             problems.append(f"pid {pid}: {wrong[:80]!r} is no track URI ({TRACK_URI}…)")
@@ -233,7 +274,7 @@ def submission_problems(
 
 
 def _lines(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the numbers of lines that say something, and their fields."""
+    """Yield line numbers and fields, without comments and empty lines."""
     data = Path(path).read_bytes()
     try:
         if Path(path).suffix.lower() == ".gz":
@@ -260,8 +301,7 @@ def _records(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _checked(where: str, key: str, value: Any, kind: type) -> Any:
-    """Return a field's value, or raise a ValueError unless it is of a kind (and no negative
-    number)."""
+    """Return a field's value; raise a ValueError unless it has a type and is not negative."""
     if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
         names = {int: "a non-negative integer", str: "a string", list: "a list"}
         raise ValueError(f'{where}: "{key}" is {value!r:.80}, expected {names[kind]}')

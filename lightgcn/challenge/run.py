@@ -1,13 +1,12 @@
-"""The challenge as one call: hold playlists out, train on the others, answer, and score beside
-baselines.
+"""The challenge in one call: hold playlists out, train on the others, answer, score with baselines.
 
-challenge.json       what was held out of which data
+challenge.json       the data and the draw of playlists
 challenge_set.json   the tasks, in the official format
-holdouts.json        what is to be found
+holdouts.json        the held-out tracks
 train/               the data without those playlists
 run/                 the run that was trained on it
 submission.csv       the answers
-scores.json          how they, and the baselines, fare
+scores.json          the scores of the answers and of the baselines
 """
 
 from __future__ import annotations
@@ -43,19 +42,25 @@ TRAIN_FOLDER, RUN_FOLDER, SUBMISSION_FILE, SCORES_FILE = (
     "submission.csv",
     "scores.json",
 )
-# All playlists that are held out serve as the test: what else is held out only chooses the epoch.
+# The held-out playlists are the test; the validation edges only choose the epoch.
 _RATIOS = (0.95, 0.05)
 
 
 @dataclass(frozen=True)
 class ChallengeResult:
-    """What came of a challenge.
+    """The scores of a challenge.
 
     Attributes:
-        scores: by method ("lightgcn", "lightgcn without titles", "popularity", "item_item") and
-            task, and of "all".
-        unknown_holdouts: share of the tracks to be found that are in no other playlist, and cannot
-            be.
+        scores: by method ("lightgcn", "lightgcn without titles", "popularity", "item_item"), then
+            by task, and for "all".
+        unknown_holdouts: share of the held-out tracks that are in no train playlist and so cannot
+            be found.
+
+    Example:
+        >>> scores = ChallengeScores(2, 0.2, None, 0.3, 1.5, 0.3, 0.4)
+        >>> result = ChallengeResult({"lightgcn": {"all": scores}}, unknown_holdouts=0.01)
+        >>> result.scores["lightgcn"]["all"].r_precision
+        0.2
     """
 
     scores: dict[str, dict[str, ChallengeScores]]
@@ -76,31 +81,40 @@ def run_challenge(
     watch: AbstractContextManager[Callable[[], bool]] | None = None,
     progress: bool = False,
 ) -> ChallengeResult | None:
-    """Hold playlists out for the ten tasks, train on the others, answer and score; all into
-    ``folder``.
+    """Hold playlists out for the ten tasks, train on the others, answer and score.
 
-    A folder in which the same challenge was begun is taken up: training goes on, or is done
-    already; ``epochs`` and ``patience`` may change, as in any run that is resumed.
+    If ``folder`` holds the same challenge, it is continued; ``epochs`` and ``patience`` may change,
+    as for any resumed run.
 
     Args:
-        dataset: as `make_challenge` wants it.
-        settings: of the training.
-        folder: where files are written.
-        num_playlists: to hold out, a multiple of ten.
+        dataset: as for `make_challenge`.
+        settings: of the model, its training and its ranking.
+        folder: the folder of all files.
+        num_playlists: number of playlists to hold out, a multiple of ten.
         seed: of the draw of playlists.
         side_nodes: as for `lightgcn.experiments.run.RunConfig`.
-        words: likewise.
-        device: where to train and answer.
-        say: called with each line of the story.
-        watch: as for `train_run`; when what it gives returns True, training ends and the result is
-            None.
+        words: as for `lightgcn.experiments.run.RunConfig`.
+        device: device to train and answer on.
+        say: called with each line of progress.
+        watch: as for `train_run`; if its ``should_stop`` returns True, training ends and the result
+            is None.
         progress: show progress bars on a terminal.
 
     Raises:
-        ValueError: as `make_challenge` and `train_run` do, if the folder holds another challenge,
-            or if scikit-learn is missing.
+        ValueError: as `make_challenge` and `train_run` do, if the folder holds a different
+            challenge, or if scikit-learn is missing.
+
+    Example:
+        >>> import lightgcn
+        >>> from lightgcn.datasets import read_mpd, write_synthetic_mpd
+        >>> files = write_synthetic_mpd("slices", num_playlists=300, num_tracks=3000)
+        >>> dataset = read_mpd("slices", order=True)
+        >>> settings = lightgcn.preset("fast", epochs=1, embedding_dim=8, batch_size=512)
+        >>> result = run_challenge(dataset, settings, "challenge", num_playlists=10)
+        >>> sorted(result.scores)
+        ['item_item', 'lightgcn', 'lightgcn without titles', 'popularity']
     """
-    require_scikit_learn()  # here, for it is wanted at the end of a long way
+    require_scikit_learn()  # fail now rather than after training
     if not settings.model.num_layers:
         raise ValueError(
             "num_layers must be at least 1: a model without layers cannot fold in a playlist"
@@ -133,9 +147,9 @@ def _run(
     watch: AbstractContextManager[Callable[[], bool]] | None,
     progress: bool,
 ) -> ChallengeResult | None:
-    """Train, answer and score, in a folder that is held."""
+    """Train, answer and score, in a locked folder."""
     train, run = challenge.train, folder / RUN_FOLDER
-    run_side_nodes(config, train)  # a missing column is refused before anything is written
+    run_side_nodes(config, train)  # raises for a missing column before anything is written
     begun, done = (run / CONFIG_FILE).is_file(), False
     if begun:
         saved = RunConfig.load(run)
@@ -145,15 +159,14 @@ def _run(
             and (run / RECOMMENDER_FILE).is_file()
             and newer_training(run) is None
         )
-    write_json(folder / ABOUT_FILE, about)  # first: by it the folder is known
+    write_json(folder / ABOUT_FILE, about)  # first, because it marks the folder as a challenge
     write_challenge_set(folder / SET_FILE, challenge.playlists)
     write_holdouts(folder / HOLDOUTS_FILE, challenge)
     train.save(folder / TRAIN_FOLDER)
     graph = train.interactions
     say(
-        f"{len(challenge.playlists):,} playlists held out, {graph.num_users:,} to learn from with "
-        f"{graph.num_items:,} "
-        f"tracks and {graph.num_edges:,} edges"
+        f"{len(challenge.playlists):,} playlists held out, {graph.num_users:,} to train on with "
+        f"{graph.num_items:,} tracks and {graph.num_edges:,} edges"
     )
     if not done:
         result = train_run(
@@ -181,7 +194,7 @@ def _run(
 
 
 def scores_values(scores: dict[str, dict[str, ChallengeScores]]) -> dict[str, Any]:
-    """Return scores as JSON can hold them."""
+    """Return scores as JSON values."""
     return {
         name: {task: asdict(values) for task, values in by_task.items()}
         for name, by_task in scores.items()
@@ -189,7 +202,7 @@ def scores_values(scores: dict[str, dict[str, ChallengeScores]]) -> dict[str, An
 
 
 def _digest(challenge: Challenge) -> str:
-    """Return a SHA-256 hex digest of what is told, what is to be found and what is learned from."""
+    """Return a SHA-256 hex digest of the playlists, their held-out tracks and the train data."""
     digest = hashlib.sha256(challenge.train.fingerprint().encode())
     for ids in (challenge.train.interactions.user_ids, challenge.train.interactions.item_ids):
         digest.update(repr([] if ids is None else ids.tolist()).encode("utf-8", "surrogatepass"))
@@ -203,14 +216,14 @@ def _check_folder(folder: Path, about: dict[str, Any]) -> None:
     file = folder / ABOUT_FILE
     if not file.is_file():
         if holds_files(folder):
-            raise ValueError(f"{folder}: holds files and no challenge; choose a new folder")
+            raise ValueError(f"{folder}: holds files but no challenge; choose a new folder")
         return
     before = read_json(file)
     for name, value in about.items():
         if not isinstance(before, dict) or before.get(name) != value:
             found = before.get(name) if isinstance(before, dict) else None
             raise ValueError(
-                f"{folder}: holds another challenge: its {name} is {found!r}, not {value!r}"
+                f"{folder}: holds a different challenge: its {name} is {found!r}, not {value!r}"
             )
 
 

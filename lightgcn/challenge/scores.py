@@ -1,5 +1,4 @@
-"""The metrics of the RecSys Challenge 2018, as its rules define them, and how submissions fare by
-task."""
+"""The metrics of the RecSys Challenge 2018, as its rules define them, by task."""
 
 from __future__ import annotations
 
@@ -31,18 +30,22 @@ class ChallengeScores:
     """Mean metrics.
 
     Attributes:
-        playlists: how many they are the means of.
-        r_precision: |G ∩ R₁..|G|| / |G| with G the tracks that were held out and R the list: tracks
-            alone.
-        r_precision_artists: the same with credit for artists: + 0.25 · |artists of G ∩ artists of
-            R₁..|G|| / |G|, the figure of the final ranking (Zamani et al., TIST 2019). None where
-            artists are not known.
-        ndcg: as the rules have it: rel₁ + Σ_{i≥2} relᵢ / log₂ i, over that of a list that has its
+        playlists: number of playlists.
+        r_precision: |G ∩ R₁..|G|| / |G| with G the held-out tracks and R the list.
+        r_precision_artists: the same plus 0.25 · |artists of G ∩ artists of R₁..|G|| / |G|, the
+            metric of the final ranking (Zamani et al., TIST 2019). None if artists are unknown.
+        ndcg: by the rules: rel₁ + Σ_{i≥2} relᵢ / log₂ i, divided by that of a list with its
             |G ∩ R| hits first.
-        clicks: ⌊(rank of the first hit − 1) / 10⌋, 51 without one.
-        ndcg_log2_rank_plus_1: NDCG as it is used elsewhere: gains 1 / log₂(rank + 1), and min(500,
-            |G|) hits in the ideal list.
+        clicks: ⌊(rank of the first hit − 1) / 10⌋, 51 without a hit.
+        ndcg_log2_rank_plus_1: the usual NDCG: gains 1 / log₂(rank + 1), and min(500, |G|) hits in
+            the ideal list.
         recall: share of G that is in the list.
+
+    Example:
+        >>> playlist = ChallengePlaylist(7, None, seeds=("a",), places=(0,), num_holdouts=2)
+        >>> scores = score_lists([playlist], {7: ["b", "x"]}, {7: ["b", "c"]})
+        >>> scores["all"].r_precision, scores["all"].clicks
+        (0.5, 0.0)
     """
 
     playlists: int
@@ -63,28 +66,32 @@ def score_lists(
     """Score a list of tracks for each playlist.
 
     Args:
-        playlists: what was asked for.
-        lists: pid to ranked track URIs, best first; a playlist without a list has hit nothing. Of a
-            track that is there again only the first counts, and nothing after the first 500.
-        holdouts: pid to the URIs of the tracks that were held out, or of all tracks of the
-            playlist.
-        artists: track URI to that of its artist, also of the tracks in the lists; None where they
-            are not known.
+        playlists: the playlists of the challenge.
+        lists: pid to ranked track URIs, best first; a playlist without a list has no hit. Repeated
+            tracks count once, and tracks after the first 500 not at all.
+        holdouts: pid to the URIs of the held-out tracks, or of all tracks of the playlist.
+        artists: track URI to artist URI, also of the tracks in the lists; None if unknown.
 
     Returns:
-        Scores by task, in the order of the playlists, and of "all".
+        Scores by task, in the order of the playlists, and for "all".
 
     Raises:
-        ValueError: if there is no playlist, or it is not known what was held out of one.
+        ValueError: if there is no playlist, or one has no held-out tracks.
+
+    Example:
+        >>> playlist = ChallengePlaylist(7, None, seeds=("a",), places=(0,), num_holdouts=2)
+        >>> scores = score_lists([playlist], {7: ["x", "b"]}, {7: ["b", "c"]})
+        >>> list(scores), scores["all"].recall
+        (['first 1', 'all'], 0.5)
     """
     if not playlists:
         raise ValueError("there is no playlist to score")
     by_task: dict[str, list[tuple[float, ...]]] = {}
     for playlist in playlists:
-        # What the playlist told is not to be found, where whole playlists are known.
+        # Holdouts may be whole playlists: their seeds do not count.
         wanted = set(holdouts.get(playlist.pid, ())) - set(playlist.seeds)
         if not wanted:
-            raise ValueError(f"playlist {playlist.pid}: it is not known what was held out of it")
+            raise ValueError(f"playlist {playlist.pid}: holdouts has no tracks of it")
         values = _values(lists.get(playlist.pid, ()), wanted, artists or {})
         by_task.setdefault(playlist.task, []).append(values)
     everything = [values for task in by_task.values() for values in task]

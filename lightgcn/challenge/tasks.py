@@ -1,7 +1,7 @@
-"""The ten tasks of the RecSys Challenge 2018, made of playlists that a dataset holds.
+"""The ten tasks of the RecSys Challenge 2018, made from the playlists of a dataset.
 
-A task shows a playlist's title, or its first or random tracks, or both, and asks for the rest (Chen
-et al., RecSys 2018). The official challenge set has 1,000 playlists of each."""
+A task gives a playlist's title, or its first or random tracks, or both; the rest is to be predicted
+(Chen et al., RecSys 2018). The official challenge set has 1,000 playlists per task."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ from lightgcn.graph.interactions import Interactions
 
 Ints = npt.NDArray[np.int64]
 
-# Tracks that are left to find in every playlist, at least.
+# Least number of held-out tracks of a playlist.
 LEAST_HOLDOUTS = 5
 _SEED_STREAM = 2018
 
 
 class Task(NamedTuple):
-    """What a task shows of a playlist."""
+    """The given part of a playlist: the number of seed tracks, and whether its title is given.
+
+    Example:
+        >>> TASKS[1]
+        Task(name='title, first 1', seeds=1, title=True, random=False)
+    """
 
     name: str
     seeds: int
@@ -55,13 +60,17 @@ class ChallengePlaylist:
 
     Attributes:
         pid: its number.
-        title: its title, or None where it is not told.
-        seeds: URIs of the tracks that are told, in the order of the playlist.
-        places: the place of each of them in it, increasing.
-        num_holdouts: how many tracks are to be found.
+        title: its title; None if not given.
+        seeds: URIs of the given tracks, in the order of the playlist.
+        places: their places in the playlist, increasing.
+        num_holdouts: number of held-out tracks.
 
     Raises:
         ValueError: if there is not one place for each seed.
+
+    Example:
+        >>> ChallengePlaylist(7, "road trip", ("a", "b"), (0, 1), num_holdouts=5).task
+        'title, first 2'
     """
 
     pid: int
@@ -78,10 +87,7 @@ class ChallengePlaylist:
 
     @property
     def task(self) -> str:
-        """Name of the task that it belongs to, as far as what it tells shows.
-
-        The first tracks are those at the first places, however often one of them is repeated.
-        """
+        """Name of the task, derived from the title and the places of the seeds."""
         if not self.seeds:
             return "title" if self.title is not None else "nothing"
         kind = "first" if max(self.places) < len(self.seeds) else "random"
@@ -90,14 +96,20 @@ class ChallengePlaylist:
 
 @dataclass(frozen=True)
 class Challenge:
-    """Playlists to continue, and what is known to score the answers.
+    """Playlists to continue, their held-out tracks, and the data to train on.
 
     Attributes:
-        playlists: what is told.
-        holdouts: pid to the URIs of the tracks that are to be found.
-        artists: URI of a track to that of its artist, for all tracks that are to be found or known;
-            a track without one is not in it.
-        train: the data without these playlists, to learn from.
+        playlists: the playlists to continue.
+        holdouts: pid to the URIs of the held-out tracks.
+        artists: track URI to artist URI, for all tracks with an artist.
+        train: the data without these playlists.
+
+    Example:
+        >>> from lightgcn.datasets import read_mpd, write_synthetic_mpd
+        >>> files = write_synthetic_mpd("slices", num_playlists=300, num_tracks=3000)
+        >>> challenge = make_challenge(read_mpd("slices", order=True), num_playlists=10)
+        >>> challenge.train.interactions.num_users
+        290
     """
 
     playlists: Sequence[ChallengePlaylist] = field(repr=False)
@@ -107,22 +119,28 @@ class Challenge:
 
 
 def make_challenge(dataset: Dataset, num_playlists: int = 10_000, *, seed: int = 0) -> Challenge:
-    """Take playlists out of a dataset and make the ten tasks of them, as many playlists for each.
+    """Hold playlists out of a dataset for the ten tasks, the same number for each.
 
-    A playlist has at least five tracks more than its task shows, and a title where its task shows
-    one; among those it is drawn at random. A track's place is that among the playlist's distinct
-    tracks that the data holds. Tracks that no other playlist holds are not in ``train``: they
-    cannot be found, and count.
+    Playlists are drawn at random among those with at least five tracks more than the task gives,
+    and with a title if the task gives one. Places count the distinct tracks of a playlist. Tracks
+    that no other playlist holds are not in ``train``; they cannot be found, but count in scores.
 
     Args:
         dataset: with playlist titles ("name" of the users), URIs as ``item_ids``, pids as
             ``user_ids`` and the tracks' places in their playlists (``read_mpd(…, order=True)``,
             ``lightgcn prepare --order``).
-        num_playlists: how many, a multiple of ten.
+        num_playlists: number of playlists, a multiple of ten.
         seed: of the draw.
 
     Raises:
         ValueError: if the dataset lacks one of these, or has too few playlists for a task.
+
+    Example:
+        >>> from lightgcn.datasets import read_mpd, write_synthetic_mpd
+        >>> files = write_synthetic_mpd("slices", num_playlists=300, num_tracks=3000)
+        >>> challenge = make_challenge(read_mpd("slices", order=True), num_playlists=10)
+        >>> [playlist.task for playlist in challenge.playlists[:3]]
+        ['title', 'title, first 1', 'title, first 5']
     """
     num_playlists = checked_count("num_playlists", num_playlists, len(TASKS))
     if num_playlists % len(TASKS):
@@ -162,8 +180,7 @@ def make_challenge(dataset: Dataset, num_playlists: int = 10_000, *, seed: int =
 
 
 def artists_of(dataset: Dataset) -> dict[str, str]:
-    """Return each track's artist by URI ("artist_id" of the items, else their "artist"); none for
-    an empty one."""
+    """Return track URI to artist ("artist_id" of the items, else "artist"), if not empty."""
     column = dataset.items.get("artist_id", dataset.items.get("artist"))
     if column is None or dataset.interactions.item_ids is None:
         return {}
@@ -175,11 +192,11 @@ def _checked_ids(dataset: Dataset) -> tuple[Any, Any]:
     graph = dataset.interactions
     if dataset.test is not None:
         raise ValueError(
-            "the data brings its own test split, and a challenge holds out playlists: leave the "
-            "test split out"
+            "the data has its own test split, but a challenge holds out playlists: leave the test "
+            "split out"
         )
     if "name" not in dataset.users:
-        raise ValueError('the users have no column "name": tasks show the titles of playlists')
+        raise ValueError('the users have no column "name": tasks need the titles of playlists')
     if (
         graph.user_ids is None
         or graph.user_ids.dtype.kind != "i"
@@ -193,15 +210,14 @@ def _checked_ids(dataset: Dataset) -> tuple[Any, Any]:
         raise ValueError("the items have no URIs as ids: a challenge set names tracks by them")
     if graph.order is None:
         raise ValueError(
-            "the tracks have no order, and tasks show the first of a playlist: read the slices "
-            "with order=True "
-            "(lightgcn prepare … --order)"
+            "the tracks have no order, but tasks give the first tracks of a playlist: read the "
+            "slices with order=True (lightgcn prepare … --order)"
         )
     return graph.user_ids, graph.item_ids
 
 
 def _draw(dataset: Dataset, count: int, rng: np.random.Generator) -> list[Ints]:
-    """Return ``count`` users for each of `TASKS`, no user twice; tasks of long playlists choose
+    """Return ``count`` users for each of `TASKS`, no user twice; tasks of long playlists draw
     first."""
     lengths = dataset.interactions.user_degrees.numpy()
     titled = np.array([bool(plain_title(title)) for title in dataset.users["name"]])
@@ -216,10 +232,8 @@ def _draw(dataset: Dataset, count: int, rng: np.random.Generator) -> list[Ints]:
         if len(found) < count:
             raise ValueError(
                 f"task {task.name!r} needs {count} playlists of at least "
-                f"{task.seeds + LEAST_HOLDOUTS} tracks"
-                f"{' with a title' if task.title else ''}, and {len(found)} are left; ask for "
-                "fewer playlists, or "
-                "read more slices"
+                f"{task.seeds + LEAST_HOLDOUTS} tracks{' with a title' if task.title else ''}, but "
+                f"only {len(found)} are left; take fewer playlists, or read more slices"
             )
         chosen[place] = free[found]
         free = np.delete(free, found)

@@ -1,9 +1,7 @@
-"""Playlists by their titles: which known titles are like a new one, and what the playlists that
-bear them hold.
+"""Playlists by title: the known titles similar to a given one, and the tracks of their playlists.
 
-Titles are compared as people would: without case, width of letters, and punctuation, by the pieces
-of their words (tf-idf of character n-grams), or by the embeddings of a language model
-(`lightgcn.nn.text_features.TextEncoder`)."""
+Titles are compared without case, letter width and punctuation, by tf-idf of character n-grams or by
+the embeddings of a language model (`lightgcn.nn.text_features.TextEncoder`)."""
 
 from __future__ import annotations
 
@@ -22,18 +20,18 @@ from lightgcn.graph.interactions import Interactions
 
 Encode = Callable[[list[str]], Tensor]
 
-# Titles that are compared with all known ones at a time.
+# Titles compared at a time.
 _TITLES_AT_A_TIME = 512
-# Cosines that are formed at a time, at most.
+# Cosines computed at a time, at most.
 _COSINES = 1 << 25
-# Entries of summed playlists that are formed at a time, at most, if no single title has more.
+# Entries of playlists summed at a time, at most, unless a single title has more.
 _ENTRIES = 1 << 24
 
 
 def plain_title(title: str) -> str:
-    """Return a title without case, punctuation and repeated spaces; emoji, which say much, stay."""
+    """Return a title without case, punctuation and repeated spaces; emoji are kept."""
     folded = unicodedata.normalize("NFKC", title).casefold()
-    # A joiner within an emoji and a selector of its colour are no part of what it says.
+    # Drop joiners and colour selectors of emoji.
     joined = "".join(
         letter for letter in folded if letter != "\u200d" and not "\ufe00" <= letter <= "\ufe0f"
     )
@@ -45,16 +43,22 @@ class TitleIndex:
     """Known playlists by title.
 
     Args:
-        titles: one per user of ``interactions``; an empty one is none.
-        interactions: what the playlists hold.
-        encode: gives (n, f) embeddings of n titles, such as `TextEncoder.encode`; None to compare
-            by pieces of words, which needs scikit-learn.
-        similar: how many known titles at most a new one is compared to.
-        least: cosine from which on a title is like another.
+        titles: one per user of ``interactions``; "" for none.
+        interactions: the tracks of the playlists.
+        encode: maps n titles to (n, f) embeddings, such as `TextEncoder.encode`; None for character
+            n-grams, which need scikit-learn.
+        similar: number of similar known titles to use, at most.
+        least: least cosine of similar titles.
 
     Raises:
         ValueError: if there is not one title per user, a number is out of range, or scikit-learn is
-            missing that compares pieces of words.
+            needed and missing.
+
+    Example:
+        >>> graph = Interactions([0, 0, 1], [0, 1, 2], num_users=2, num_items=3)
+        >>> titles = TitleIndex(["Road Trip", "sleep"], graph)
+        >>> titles.shares(["road trips"]).toarray()
+        array([[1., 1., 0.]], dtype=float32)
     """
 
     def __init__(
@@ -88,14 +92,14 @@ class TitleIndex:
         self._vectors, self._vectorizer = self._fit()
 
     def directions(self, titles: Sequence[str], users: Tensor) -> Tensor:
-        """Return the mean embedding of the playlists with titles like the given ones.
+        """Return the mean embedding of the playlists with similar titles.
 
         Args:
-            titles: B of them.
+            titles: B titles.
             users: (num_users, d) embeddings of the known playlists.
 
         Returns:
-            (B, d) of the dtype of ``users``, on its device; zeros where no title is like it.
+            (B, d) of the dtype and device of ``users``; zeros if no known title is similar.
         """
         weights = self._weights(titles)
         means = weights @ (self._bearers @ users.float().cpu().numpy())
@@ -104,15 +108,15 @@ class TitleIndex:
         return torch.from_numpy(means).to(users.device, users.dtype)
 
     def shares(self, titles: Sequence[str], most: int = 2000) -> Any:
-        """Return how large a share of the playlists with titles like the given ones hold each item.
+        """Return the share of the playlists with similar titles that hold each item.
 
         Args:
-            titles: B of them; equal ones are looked up once.
-            most: items to keep of each, those with the largest shares.
+            titles: B titles; equal ones are looked up once.
+            most: number of items to keep of each, with the largest shares.
 
         Returns:
-            (B, num_items) float32 SciPy CSR array with values in (0, 1]; an empty row where no
-            title is like it.
+            (B, num_items) float32 SciPy CSR array with values in (0, 1]; an empty row if no known
+            title is similar.
         """
         from scipy.sparse import csr_array, vstack
 
@@ -122,7 +126,7 @@ class TitleIndex:
         )
         weights, bearers = self._weights(list(numbers)), self._bearers
         held = self.interactions.to_scipy().astype(np.float32, copy=False)
-        held.data[:] = 1  # a share of playlists, whatever the weights
+        held.data[:] = 1  # a share of playlists, without weights
         parts = [csr_array((0, held.shape[1]), dtype=np.float32)]
         for first, end in self._blocks(weights):
             by_playlist = (weights[first:end] @ bearers).tocsr()
@@ -132,13 +136,11 @@ class TitleIndex:
         return vstack(parts).tocsr()[place]
 
     def _weights(self, titles: Sequence[str]) -> Any:
-        """Return (B, distinct titles): how much a playlist with such a title counts: the cube of
-        the cosine."""
+        """Return the (B, distinct titles) weight of a playlist by its title: the cubed cosine."""
         return self._similarities(titles).power(3)
 
     def _blocks(self, weights: Any) -> list[tuple[int, int]]:
-        """Return (first, end) of blocks of titles whose playlists have a bounded number of entries
-        together."""
+        """Return (first, end) of blocks of titles with a bounded number of entries."""
         entries = self._bearers @ self.interactions.user_degrees.cpu().numpy()
         up_to = np.concatenate([[0], np.cumsum(entries[weights.indices])])[weights.indptr]
         blocks, first = [], 0
@@ -150,7 +152,7 @@ class TitleIndex:
 
     @cached_property
     def _bearers(self) -> Any:
-        """(distinct titles, num_users) 0/1 CSR array: who bears a title."""
+        """(distinct titles, num_users) 0/1 CSR array: the playlists of each title."""
         from scipy.sparse import csr_array
 
         users = np.flatnonzero(self._title_of_user >= 0)
@@ -164,8 +166,7 @@ class TitleIndex:
             return None, None
         if self.encode is not None:
             vectors = self.encode(self.distinct).float()
-            # What all titles have in common, which is most of many models' embeddings, tells none
-            # from another.
+            # Remove the mean: embeddings of many models are dominated by a common part.
             self._mean = vectors.mean(0)
             return _unit(vectors - self._mean), None
         require_scikit_learn()
@@ -197,7 +198,7 @@ class TitleIndex:
             else:
                 cosines = csr_array(self._vectorizer.transform(block) @ self._vectors)
                 cosines.data[cosines.data < self.least] = 0
-            # Nothing is like a title that is none, and a title is like itself, whatever its vector.
+            # Nothing is similar to an empty title, and a title is similar to itself.
             some = np.array([bool(title) for title in block], np.float32)
             cosines.data *= np.repeat(some, np.diff(cosines.indptr))
             cosines.data[cosines.data > 0] = np.minimum(cosines.data[cosines.data > 0], 1)
@@ -218,18 +219,17 @@ class TitleIndex:
 
 
 def require_scikit_learn() -> None:
-    """Raise a ValueError that says how to install scikit-learn, where it is not."""
+    """Raise a ValueError with the install command if scikit-learn is missing."""
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            'to compare titles needs scikit-learn: pip install "lightgcn[challenge]"'
+            'comparing titles needs scikit-learn: pip install "lightgcn[challenge]"'
         ) from error
 
 
 def largest_of_rows(matrix: Any, most: int) -> Any:
-    """Return a CSR array with the ``most`` largest entries of each row; of equal ones the first by
-    column."""
+    """Return a CSR array with the ``most`` largest entries of each row; ties break by column."""
     from scipy.sparse import csr_array
 
     matrix.sort_indices()

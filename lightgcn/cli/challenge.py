@@ -48,7 +48,7 @@ _TITLES = ("R-precision", "with artists", "NDCG", "clicks", "recall")
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help="dataset folder, prepared from MPD slices with --order")
-    parser.add_argument("out", help="folder to write, or to go on in with the same challenge")
+    parser.add_argument("out", help="folder to write, or to continue with the same challenge")
     parser.add_argument(
         "--playlists",
         type=int,
@@ -115,7 +115,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     _say_table(result.scores["lightgcn"])
     say("")
     _say_table({name: by_task["all"] for name, by_task in result.scores.items()}, "all tasks")
-    say(f"{result.unknown_holdouts:.1%} of the tracks to be found are in no other playlist")
+    say(f"{result.unknown_holdouts:.1%} of the held-out tracks are in no other playlist")
     submission = Path(arguments.out) / SUBMISSION_FILE
     say(f"saved to {arguments.out}; the answers are in {submission}")
     return 0
@@ -142,8 +142,8 @@ def answer(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """List what the challenge would refuse in a submission."""
-    chosen_device(arguments.device)  # not used, but an impossible one is refused
+    """List the problems for which the challenge would refuse a submission."""
+    chosen_device(arguments.device)  # unused, but checked
     lists = read_submission(arguments.submission)
     problems = submission_problems(lists, read_challenge_set(arguments.set))
     if arguments.json:
@@ -166,7 +166,7 @@ def score(arguments: argparse.Namespace) -> int:
             f"{arguments.holdouts}: has no tracks of playlist {missing}, which is in "
             f"{arguments.set}; are the two exchanged?"
         )
-    # Without the artists of the proposed tracks it is not known which artists were found.
+    # The artist metric needs the artists of the proposed tracks too.
     scores = score_lists(playlists, lists, holdouts, known | artists if known else None)
     for problem in submission_problems(lists, playlists):
         complain(f"note: the challenge would refuse this: {problem}")
@@ -181,7 +181,7 @@ def _say_problems(problems: list[str]) -> None:
     for problem in problems:
         say(problem)
     if not problems:
-        say("the submission has nothing that the challenge would refuse")
+        say("no problems: the challenge would accept the submission")
 
 
 def _say_table(scores: Mapping[str, ChallengeScores], title: str = "task") -> None:
@@ -217,7 +217,7 @@ COMMANDS = {
     "challenge check": Command(
         check,
         _check_arguments,
-        "list what the challenge would refuse in a submission",
+        "list the problems for which the challenge would refuse a submission",
         ("lightgcn challenge check submission.csv.gz challenge_set.json",),
     ),
     "challenge score": Command(

@@ -1,4 +1,4 @@
-"""What commands share: output, JSON, Ctrl-C, the device, the processes of torchrun."""
+"""Shared by the commands: output, JSON, Ctrl-C, the device, the processes of torchrun."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ from lightgcn.core.process_group import (
     this_process,
 )
 
-# Control characters but the line break, lone surrogates, and marks that change the direction of
-# text.
+# Control characters except the line break, lone surrogates, and marks of text direction.
 _COMMANDS = re.compile(
     "[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u202a-\\u202e\\u2066-\\u2069]"
 )
@@ -40,7 +39,7 @@ def chosen_device(name: str) -> torch.device:
     """Return the device of an option's value.
 
     Raises:
-        ValueError: if there is no such device, or fewer than processes.
+        ValueError: if there is no such device, or fewer GPUs than processes.
     """
     available = torch.cuda.is_available()
     if available and name != "cpu" and is_launched():
@@ -55,8 +54,7 @@ def chosen_device(name: str) -> torch.device:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Give a function that returns whether Ctrl-C was pressed; pressed twice, it interrupts at
-    once."""
+    """Yield a function that returns whether Ctrl-C was pressed; a second Ctrl-C raises at once."""
     pressed = False
 
     def handler(signal_number: int, frame: types.FrameType | None) -> None:
@@ -64,7 +62,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         if pressed:
             raise KeyboardInterrupt
         pressed = True
-        # torchrun stands between, and ends its processes half a minute later.
+        # Under torchrun a second Ctrl-C does not reach the process; torchrun kills it after 30 s.
         remark(
             "interrupting after this "
             f"step{'' if is_launched() else '; once more to quit without saving'}"
@@ -81,7 +79,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 def joined_processes(device: torch.device) -> Iterator[ProcessGroup]:
     """Join the processes that ``torchrun`` started with this one, if it did.
 
-    When one of them ends early, ``torchrun`` ends the others: that comes as a `ProcessLostError`.
+    If one of them dies, ``torchrun`` terminates the others: SIGTERM raises a `ProcessLostError`.
     """
     if not is_launched():
         yield SINGLE_PROCESS
@@ -89,7 +87,7 @@ def joined_processes(device: torch.device) -> Iterator[ProcessGroup]:
 
     def handler(signal_number: int, frame: types.FrameType | None) -> None:
         raise ProcessLostError(
-            f"{this_process()}: torchrun ends it, as it does when another process has ended"
+            f"{this_process()}: terminated by torchrun, because a different process has ended"
         )
 
     previous = signal.signal(signal.SIGTERM, handler)
@@ -106,7 +104,7 @@ def say(line: str) -> None:
 
 
 def complain(line: str) -> None:
-    """Print an error or a remark on stderr; one of several processes puts its number in front."""
+    """Print an error or a remark on stderr, with the process number if there are several."""
     if is_launched() and not line.startswith("process "):
         line = f"{this_process()}: {line}"
     print(f"lightgcn: {_shown(line)}", file=sys.stderr, flush=True)
@@ -119,12 +117,12 @@ def remark(line: str) -> None:
 
 
 def _shown(text: str) -> str:
-    """Return text without terminal commands and marks of direction, which names may hold."""
+    """Return text without the control characters that names may hold."""
     return _COMMANDS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """Return a command with these arguments as it is typed, under torchrun if this one is."""
+    """Return the command line with these arguments, with torchrun if this process runs under it."""
     launcher = (
         ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m"]
         if is_launched()
@@ -136,7 +134,8 @@ def command_line(arguments: Sequence[str]) -> str:
 def interrupted(folder: str) -> int:
     """Print that the same command resumes from a folder, and return the exit code."""
     complain(
-        f"interrupted; saved to {folder}; go on with the same command: {command_line(sys.argv[1:])}"
+        f"interrupted; saved to {folder}; resume with the same command: "
+        f"{command_line(sys.argv[1:])}"
     )
     return INTERRUPTED
 
@@ -148,8 +147,7 @@ def print_json(value: Any) -> None:
 
 
 def silence() -> None:
-    """Send what is still to be printed nowhere: nobody reads it, and Python would complain at its
-    exit."""
+    """Discard further output: the pipe is closed, and Python would print an error at its exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # not a file, or closed
@@ -158,7 +156,7 @@ def silence() -> None:
 
 
 def one_line(error: BaseException | str) -> str:
-    """Return an error's message as one line, with the file that it is about."""
+    """Return an error's message as one line, with its file."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""`lightgcn demo` and `lightgcn prepare`: data to start from."""
+"""`lightgcn demo` and `lightgcn prepare`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightgcn.datasets.dataset import FILE_NAME, SUMMARY_NAME
 from lightgcn.datasets.preprocess import Cuts, Step, prepare_dataset
 from lightgcn.experiments.demo import run_demo
 
-# Skipped playlists that are listed on the terminal.
+# Skipped playlists listed on the terminal.
 _SHOWN = 20
 _READER_OPTIONS = (
     "slices",
@@ -43,7 +43,7 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", default="lightgcn-demo", help="folder for everything it writes (%(default)s)"
     )
     parser.add_argument(
-        "--playlists", type=int, default=10_000, help="how many to make up (%(default)s)"
+        "--playlists", type=int, default=10_000, help="number of synthetic playlists (%(default)s)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of data, split and training (%(default)s)"
@@ -51,7 +51,7 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """Walk made-up playlists through the whole path."""
+    """Run the whole path on synthetic playlists."""
     device = chosen_device(arguments.device)
     result = run_demo(
         arguments.out,
@@ -101,7 +101,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     text_files.add_argument(
         "--test", metavar="FILE", help="file with the test split (test.txt beside train.txt)"
     )
-    _cut_arguments(parser.add_argument_group("a part of the data, cut in this order"))
+    _cut_arguments(parser.add_argument_group("cuts of the data, in this order"))
 
 
 def _mpd_arguments(mpd: Any) -> None:
@@ -153,10 +153,10 @@ def _cut_arguments(cuts: Any) -> None:
     cuts.add_argument(
         "--ego",
         metavar="USER",
-        help="what is near a user, given by id or unique name; #1 is the user whose items are the "
-        "most popular on average",
+        help="the nodes near a user, given by id or unique name; #1 is the user whose items are "
+        "the most popular on average",
     )
-    cuts.add_argument("--hops", type=int, help="how near, in edges (3)")
+    cuts.add_argument("--hops", type=int, help="radius around that user, in edges (3)")
     cuts.add_argument("--seed", type=int, help="seed of the sample (0)")
 
 
@@ -169,11 +169,11 @@ def _slice_range(text: str) -> tuple[int, int]:
 
 def prepare(arguments: argparse.Namespace) -> int:
     """Read raw files and write a dataset folder."""
-    chosen_device(arguments.device)  # not used, but an impossible one is refused
+    chosen_device(arguments.device)  # unused, but checked
     out = Path(arguments.out)
     if (out / FILE_NAME).exists() and not arguments.overwrite:
         raise FileExistsError(
-            f"{out}: holds a prepared dataset already; give --overwrite or another folder"
+            f"{out}: holds a prepared dataset already; give --overwrite or a different folder"
         )
     options = {
         name: value for name in _READER_OPTIONS if (value := getattr(arguments, name)) is not None
@@ -236,7 +236,7 @@ COMMANDS = {
     "demo": Command(
         demo,
         _demo_arguments,
-        "synthetic playlists through the whole path, in under two minutes",
+        "the whole path on synthetic playlists, in under two minutes",
         ("lightgcn demo --out lightgcn-demo",),
     ),
     "prepare": Command(

@@ -1,4 +1,4 @@
-"""The command line: the commands, and how their errors end."""
+"""The command line: the commands and their exit codes."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0; 2 for bad input; 1 if another of several processes is gone; 130 if interrupted; 141 if
-    whoever reads the output has closed it, as a shell reports a program that SIGPIPE ended.
+    0: success; 1: one of several processes died; 2: bad input; 130: interrupted; 141: the output
+    pipe was closed (as a shell reports SIGPIPE).
     """
     use_huge_pages()
     try:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn, get_type_hints
 from lightgcn.cli.console import BAD_INPUT, complain
 from lightgcn.training.config import CONCERNS, PRESETS, SETTINGS
 
-# Settings with an option of their own: what stands for the value in the help, and what it is.
+# Settings with an option of their own: the placeholder of the value, and the help.
 _OPTIONS = {
     "epochs": ("N", "maximum number of passes over the training data"),
     "embedding_dim": ("N", "width of the embeddings"),
@@ -22,14 +22,14 @@ _OPTIONS = {
     "learning_rate": ("RATE", "learning rate of Adam"),
     "patience": ("N", "validations without a new best before training stops; none for never"),
     "metric": ("NAME", "validation metric that chooses the best epoch, such as ndcg@10 or roc_auc"),
-    "seed": ("N", "seed of the split, of the start and of every draw"),
+    "seed": ("N", "seed of the split, of the initial weights and of every random draw"),
 }
 _GROUPS = {"challenge": "the RecSys Challenge 2018: continue playlists from a title or some tracks"}
 DATA_HELP = "dataset folder, or anything that prepare reads without options"
 
 
 class Command(NamedTuple):
-    """A command: what it does, what it is for, how it is called, and what adds its arguments."""
+    """A command: its function, its arguments, a summary, and examples of command lines."""
 
     run: Callable[[argparse.Namespace], int]
     add_arguments: Callable[[argparse.ArgumentParser], None]
@@ -38,7 +38,7 @@ class Command(NamedTuple):
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, like all others."""
+    """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         complain(f"{message} (see {self.prog} --help)")
@@ -46,9 +46,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
-    """Return the parser; a parsed command line has its function as ``command``.
-
-    Without a command the function prints the help."""
+    """Return the parser. It sets ``command`` to the function of the command, or to one that prints
+    the help if there is no command."""
     parser = _Parser(
         prog="lightgcn",
         description="LightGCN graph collaborative filtering: from playlists or other interactions "
@@ -96,7 +95,7 @@ def _sentence(text: str) -> str:
 
 
 def add_preset(parser: argparse.ArgumentParser, option: str = "--preset") -> None:
-    """Add the option that names the settings to start from."""
+    """Add the option for the preset."""
     parser.add_argument(
         option,
         metavar="PRESET",
@@ -105,7 +104,7 @@ def add_preset(parser: argparse.ArgumentParser, option: str = "--preset") -> Non
 
 
 def add_settings(parser: argparse.ArgumentParser, *, fixed: bool = False) -> None:
-    """Add the options that change settings; ``fixed``: that a search leaves as they are given."""
+    """Add the options that change settings; ``fixed`` for a search, which keeps given settings."""
     for name, (metavar, text) in _OPTIONS.items():
         about = f"do not search: {text}" if fixed else f"{text} ({_preset_values(name)})"
         parser.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=about)
@@ -115,8 +114,8 @@ def add_settings(parser: argparse.ArgumentParser, *, fixed: bool = False) -> Non
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help=f"change another setting; NAME is one of {others}, which help(lightgcn.ModelConfig), "
-        "TrainConfig and RankingConfig describe",
+        help=f"change a setting; NAME is one of {others}; see help(lightgcn.ModelConfig), "
+        "help(lightgcn.TrainConfig) and help(lightgcn.RankingConfig)",
     )
 
 
@@ -132,7 +131,7 @@ def _preset_values(name: str) -> str:
 
 
 def add_split(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how the data is split."""
+    """Add the options of the split."""
     parser.add_argument(
         "--ratios",
         type=float,
@@ -163,13 +162,13 @@ def add_names(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--words",
         metavar="MODEL",
-        help="start from sentence embeddings of names: the folder of a language model, or the name "
-        "of an installed one",
+        help="initialise with sentence embeddings of names; MODEL is the folder of a language "
+        "model, or the name of an installed one",
     )
 
 
 def changed_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that were given as options or by --set, in their own types.
+    """Return the settings given as options or by --set, converted to their types.
 
     Raises:
         ValueError: naming the unknown setting, or the value that cannot be read.
@@ -186,8 +185,8 @@ def changed_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def language_model_of(arguments: argparse.Namespace) -> str | None:
-    """Return the language model that was given: a folder as an absolute path, so that the run can
-    be resumed from anywhere."""
+    """Return the given language model, a folder as an absolute path, so that the run can be resumed
+    from any folder."""
     words: str | None = arguments.words
     if words == "":
         raise ValueError("--words is empty; it takes a folder, or the name of an installed model")

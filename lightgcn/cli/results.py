@@ -1,4 +1,4 @@
-"""`lightgcn evaluate`, `recommend`, `plot` and `report`: what uses a run folder."""
+"""`lightgcn evaluate`, `recommend`, `plot` and `report`, which read a run folder."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def _dataset_of_run(arguments: argparse.Namespace) -> Dataset:
 
 
 def _note_newer_training(run: Path) -> tuple[int, int] | None:
-    """Print a note if a longer run was interrupted, and the model is still the one before it."""
+    """Print a note if the model is older than the training, which was interrupted."""
     newer = newer_training(run)
     if newer is not None:
         complain(
-            f"note: the model in {run} is of {newer[0]} epochs, and training has gone on to "
-            f"{newer[1]} since without ending; finish it with lightgcn train --resume"
+            f"note: the model in {run} is of {newer[0]} epochs, but training was resumed and "
+            f"stopped at {newer[1]}; finish it with lightgcn train --resume"
         )
     return newer
 
@@ -105,11 +105,11 @@ def _recommend_arguments(parser: argparse.ArgumentParser) -> None:
         help="a new user's items, by id, name or 'name by artist'",
     )
     who.add_argument("--similar", metavar="ITEM", help="items similar to this one")
-    parser.add_argument("-k", "--k", type=int, default=10, help="how many (%(default)s)")
+    parser.add_argument("-k", "--k", type=int, default=10, help="number of items (%(default)s)")
 
 
 def recommend(arguments: argparse.Namespace) -> int:
-    """Recommend for a known or a new user, or name similar items."""
+    """Recommend for a known or a new user, or list similar items."""
     device = chosen_device(arguments.device)
     file = recommender_file(arguments.run)
     recommender = Recommender.load(file, device)
@@ -138,7 +138,7 @@ def _plot_arguments(parser: argparse.ArgumentParser) -> None:
     _run_arguments(parser)
     parser.add_argument("--out", help="folder for the pictures (RUN/pictures)")
     parser.add_argument(
-        "--nodes", type=int, default=300, help="nodes of the piece of the graph (%(default)s)"
+        "--nodes", type=int, default=300, help="nodes of the drawn part of the graph (%(default)s)"
     )
     parser.add_argument(
         "--items", type=int, default=2000, help="items on the map, the most popular (%(default)s)"
@@ -152,7 +152,7 @@ def plot(arguments: argparse.Namespace) -> int:
     """Draw pictures of a run."""
     from lightgcn.experiments.plots import plot_run
 
-    chosen_device(arguments.device)  # not used, but an impossible one is refused
+    chosen_device(arguments.device)  # unused, but checked
     dataset = _dataset_of_run(arguments)
     _note_newer_training(Path(arguments.run))
     files = plot_run(
@@ -169,7 +169,7 @@ def plot(arguments: argparse.Namespace) -> int:
     for file in files:
         say(str(file))
     if not any(file.stem == "map" for file in files):
-        complain("note: no map was drawn, which needs at least 10 items")
+        complain("note: no map was drawn: it needs at least 10 items")
     return 0
 
 
@@ -191,7 +191,7 @@ def report(arguments: argparse.Namespace) -> int:
     """Write the HTML report of a run."""
     from lightgcn.experiments.report import write_report
 
-    chosen_device(arguments.device)  # not used, but an impossible one is refused
+    chosen_device(arguments.device)  # unused, but checked
     dataset = _dataset_of_run(arguments)
     _note_newer_training(Path(arguments.run))
     file = write_report(
@@ -232,7 +232,7 @@ COMMANDS = {
     "plot": Command(
         plot,
         _plot_arguments,
-        "pictures of a run: curves, degrees, a piece of the graph, a map of the items",
+        "pictures of a run: curves, degrees, a part of the graph, a map of the items",
         (
             "lightgcn plot runs/first",
             "lightgcn plot runs/first --out pictures --nodes 500 --items 5000",

@@ -50,7 +50,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in the folder; only --epochs and --patience may change",
+        help="resume the run in the folder; only --epochs and --patience may change",
     )
 
 
@@ -59,12 +59,12 @@ def train(arguments: argparse.Namespace) -> int:
     device = chosen_device(arguments.device)
     with joined_processes(device) as processes:
         folder = Path(arguments.run)
-        # torchrun starts the same command again after a failure: it resumes what it began itself,
-        # but not a run that was there before, which was refused.
+        # After a failure torchrun starts the same command again: resume the run that it began, but
+        # not a run that was there before.
         restarted = processes.remembers(f"began {folder}")
         resume = arguments.resume or (restarted and (folder / CHECKPOINT_FILE).is_file())
         if resume and folder.is_dir() and not holds_files(folder):  # killed before its first step
-            remark(f"{folder}: nothing to resume yet; training begins")
+            remark(f"{folder}: nothing to resume yet; training starts")
             resume = False
         saved = RunConfig.load(folder) if resume else None
         settings = _settings(arguments, saved)
@@ -87,13 +87,13 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace, saved: RunConfig | None) -> Preset:
-    """Return the settings: those of the run to resume, if there is one, with what was given."""
+    """Return the settings: those of a run to resume or of the preset, with the given changes."""
     changes = changed_settings(arguments)
     if saved is None:
         return preset(arguments.preset or "fast", **changes)
     if arguments.preset is None:
         return saved.settings.changed(**changes)
-    # A preset that is given again sets all but how long to train.
+    # A preset given again keeps the saved length of training.
     kept = {name: getattr(saved.settings.train, name) for name in MAY_CHANGE}
     return preset(arguments.preset, **kept | changes)
 
@@ -101,7 +101,7 @@ def _settings(arguments: argparse.Namespace, saved: RunConfig | None) -> Preset:
 def new_run_config(
     arguments: argparse.Namespace, settings: Preset, dataset: Dataset, saved: RunConfig | None
 ) -> RunConfig:
-    """Return what determines the run of a command line, or of one to resume (``saved``)."""
+    """Return the configuration of a new run, or of one to resume (``saved``)."""
     data = str(Path(arguments.data).resolve())
     names = ("ratios", "stratify", "negatives", "side_nodes")
     given: dict[str, Any] = {
@@ -130,13 +130,13 @@ def _say_trained(arguments: argparse.Namespace, result: TrainResult) -> int:
     run, epochs = arguments.run, len(result.history)
     if result.ended == "interrupted":
         again = command_line(["train", arguments.data, run, "--resume"])
-        complain(f"interrupted; saved to {run}; go on with: {again}")
+        complain(f"interrupted; saved to {run}; resume with: {again}")
         return INTERRUPTED
     best = next((record for record in result.history if record["epoch"] == result.best_epoch), {})
     if arguments.json:
         print_json({"run": run, "ended": result.ended, "epochs": epochs, "best": best})
         return 0
-    reason = "no better validation for a while" if result.ended == "early" else "all epochs done"
+    reason = "patience ran out" if result.ended == "early" else "all epochs done"
     seconds = sum(record["seconds"] for record in result.history)
     say(f"{epochs} epochs, {seconds:.1f} s of training ({reason})")
     values = "  ".join(f"{name} {value:.4f}" for name, value in best.get("val", {}).items())
@@ -153,7 +153,7 @@ def _reproduce_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run",
         nargs="?",
-        help="folder to write, or to go on in (runs/DATA-PRESET)",
+        help="folder to write, or to continue (runs/DATA-PRESET)",
     )
     add_preset(parser)
     add_settings(parser)
@@ -166,7 +166,7 @@ def reproduce_result(arguments: argparse.Namespace) -> int:
     """Reproduce a published result."""
     device = chosen_device(arguments.device)
     if arguments.seed is not None:
-        raise ValueError("reproduce takes --seeds, one or more, in place of --seed")
+        raise ValueError("reproduce takes --seeds, one or more, not --seed")
     name = arguments.preset or "fast"
     settings = preset(name, **changed_settings(arguments))
     run = arguments.run or f"runs/{Path(arguments.data).resolve().name}-{Path(name).stem}"

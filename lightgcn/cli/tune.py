@@ -37,7 +37,7 @@ def _tune_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help=DATA_HELP)
     parser.add_argument(
         "out",
-        help="folder of the search, new or to go on in; it writes the best settings to preset.json",
+        help="folder of the search, new or to continue; the best settings are in its preset.json",
     )
     parser.add_argument(
         "--minutes", type=float, help="wall-clock time to search (10; with --trials: no limit)"
@@ -85,7 +85,7 @@ def _say_tuned(arguments: argparse.Namespace, result: TuneResult, metric: str) -
     best, file = result.best, Path(arguments.out) / PRESET_FILE
     if result.ended == "interrupted":
         kept = f"the best settings so far are in {file}" if best else "nothing was found yet"
-        complain(f"interrupted; {kept}; the same command goes on")
+        complain(f"interrupted; {kept}; the same command continues")
         return INTERRUPTED
     if best is None:
         errors = [trial.error for trial in result.trials if trial.error is not None]

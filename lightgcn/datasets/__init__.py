@@ -1,5 +1,4 @@
-"""Readers of interaction data, each giving a `Dataset`; `open_dataset` finds out which one a path
-needs."""
+"""Readers of interaction data, each returning a `Dataset`; `open_dataset` picks one by the path."""
 
 from __future__ import annotations
 
@@ -47,14 +46,20 @@ def open_dataset(
     Args:
         source: a prepared folder, a folder of MPD slices, one or several slices, a LightGCN text
             folder or file, or a table.
-        format: "prepared", "mpd", "text" or "table"; "auto" tells it from the names of the files.
+        format: "prepared", "mpd", "text" or "table"; "auto" detects it from the file names.
         progress: show a bar on stderr, if that is a terminal.
-        options: what the format's reader takes: `read_mpd`, `read_text` or `read_table`.
+        options: options of the format's reader: `read_mpd`, `read_text` or `read_table`.
 
     Raises:
-        FileNotFoundError: if the source is not there.
-        ValueError: if the format is unknown or cannot be told, the reader has no such option, or
-            the data is bad.
+        FileNotFoundError: if there is no such source.
+        ValueError: if the format is unknown or cannot be detected, the reader has no such option,
+            or the data is bad.
+
+    Example:
+        >>> from pathlib import Path
+        >>> written = Path("plays.csv").write_text("user,item\\nann,song 1\\nbob,song 1\\n")
+        >>> open_dataset("plays.csv").interactions
+        Interactions(2 users, 1 items, 2 edges)
     """
     readers: dict[str, Callable[..., Dataset]] = {
         "prepared": _load,
@@ -68,9 +73,7 @@ def open_dataset(
         raise ValueError(f"format must be auto, {', '.join(readers)}, got {format!r}")
     reader = readers[format]
     if format != "mpd" and not isinstance(source, str | Path):
-        raise ValueError(
-            f"several files are accepted for MPD slices alone, not for format {format!r}"
-        )
+        raise ValueError(f"only MPD slices may be several files, not format {format!r}")
     _warn_of_memory(source, format, options)
     known = [
         name for name in inspect.signature(reader).parameters if name not in ("source", "progress")
@@ -88,8 +91,7 @@ def open_dataset(
 def _warn_of_memory(
     source: str | Path | Sequence[str | Path], format: str, options: dict[str, Any]
 ) -> None:
-    """Say so where reading would take more memory than there is; compressed files are taken for
-    what they are."""
+    """Warn if reading takes more memory than is available; compressed files count as they are."""
     try:
         if format == "mpd":
             files = chosen_slices(slice_files(source), options.get("slices"))
@@ -102,7 +104,7 @@ def _warn_of_memory(
                 else [path]
             )
         size = sum(file.stat().st_size for file in files)
-    except (OSError, ValueError, TypeError):  # the reader will say what is wrong
+    except (OSError, ValueError, TypeError):  # the reader raises a better error
         return
     advice = (
         "read fewer slices (--slices)"
@@ -142,11 +144,7 @@ def _detect_several(sources: Sequence[str | Path]) -> str:
         if SUFFIXES.get(bare_suffix(path)) == "table":
             raise ValueError(f"{path}: several tables are not supported; join them into one file")
         if bare_suffix(path) != ".json":
-            raise ValueError(
-                f"{path}: is no MPD slice by its name, which must end in .json; of several files "
-                "only MPD slices are "
-                "accepted"
-            )
+            raise ValueError(f"{path}: several files must be MPD slices, whose names end in .json")
     return "mpd"
 
 

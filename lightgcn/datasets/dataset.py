@@ -1,10 +1,4 @@
-"""A dataset: interactions, what is known about each user and item, and a test split where one came
-along.
-
-dataset = read_mpd("spotify_million_playlist_dataset/data")
-dataset.save("prepared")             # one file that opens in seconds
-dataset = Dataset.load("prepared")
-"""
+"""`Dataset`: interactions, columns of text for users and items, and an optional test split."""
 
 from __future__ import annotations
 
@@ -32,16 +26,23 @@ class Dataset:
     """Interactions with columns of text for their nodes.
 
     Args:
-        interactions: the graph; its ``user_ids`` and ``item_ids`` are the data's own names for the
-            nodes.
+        interactions: the graph, with the data's ids as ``user_ids`` and ``item_ids``.
         users: column name to one string per user, such as ``{"name": playlist titles}``.
         items: column name to one string per item, such as ``{"name": ..., "artist": ...}``.
-        test: a test split that came with the data, over the same nodes; it takes over the ids of
+        test: a test split that came with the data, over the same nodes; it gets the ids of
             ``interactions``.
-        info: anything JSON can hold about where the data came from and what was merged or dropped.
+        info: JSON values: the source of the data, and counts of merged and dropped entries.
 
     Raises:
-        ValueError: if a column has not one string per node, or the test split is over other nodes.
+        ValueError: if a column has not one string per node, or the test split is over different
+            nodes.
+
+    Example:
+        >>> graph = Interactions.from_frame({"user": ["ann", "bob"], "item": ["s1", "s1"]})
+        >>> dataset = Dataset(graph, users={}, items={"name": ["Airbag"]})
+        >>> folder = dataset.save("prepared")
+        >>> Dataset.load(folder).items
+        {'name': ['Airbag']}
     """
 
     interactions: Interactions
@@ -57,10 +58,13 @@ class Dataset:
             object.__setattr__(self, "test", _aligned(self.test, self.interactions))
 
     def reindex(self, users: Tensor, items: Tensor) -> Dataset:
-        """Keep the given nodes, (n,) and (m,) int64 distinct indices, in the order given, with
-        their columns.
+        """Return the dataset of the given nodes, in the order given.
 
-        What ``info`` counts of the graph is counted anew, and what is dropped is added up there.
+        The counts of the graph in ``info`` are updated, and dropped nodes and edges added up there.
+
+        Args:
+            users: (n,) int64 distinct indices.
+            items: (m,) int64 distinct indices.
 
         Raises:
             ValueError: for an index out of range or given twice.
@@ -71,8 +75,8 @@ class Dataset:
         return Dataset(graph, _take(self.users, users), _take(self.items, items), test, info)
 
     def groups(self, column: str) -> Tensor:
-        """Return the items' groups by a column, such as "artist_id": (num_items,) int64, -1 where
-        the text is empty.
+        """Return the items' groups by a column, such as "artist_id": (num_items,) int64, -1 for an
+        empty text.
 
         Groups are numbered in the order of their first item.
 
@@ -101,19 +105,17 @@ class Dataset:
         return info | {name: self.info.get(name, 0) + count for name, count in dropped.items()}
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 hex digest of the interactions and the test split: without one, that of
-        the interactions."""
+        """Return a SHA-256 hex digest of the interactions and the test split, if there is one."""
         if self.test is None:
             return self.interactions.fingerprint()
         both = f"{self.interactions.fingerprint()} {self.test.fingerprint()}"
         return hashlib.sha256(both.encode()).hexdigest()
 
     def save(self, folder: str | Path) -> Path:
-        """Write the dataset to ``folder`` and return it: one atomic file with everything, and a
-        summary to read.
+        """Write the dataset to ``folder`` atomically, with a JSON summary, and return the folder.
 
         Raises:
-            ValueError: if ``info`` holds something that JSON cannot, or a column is not valid
+            ValueError: if ``info`` holds a value that JSON cannot, or a column is not valid
                 Unicode.
         """
         folder = Path(folder)
@@ -148,22 +150,21 @@ class Dataset:
 
     @classmethod
     def load(cls, folder: str | Path) -> Dataset:
-        """Read what `save` wrote; of the folder's files it needs ``dataset.safetensors`` alone.
+        """Read a dataset that `save` wrote; it needs only the folder's ``dataset.safetensors``.
 
-        The edges are mapped into memory: what several processes load is there once. `save` puts
-        another file in its place and harms nobody; a program that writes into the file itself
-        changes what is loaded.
+        The edges are mapped into memory, so that several processes share them. `save` replaces the
+        file and leaves loaded datasets intact; a program that writes into the file changes them.
 
         Raises:
-            FileNotFoundError: if the file is not there.
+            FileNotFoundError: if there is no such file.
             ValueError: naming the file, if it is corrupt or its parts do not fit together.
         """
         path = Path(folder) / FILE_NAME
         tensors, metadata = load_tensors(path, "dataset")
         if "train.indptr" in tensors:
             raise ValueError(
-                f"{path}: was written by an older version, which held edges otherwise: prepare the "
-                "data again"
+                f"{path}: was written by an older version in a different format: prepare the data "
+                "again"
             )
         try:
             return _unpack(tensors, metadata)
@@ -240,7 +241,7 @@ def _take(columns: Mapping[str, list[str]], kept: Tensor) -> dict[str, list[str]
 
 
 def _pack_graph(prefix: str, graph: Interactions) -> dict[str, Tensor]:
-    """Return the edges as the graph holds them, so that a file is mapped, and not converted."""
+    """Return the edges in the types of the graph, so that a file is mapped without conversion."""
     tensors = {f"{prefix}.{name}": getattr(graph, name) for name in ("users", "items")}
     if graph.weights is not None:
         tensors[f"{prefix}.weights"] = graph.weights
@@ -286,7 +287,7 @@ def _ids(packed: Tensor | None) -> Ids | None:
     if packed is None:
         return None
     values = unpack_strings(packed)
-    # An object array: a fixed-width string array would take the longest id's width for every node.
+    # A fixed-width string array would take the longest id's width for every node.
     kind = np.int64 if values and all(type(value) is int for value in values) else object
     return np.array(values, dtype=kind)
 

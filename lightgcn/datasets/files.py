@@ -1,5 +1,4 @@
-"""What the readers share: whole files, decompressed where their name says so, and a progress
-bar."""
+"""Shared by the readers: whole files, decompressed by their suffix, and a progress bar."""
 
 from __future__ import annotations
 
@@ -16,10 +15,10 @@ _PART = 1 << 24
 
 
 def existing_file(path: str | Path) -> Path:
-    """Return the path of a file that is there.
+    """Return the path of an existing file.
 
     Raises:
-        FileNotFoundError: if nothing has that name.
+        FileNotFoundError: if there is no such path.
         ValueError: if it is a folder.
     """
     path = Path(path)
@@ -33,8 +32,7 @@ def existing_file(path: str | Path) -> Path:
 
 
 def bare_suffix(path: str | Path) -> str:
-    """Return the lower-case suffix of a file's name, the one before ``.xz`` or ``.gz`` where it
-    ends so."""
+    """Return the lower-case suffix of a file's name, without ``.xz`` or ``.gz``."""
     path = Path(path)
     return Path(path.stem if path.suffix.lower() in COMPRESSIONS else path.name).suffix.lower()
 
@@ -43,8 +41,8 @@ def read_bytes(path: str | Path) -> bytes:
     """Return a file's content, decompressed if its name ends in ``.xz`` or ``.gz``.
 
     Raises:
-        FileNotFoundError: if the file is not there.
-        ValueError: naming the file, if what it holds is not what its name says, or is cut short.
+        FileNotFoundError: if there is no such file.
+        ValueError: naming the file, if it is truncated or not in the format of its suffix.
     """
     path = existing_file(path)
     suffix = path.suffix.lower()
@@ -54,7 +52,7 @@ def read_bytes(path: str | Path) -> bytes:
     import lzma
 
     with path.open("rb"):
-        pass  # A file that may not be read says so here, and is not called truncated below.
+        pass  # Without permission, raise here rather than as "truncated" below.
     try:
         with (lzma.open if suffix == ".xz" else gzip.open)(path) as stream:
             return _read_within_memory(path, stream)
@@ -65,17 +63,15 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def _read_within_memory(path: Path, stream: Any) -> bytes:
-    """Return all that a decompressing stream gives, unless that is more than memory can hold
-    several times."""
+    """Read a decompressing stream to its end, up to a quarter of the available memory."""
     parts, size, most = [], 0, reading_limit()
     while part := stream.read(_PART):
         parts.append(part)
         size += len(part)
         if most is not None and size > most:
             raise ValueError(
-                f"{path}: decompresses to more than {size / 1e9:.1f} GB, a quarter of the memory "
-                "that is available; "
-                "divide the file, or use a machine with more"
+                f"{path}: decompresses to more than {size / 1e9:.1f} GB, a quarter of the "
+                "available memory; divide the file, or use a machine with more"
             )
     return b"".join(parts)
 

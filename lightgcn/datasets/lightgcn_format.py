@@ -1,5 +1,4 @@
-"""The text format of the LightGCN authors: a user index and then item indices on each line,
-whitespace between."""
+"""The text format of the LightGCN authors: each line has a user index and then item indices."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ from lightgcn.datasets.files import COMPRESSIONS, read_bytes, with_progress
 from lightgcn.graph.interactions import Interactions
 
 LARGEST = 2**31 - 2
-# More nodes than the first, and than the second for each number in the file, are raw ids and no
-# indices: each node costs memory in every table.
+# An index above the first, and above the second times the count of numbers in the files, is taken
+# for a raw id: each node costs memory in every table.
 MANY_NODES, NODES_PER_NUMBER = 1_000_000, 1000
 Numbers = npt.NDArray[np.int64]
 
@@ -25,24 +24,29 @@ Numbers = npt.NDArray[np.int64]
 def read_text(
     source: str | Path, *, test: str | Path | None = None, progress: bool = False
 ) -> Dataset:
-    """Read interactions in the LightGCN text format; indices are the ids, and both files count for
-    the nodes.
+    """Read interactions in the LightGCN text format, with the file's indices as node indices.
 
-    Which of a user's items comes after which is kept as the edges' ``order``. A user may have
-    several lines, or no item. A pair that is repeated is one edge; ``info`` counts repeats and the
-    test edges that are train edges too (they are kept).
+    The order of a user's items becomes the edges' ``order``. A user may have several lines, or no
+    item. A repeated pair is one edge; ``info`` counts repeats, and the test edges that are also
+    train edges (they are kept). Nodes are counted over both files.
 
     Args:
         source: a folder with ``train.txt`` and perhaps ``test.txt``, or a train file. A name may
             end in .xz or .gz.
-        test: a test file, in place of the folder's.
+        test: a test file, instead of the folder's.
         progress: show a bar on stderr, if that is a terminal.
 
     Raises:
-        FileNotFoundError: if a file is not there.
+        FileNotFoundError: if there is no such file.
         ValueError: naming file, line and value, for anything but integers in [0, 2**31 - 2], for an
             empty file, and for an index so high that it must be a raw id: above a million, and
-            above 1000 for each number in the files.
+            above 1000 times the count of numbers in the files.
+
+    Example:
+        >>> from pathlib import Path
+        >>> written = Path("train.txt").write_text("0 0 1\\n1 2\\n")
+        >>> read_text("train.txt").interactions
+        Interactions(2 users, 3 items, 3 edges)
     """
     source = Path(source)
     train_file = _in_folder(source, "train") if source.is_dir() else source
@@ -62,7 +66,7 @@ def read_text(
     _check_indices(files, parsed)
     num_users = max(most for _, _, most in parsed) + 1
     num_items = max(int(items.max()) for _, items, _ in parsed) + 1
-    graphs, places = [], 0  # a test file goes on where train ends
+    graphs, places = [], 0  # the order of test edges continues that of train
     for users, items, _ in parsed:
         order = torch.arange(places, places + len(items))
         pair = torch.from_numpy(users), torch.from_numpy(items)
@@ -89,7 +93,7 @@ def _names(part: str) -> list[str]:
 
 
 def text_file_names() -> list[str]:
-    """Return what files of this format are called."""
+    """Return the names of files of this format."""
     return [*_names("train"), *_names("test")]
 
 
@@ -98,13 +102,12 @@ def _in_folder(folder: Path, part: str) -> Path | None:
 
 
 def has_train_file(folder: Path) -> bool:
-    """Tell whether a folder holds a train file of this format."""
+    """Return whether a folder holds a train file of this format."""
     return _in_folder(folder, "train") is not None
 
 
 def _parse(path: Path, data: bytes) -> tuple[Numbers, Numbers, int]:
-    """Return each pair's user and item, (E,) int64, and the largest user index (a line may hold a
-    user alone)."""
+    """Return each pair's user and item, (E,) int64, and the largest user index of any line."""
     text = np.frombuffer(data.removeprefix(b"\xef\xbb\xbf"), dtype=np.uint8)
     digit = (text >= ord("0")) & (text <= ord("9"))
     newline = text == ord("\n")
@@ -138,20 +141,20 @@ def _parse(path: Path, data: bytes) -> tuple[Numbers, Numbers, int]:
 
 
 def _check_indices(files: list[Path], parsed: list[tuple[Numbers, Numbers, int]]) -> None:
-    """Refuse a file in which an index is too high for as many numbers as there are."""
+    """Raise a ValueError if the highest index is too high for the count of numbers."""
     highest = [max(most, int(items.max())) for _, items, most in parsed]
     numbers = sum(len(np.unique(users)) + len(items) for users, items, _ in parsed)
     path, most = files[int(np.argmax(highest))], max(highest)
     if most > max(MANY_NODES, NODES_PER_NUMBER * numbers):
         raise ValueError(
             f"{path}: the highest index is {most}, with {numbers} numbers in all; indices count "
-            "nodes from zero "
-            "without gaps. Are these raw ids? Give them as a table (.csv with a header user,item)"
+            "nodes from zero without gaps. Are these raw ids? Give them as a table (.csv with a "
+            "header user,item)"
         )
 
 
 def _explain(path: Path, data: bytes) -> NoReturn:
-    """Say which value is wrong and where; slow, and called only when one is."""
+    """Raise a ValueError that names the first wrong value and its line."""
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         for token in re.split(rb"[ \t\r]+", line):
             if re.fullmatch(rb"[0-9]{0,10}", token) and int(token or b"0") <= LARGEST:

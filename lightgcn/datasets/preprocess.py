@@ -1,5 +1,4 @@
-"""Cutting a dataset to the part that is worth training on, step by step, with its size after each
-step."""
+"""Cut a dataset to a part to train on, step by step, with its size after each step."""
 
 from __future__ import annotations
 
@@ -26,17 +25,17 @@ from lightgcn.graph.subgraph import (
 
 @dataclass(frozen=True)
 class Cuts:
-    """What to cut a dataset to, in this order; None and False leave a step out.
+    """The part of a dataset to keep; steps in this order, None and False leave one out.
 
     Attributes:
-        sample: so many users, drawn at random, and their items.
-        k_core: users and items with at least so many edges among them.
+        sample: number of users to draw at random, with their items.
+        k_core: least number of edges of each user and item, among those kept.
         largest_component: the largest connected component.
         tie_by: column of the items whose equal values tie items together in that component, such as
             "artist_id".
         ego: the nodes within ``hops`` edges of a user: an id or unique name, or "#1" for the user
             whose items are the most popular on average, "#2" for the next.
-        hops: see ``ego``; None for 3.
+        hops: radius of ``ego``; None for 3.
         seed: of the sample; None for 0.
     """
 
@@ -51,7 +50,7 @@ class Cuts:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a preparation, and the graph after it."""
+    """A step of a preparation, and the statistics of the graph after it."""
 
     name: str
     statistics: GraphStatistics
@@ -59,22 +58,20 @@ class Step:
 
 
 def prepare_dataset(dataset: Dataset, cuts: Cuts) -> tuple[Dataset, list[Step]]:
-    """Cut a dataset and put its nodes in the order of `locality_order`; return it, and its size
-    step by step.
+    """Cut a dataset and renumber its nodes by `locality_order`; return it and its steps.
 
     Raises:
         ValueError: as the functions of `lightgcn.graph.subgraph`, `Dataset.groups` and `find_node`
-            do, if items are to be tied for no component, or no edge is left.
+            do, if ``tie_by`` is given without ``largest_component``, or no edge is left.
     """
     if cuts.tie_by is not None and not cuts.largest_component:
         raise ValueError(
-            f"items tied by {cuts.tie_by!r} make a difference to the largest component alone: ask "
-            "for it"
+            f"tie_by={cuts.tie_by!r} needs largest_component, and has no effect without it"
         )
     if cuts.ego is None and cuts.hops is not None:
-        raise ValueError(f"hops={cuts.hops!r} are around a user: say which (ego)")
+        raise ValueError(f"hops={cuts.hops!r} needs a user to start from: give ego")
     if cuts.sample is None and cuts.seed is not None:
-        raise ValueError(f"seed={cuts.seed!r} is that of a sample: say of how many users (sample)")
+        raise ValueError(f"seed={cuts.seed!r} needs a number of users to draw: give sample")
     hops = 3 if cuts.hops is None else checked_count("hops", cuts.hops)
     steps = [_step("read", dataset)]
 
@@ -99,7 +96,7 @@ def prepare_dataset(dataset: Dataset, cuts: Cuts) -> tuple[Dataset, list[Step]]:
     if cuts.ego is not None:
         user = _ego_user(dataset, cuts.ego)
         cut(
-            f"{hops} hops around {_called(dataset, user)}",
+            f"{hops} hops around {_label(dataset, user)}",
             ego_graph(dataset.interactions, user, hops),
         )
     if not dataset.interactions.num_edges:
@@ -122,7 +119,7 @@ def _ego_user(dataset: Dataset, wanted: str) -> int:
     return find_node("user", wanted, index_of_ids(graph.user_ids, graph.num_users), dataset.users)
 
 
-def _called(dataset: Dataset, user: int) -> str:
+def _label(dataset: Dataset, user: int) -> str:
     ids: Any = dataset.interactions.user_ids
     own = user if ids is None else ids[user]
     name = " ".join(dataset.users["name"][user].split()) if "name" in dataset.users else ""

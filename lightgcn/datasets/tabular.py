@@ -15,10 +15,10 @@ from lightgcn.datasets.files import bare_suffix, existing_file, read_bytes, with
 from lightgcn.graph.interactions import Interactions
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-# Rows of Parquet that are read at a time.
+# Rows of Parquet read at a time.
 _ROWS = 1 << 14
 Column = npt.NDArray[Any]
-Where = Callable[[int], str]  # row position -> how a person finds it in the file
+Where = Callable[[int], str]  # row position -> its place in the file, for messages
 
 
 def read_table(
@@ -32,12 +32,11 @@ def read_table(
     separator: str | None = None,
     progress: bool = False,
 ) -> Dataset:
-    """Read a table with a header and one interaction a row; the sorted distinct ids become users
-    and items.
+    """Read a table with a header and one interaction a row.
 
-    Ids of CSV and TSV are strings, those of Parquet integers or strings. Repeated rows are one edge
-    whose weight is the sum of theirs; a node's name is that of its first row. ``info`` counts
-    repeats and names that were passed over.
+    Users and items are the sorted distinct ids: strings in CSV and TSV, integers or strings in
+    Parquet. Repeated rows become one edge with the sum of their weights; a node gets the name of
+    its first row. ``info`` counts repeated rows and differing later names.
 
     Args:
         source: a .csv or .tsv file (perhaps .gz or .xz), or a .parquet file.
@@ -46,20 +45,27 @@ def read_table(
         weight: name of a column of finite positive numbers.
         user_name: name of a column with a name for each row's user.
         item_name: name of a column with a name for each row's item.
-        separator: one character, where the suffix does not tell it.
+        separator: one character; None to choose it by the suffix.
         progress: show a bar on stderr, if that is a terminal.
 
     Raises:
-        FileNotFoundError: if the file is not there.
+        FileNotFoundError: if there is no such file.
         ValueError: naming file and row, for a missing column or id, one column for two of users,
             items and weights, a wrong weight, a row with too few or too many fields, a table
             without rows, or Parquet without pyarrow installed.
+
+    Example:
+        >>> from pathlib import Path
+        >>> written = Path("plays.csv").write_text("who,what,n\\nann,a,2\\nann,a,1\\nbob,b,5\\n")
+        >>> dataset = read_table("plays.csv", user="who", item="what", weight="n")
+        >>> dataset.interactions.weights
+        tensor([3., 5.])
     """
     path = existing_file(source)
     if user == item or weight in (user, item):
         twice = user if user == item else weight
         raise ValueError(
-            f"{path}: column {twice!r} is asked for twice; users, items and weights are different "
+            f"{path}: column {twice!r} is given twice; users, items and weights must be different "
             "columns"
         )
     wanted = [name for name in (user, item, weight, user_name, item_name) if name is not None]
@@ -107,9 +113,8 @@ def _separator(path: Path, given: str | None) -> str:
     suffix = bare_suffix(path)
     if suffix not in SEPARATORS:
         raise ValueError(
-            f"{path}: cannot tell a table from the suffix {suffix!r}; .csv, .tsv (also .gz, .xz) "
-            "and .parquet are "
-            "accepted, or give a separator"
+            f"{path}: no table by its suffix {suffix!r}; .csv, .tsv (also .gz, .xz) and .parquet "
+            "are accepted, or give a separator"
         )
     return SEPARATORS[suffix]
 
@@ -140,9 +145,9 @@ def _read_csv(
                 if not row:  # a blank line
                     continue
                 raise ValueError(
-                    f"{path}, line {reader.line_num}: {len(row)} fields where the header has "
-                    f"{len(header)}; "
-                    f"is {separator!r} the separator, and is a field that holds it in quotes?"
+                    f"{path}, line {reader.line_num}: {len(row)} fields, but the header has "
+                    f"{len(header)}; is {separator!r} the separator, and is a field that holds it "
+                    "in quotes?"
                 )
             rows.append([row[place] for place in places])
             lines.append(reader.line_num)
@@ -166,22 +171,21 @@ def _read_parquet(path: Path, wanted: list[str]) -> tuple[dict[str, Column], Whe
             f'{path}: reading Parquet needs pyarrow: pip install "lightgcn[parquet]"'
         ) from error
     with path.open("rb"):
-        pass  # A file that may not be read says so here, and is not called truncated below.
+        pass  # Without permission, raise here rather than as "truncated" below.
     try:
         with parquet.ParquetFile(path) as file:
             _places(path, file.schema_arrow.names, wanted)
-            # A set, because pyarrow returns a column twice that is asked for twice.
+            # pyarrow returns a column twice if it is named twice.
             names = sorted(set(wanted))
             batches, size, most = [], 0, reading_limit()
-            # A few bytes of Parquet can stand for any number of rows, and of letters in each.
+            # A small Parquet file can expand to any size.
             for batch in file.iter_batches(_ROWS, columns=names):
                 batches.append(batch)
                 size += batch.nbytes
                 if most is not None and size > most:
                     raise ValueError(
-                        f"{path}: takes more than {size / 1e9:.1f} GB to read, a quarter of the "
-                        "memory that is "
-                        "available; divide it, or use a machine with more"
+                        f"{path}: needs more than {size / 1e9:.1f} GB to read, a quarter of the "
+                        "available memory; divide it, or use a machine with more"
                     )
             schema = pyarrow.schema([file.schema_arrow.field(name) for name in names])
             table = pyarrow.Table.from_batches(batches, schema)
@@ -197,8 +201,8 @@ def _read_parquet(path: Path, wanted: list[str]) -> tuple[dict[str, Column], Whe
 
 
 def _of_arrow(column: Any) -> Column:
-    # NumPy has no missing integer: a column with one stays a list of Python objects until it is
-    # refused by row.
+    # NumPy has no missing integer: such a column stays an array of objects until it is refused by
+    # row.
     return np.array(column.to_pylist(), dtype=object) if column.null_count else np.asarray(column)
 
 
@@ -255,8 +259,7 @@ def _checked_weights(
         row = int(wrong[0])
         raise ValueError(
             f"{path}, {where(row)}: column {name!r} is {values[row]}; a weight must be finite and "
-            "positive, "
-            "and within the range of float32"
+            "positive, and within the range of float32"
         )
     return weights
 
@@ -270,8 +273,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _names(keys: Column, names: Column, ids: Column) -> tuple[list[str], int]:
-    """Return the first row's name for each id ("" for a missing one), and how many other names
-    there were."""
+    """Return the first row's name for each id ("" if missing), and the number of other names."""
     texts = ["" if name is None else str(name) for name in names.tolist()]
     pairs = list(zip(keys.tolist(), texts, strict=True))
     first = dict(reversed(pairs))

@@ -1,4 +1,4 @@
-"""The demonstration: synthetic playlists, walked through the path that a user's own data takes."""
+"""The demonstration: the whole path on synthetic playlists."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lightgcn.training.config import PRESETS, Preset, preset
 
 MARKER_FILE = "lightgcn-demo.json"
 _SLICE_SIZE = 1000
-# Fewer may fall apart into components too small to split and to rank 20 items in.
+# The largest component of fewer playlists can be too small to split.
 _LEAST_PLAYLISTS = 50
 
 
@@ -41,20 +41,19 @@ def run_demo(
     """Write synthetic MPD slices, read them, train, evaluate and recommend, all under ``folder``.
 
     Args:
-        folder: where ``mpd/``, ``prepared/`` and ``run/`` are written: a new or empty folder, or
-            that of an earlier demo (a marker file tells), whose files are replaced; no other file
-            is touched.
-        num_playlists: how many playlists to make up, at least 50.
+        folder: the folder of ``mpd/``, ``prepared/`` and ``run/``: new, empty, or of an earlier
+            demo (by its marker file), whose files are replaced; other files are left alone.
+        num_playlists: number of synthetic playlists, at least 50.
         seed: of the data, the split and the training.
-        device: where to train.
-        say: called with each line of the story.
-        watch: entered for the time of training; when what it gives returns True, training ends and
-            the demo returns None.
+        device: device to train on.
+        say: called with each line of output.
+        watch: context of the training, which yields ``should_stop`` of `lightgcn.fit`; if that
+            returns True, training ends and the demo returns None.
         progress: show progress bars on a terminal.
 
     Raises:
         ValueError: before anything is written or replaced, if ``num_playlists`` or ``seed`` is out
-            of range, or the folder holds files and is not a demo's.
+            of range, or the folder holds files that are not of a demo.
     """
     settings = _checked_settings(num_playlists, seed)
     with folder_lock(folder):
@@ -110,7 +109,7 @@ def _run_demo(
         f"{result.best_value:.4f} in epoch {result.best_epoch}"
     )
 
-    say("5  Test set, never looked at until now:")
+    say("5  Test set, read for the first time:")
     evaluations = evaluate_run(dataset, run, device=device)
     columns = ("roc_auc", "recall@20", "ndcg@20")
     say("   " + "".join(f"{title:>14}" for title in ("", *columns)))
@@ -166,15 +165,14 @@ def _checked_settings(num_playlists: int, seed: int) -> Preset:
             f"num_playlists must be an integer of at least {_LEAST_PLAYLISTS}, got "
             f"{num_playlists!r}"
         )
-    # Of a few playlists smaller batches, so that an epoch has a score of steps.
+    # Smaller batches for few playlists, so that an epoch has about twenty steps.
     return preset(
         "fast", seed=seed, batch_size=min(PRESETS["fast"].train.batch_size or 0, 2 * num_playlists)
     )
 
 
 def _claim(folder: Path, num_playlists: int) -> None:
-    """Take an empty folder or an earlier demo's, remove that one's files, and mark it with those
-    that will be written.
+    """Remove the files of an earlier demo in the folder, and write the marker file.
 
     Raises:
         ValueError: if the folder holds files and no marker, or is no folder.

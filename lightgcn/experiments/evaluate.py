@@ -1,4 +1,4 @@
-"""Evaluate the model of a run folder, and baselines beside it, on the run's test set."""
+"""Evaluate the model of a run folder, and baselines, on the run's test set."""
 
 from __future__ import annotations
 
@@ -53,19 +53,18 @@ def evaluate_run(
     device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> dict[str, Evaluation]:
-    """Evaluate a run's best model, and baselines beside it, on the run's test set; write
-    ``test.json``.
+    """Evaluate a run's best model, and baselines, on the run's test set; write ``test.json``.
 
-    Popularity and the closed forms of `lightgcn.ranking.baselines`, on the CPU and with their
-    default settings, know all edges that messages flow along in the test. "mf" is the run's model
-    without layers, trained anew with its settings on its split.
+    Popularity and the closed forms of `lightgcn.ranking.baselines` are fitted on the message edges
+    of the test set, on the CPU, with their default settings. "mf" is the run's model without
+    layers, trained with its settings on its split.
 
     Args:
-        dataset: the run's data.
+        dataset: dataset of the run.
         folder: the run folder.
         ks: list lengths.
         baselines: names out of `BASELINES`.
-        device: where to evaluate, and to train "mf".
+        device: device to evaluate on, and to train "mf".
         progress: show progress bars on a terminal.
 
     Returns:
@@ -74,8 +73,8 @@ def evaluate_run(
 
     Raises:
         FileNotFoundError: if the folder holds no trained model.
-        ValueError: if the dataset is not the run's, there is no test set, a k or a baseline's name
-            is wrong, or "ease" does not fit in memory.
+        ValueError: if the dataset is not that of the run, there is no test set, a k or a baseline's
+            name is wrong, or "ease" does not fit in memory.
     """
     folder = Path(folder)
     config = RunConfig.load(folder)
@@ -99,14 +98,12 @@ def evaluate_run(
             results[name] = evaluate(other, test, ks=ks)
         else:
             results[name] = _evaluate_scorer(name, test.to("cpu"), ks, progress)
-    if (
-        trained_or_none(folder) == evaluated
-    ):  # else training has ended meanwhile, and there is another model
+    if trained_or_none(folder) == evaluated:  # no newer model was written meanwhile
         try:
             write_json(
                 folder / TEST_FILE, {name: asdict(result) for name, result in results.items()}
             )
-        except OSError as error:  # which is no reason to lose them
+        except OSError as error:  # still return the metrics
             warnings.warn(
                 f"the metrics could not be written: {error.filename}: {error.strerror}",
                 stacklevel=2,
@@ -125,7 +122,7 @@ def _evaluate_popularity(test: LinkSet, ks: Sequence[int]) -> Evaluation:
     if not test.negatives.shape[1]:
         return ranking
     links = evaluate_links(users, items, test)
-    # The loss of a count of users says nothing about it as a probability.
+    # A count of users is no logit, so its loss means nothing.
     return Evaluation(
         {"roc_auc": links["roc_auc"]} | ranking.metrics, links.num_links, ranking.num_users
     )
@@ -156,6 +153,6 @@ def _train_mf(
     config = replace(config, settings=settings, side_nodes=None)
     model = new_run_model(config, dataset, split, progress=progress).to(device)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # they came with the run itself
+        warnings.simplefilter("ignore", UserWarning)  # the run itself gave them
         fit(model, split, settings, progress=progress)
     return model

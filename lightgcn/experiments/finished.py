@@ -1,4 +1,4 @@
-"""Read what a run folder holds once training has ended."""
+"""Read a run folder in which training has ended."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from lightgcn.training.checkpoint import HISTORY_FILE, read_history
 
 
 def trained_or_none(folder: Path) -> dict[str, int] | None:
-    """Return how many epochs are behind a folder's model, and which is its best; None if it has no
-    model, or the file that holds them is damaged."""
+    """Return the number of epochs and the best epoch of a folder's model.
+
+    None if there is no model, or the file is damaged."""
     try:
         return _trained(folder)
     except ValueError:
@@ -24,7 +25,7 @@ def trained_or_none(folder: Path) -> dict[str, int] | None:
 
 
 def _trained(folder: Path) -> dict[str, int] | None:
-    """Return the same; a damaged file raises a ValueError that names it."""
+    """Return the same, but raise a ValueError for a damaged file."""
     path = folder / TRAINED_FILE
     if not path.is_file():
         return None
@@ -36,7 +37,7 @@ def _trained(folder: Path) -> dict[str, int] | None:
 
 
 class FinishedRun(NamedTuple):
-    """A run in which training has ended: settings, recommender, a record per epoch behind it."""
+    """A run in which training has ended: settings, recommender, and the records of its epochs."""
 
     config: RunConfig
     recommender: Recommender
@@ -49,14 +50,14 @@ def finished_run(dataset: Dataset, folder: str | Path) -> FinishedRun:
 
     Raises:
         FileNotFoundError: if the folder is no run folder, or training has not ended in it.
-        ValueError: if the dataset is not the run's, or a file of the run is corrupt.
+        ValueError: if the dataset is not that of the run, or a file of the run is corrupt.
     """
     folder = Path(folder)
     config, trained = RunConfig.load(folder), _trained(folder)
     if not (folder / RECOMMENDER_FILE).is_file() or trained is None:
         raise FileNotFoundError(not_ended(folder))
     check_dataset(config, dataset)
-    # Training may have gone on since, without an end.
+    # Training may have been resumed since, and interrupted.
     history = read_history(folder)[: trained["epochs"]]
     if not history:
         raise ValueError(f"{folder / HISTORY_FILE}: has no record of an epoch")
@@ -66,7 +67,7 @@ def finished_run(dataset: Dataset, folder: str | Path) -> FinishedRun:
 
 
 def recommender_file(path: str | Path) -> Path:
-    """Return the recommender's file of a run folder, or the file itself that was given.
+    """Return the recommender's file of a run folder; a file is returned as it is.
 
     Raises:
         FileNotFoundError: if the folder holds none.
@@ -79,18 +80,17 @@ def recommender_file(path: str | Path) -> Path:
         )
     if file.is_file():
         needed = reading_memory(file.stat().st_size, "recommender")
-        warn_of_shortage(f"{file}: to answer from it", needed, "use a machine with more")
+        warn_of_shortage(f"{file}: loading it", needed, "use a machine with more")
     return file
 
 
 def not_ended(folder: Path) -> str:
     """Return the message of an error about a folder without a trained model."""
-    return f"{folder}: training has not ended here yet; go on with lightgcn train --resume"
+    return f"{folder}: training has not ended here yet; resume it with lightgcn train --resume"
 
 
 def newer_training(folder: str | Path) -> tuple[int, int] | None:
-    """Return (epochs behind the folder's model, epochs trained by now) if training has gone on
-    since, else None."""
+    """Return (epochs of the folder's model, epochs trained since) if there are more, else None."""
     trained, history = _trained(Path(folder)), Path(folder) / HISTORY_FILE
     if trained is None or not history.is_file():
         return None

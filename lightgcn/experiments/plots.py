@@ -36,8 +36,7 @@ _MOST_LETTERS = 28
 
 
 def require_plot(*modules: str) -> None:
-    """Raise a ValueError that says how to install what pictures need, Matplotlib and more, where it
-    is not."""
+    """Raise a ValueError with the install command if Matplotlib or a given package is missing."""
     for module in ("matplotlib", *modules):
         try:
             import_module(module)
@@ -50,7 +49,7 @@ def require_plot(*modules: str) -> None:
 def learning_curves(
     history: Sequence[dict[str, Any]], config: TrainConfig, *, stacked: bool = False
 ) -> Any:
-    """Return the losses by epoch and, beside them, the validation metric that chose the best epoch.
+    """Draw the losses by epoch and, beside them, the validation metric that chose the best epoch.
 
     The validation loss is a cross-entropy; it stands beside a training loss of the same kind alone.
 
@@ -125,12 +124,12 @@ def learning_curves(
 def degree_distributions(
     interactions: Interactions, *, user: str = "user", item: str = "item"
 ) -> Any:
-    """Return, for both sides, the share of nodes that have at least so many edges.
+    """Draw, for both sides, the share of nodes with at least a number of edges.
 
     Args:
         interactions: the graph.
-        user: what a user is called.
-        item: what an item is called.
+        user: noun for a user.
+        item: noun for an item.
 
     Raises:
         ValueError: if the graph has no edge.
@@ -143,7 +142,7 @@ def degree_distributions(
         (interactions.item_degrees, item, ORANGE, "--"),
     ):
         counts = torch.bincount(degrees.cpu())
-        # How many have at least so many: sums from the end.
+        # Number of nodes with at least each degree.
         at_least = counts.flip(0).cumsum(0).flip(0)
         values = counts.nonzero().flatten()
         values = values[values > 0]
@@ -177,18 +176,17 @@ def graph_picture(
     user: str = "user",
     item: str = "item",
 ) -> Any:
-    """Return a connected piece of the graph: users and items in two colours, the larger the more
-    edges they have.
+    """Draw a connected part of the graph: users and items in two colours, larger with more edges.
 
-    The piece grows from a random user of average degree by a few random neighbours of each node;
-    edges are all those between its nodes.
+    The part grows from a random user of average degree by a few random neighbours of each node, and
+    has all edges between its nodes.
 
     Args:
         interactions: the graph.
-        num_nodes: of the piece, at most.
+        num_nodes: number of nodes, at most.
         seed: of the draws and of the layout.
-        user: what a user is called.
-        item: what an item is called.
+        user: noun for a user.
+        item: noun for an item.
 
     Raises:
         ValueError: if the graph has no edge, or ``num_nodes`` is less than 2.
@@ -247,18 +245,17 @@ def embedding_map(
     user: str = "user",
     item: str = "item",
 ) -> Any:
-    """Return a map of the most popular items, near each other where their embeddings point the same
-    way (t-SNE).
+    """Draw a map of the most popular items by the directions of their embeddings (t-SNE).
 
     Args:
         items: (num_items, d) final embeddings.
-        popularity: (num_items,) how many users each item has; the colour.
-        names: of the items; those of the most popular are written where there is room.
-        num_items: how many of the items to draw.
-        num_names: how many names to write at most.
+        popularity: (num_items,) number of users of each item; the colour.
+        names: of the items; names of the most popular ones are written if there is room.
+        num_items: number of items to draw.
+        num_names: number of names to write, at most.
         seed: of the layout.
-        user: what a user is called.
-        item: what an item is called.
+        user: noun for a user.
+        item: noun for an item.
 
     Raises:
         ValueError: if there are fewer than 10 items, all embeddings point the same way, or sizes do
@@ -284,7 +281,7 @@ def embedding_map(
     directions = F.normalize(items.detach().cpu()[chosen].float()).numpy()
     if float(directions.std(axis=0).max()) < 1e-4:
         raise ValueError(
-            "a map needs embeddings that differ, and these all point the same way: the model has "
+            "a map needs embeddings of different directions, but all have the same: the model has "
             "not learned"
         )
     perplexity, start = min(30.0, (len(chosen) - 1) / 3), "pca" if items.shape[1] > 1 else "random"
@@ -319,15 +316,16 @@ def plot_run(
     num_items: int = 2000,
     seed: int = 0,
 ) -> list[Path]:
-    """Draw all pictures of a run and write each as PNG and SVG; return the files. There is no map
-    of under ten items.
+    """Draw all pictures of a run, write each as PNG and SVG, and return the files.
+
+    With fewer than ten items there is no map.
 
     Args:
-        dataset: the run's data.
+        dataset: dataset of the run.
         folder: the run folder.
-        out: where ``curves``, ``degrees``, ``graph`` and ``map`` are written.
-        num_nodes: of the piece of the graph.
-        num_items: on the map.
+        out: folder of ``curves``, ``degrees``, ``graph`` and ``map``.
+        num_nodes: number of nodes in the picture of the graph.
+        num_items: number of items on the map.
         seed: of draws and layouts.
 
     Raises:
@@ -336,7 +334,7 @@ def plot_run(
             there are too few nodes or items.
     """
     require_plot("sklearn", "networkx")
-    # Before anything is drawn, which takes a while.
+    # Check everything before the slow drawing.
     num_items, num_nodes = (
         checked_count("num_items", num_items, _LEAST_ITEMS),
         checked_count("num_nodes", num_nodes, 2),
@@ -368,8 +366,7 @@ def plot_run(
 
 
 def nouns(dataset: Dataset) -> tuple[str, str]:
-    """Return what the users and the items of a dataset are called: playlists and tracks, where
-    items have artists."""
+    """Return nouns for users and items: playlist and track, if the items have artists."""
     return ("playlist", "track") if "artist" in dataset.items else ("user", "item")
 
 
@@ -397,7 +394,7 @@ def draw(figure: Any, target: Any, kind: str) -> None:
 
 
 def counted_decades(axes: Any) -> float:
-    """Return how many powers of ten a logarithmic x axis covers."""
+    """Return the number of powers of ten on a logarithmic x axis."""
     low, high = axes.get_xlim()
     return float(np.log10(high / low))
 

@@ -1,4 +1,4 @@
-"""Published results, and the splits that they are of."""
+"""Published results, by split."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ KNOWN_SPLITS = {
     (52_643, 91_599, 2_380_730, 603_378): "Amazon-Book",
 }
 
-# Recall@20 and NDCG@20 on these splits at d = 64, as their papers or their authors' logs give them;
-# most chose settings and the epoch on the test set.
+# Recall@20 and NDCG@20 on these splits at d = 64, from the papers or the authors' logs. Most chose
+# settings and the epoch on the test set.
 PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
     "LightGCN, 1 layer (He et al. 2020)": {
         "Gowalla": (0.1755, 0.1492),
@@ -58,7 +58,7 @@ PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
 
 
 def split_name(dataset: Dataset) -> str | None:
-    """Return the name of the published split that a dataset has the size of, or None."""
+    """Return the name of the published split of a dataset, by its size, or None."""
     graph, test = dataset.interactions, dataset.test
     size = (
         graph.num_users,

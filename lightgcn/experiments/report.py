@@ -1,9 +1,8 @@
-"""A run as one HTML file that needs nothing else: settings, data, curves, metrics, and
-recommendations to search.
+"""A run as one self-contained HTML file: settings, data, curves, metrics, and recommendations to
+search.
 
-Every text of the data is escaped or put in place as text, and the page forbids itself (by its
-content security policy) to load anything: a playlist that is called ``<script>`` shows as just
-that."""
+Every text of the data is escaped or inserted as text, and the page's content security policy
+forbids to load anything: a playlist named ``<script>`` is shown as text."""
 
 from __future__ import annotations
 
@@ -60,11 +59,11 @@ def write_report(
     """Write the report of a run and return its file.
 
     Args:
-        dataset: the run's data.
+        dataset: dataset of the run.
         folder: the run folder.
         out: the file; None for ``report.html`` in the run folder.
-        num_users: how many users, drawn at random, are shown with recommendations.
-        k: recommendations for each.
+        num_users: number of users with recommendations, drawn at random.
+        k: number of recommendations of each.
         seed: of the draw.
 
     Raises:
@@ -101,8 +100,7 @@ def write_report(
             "Share of nodes by degree",
         ),
         f"<h2>Recommendations</h2>\n<p>For {len(shown)} {user}s drawn at random, from all known "
-        "edges; what is there "
-        "already is left out.</p>",
+        f"edges; {item}s that they have already are left out.</p>",
         f'<label for="search">Search by {user}, or by {item} among those shown</label>\n'
         '<input id="search" type="search" autocomplete="off" placeholder="a name or an id">\n'
         '<p id="count" role="status"></p>\n<div id="results"></div>',
@@ -118,13 +116,13 @@ def write_report(
         )
         + "</footer>",
     ]
-    # A "<" would end the script where a name has one.
+    # A "<" in a name could end the script.
     data = (
         orjson.dumps({"user": user, "item": item, "rows": shown}).decode().replace("<", "\\u003c")
     )
     texts = {"title": html.escape(f"LightGCN on {name}"), "body": "\n".join(parts), "data": data}
     template = files("lightgcn.experiments").joinpath("report.html").read_text(encoding="utf-8")
-    # All at once, so that what is put in is not looked at again.
+    # In one pass, so that inserted text is not replaced again.
     page = re.sub(r"@(title|body|data)@", lambda found: texts[found[1]], template)
     out = folder / REPORT_FILE if out is None else Path(out)
     write_atomic(out, lambda path: path.write_text(page, encoding="utf-8"))
@@ -134,13 +132,12 @@ def write_report(
 def sample_recommendations(
     recommender: Recommender, num_users: int, k: int, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Return some users, in the order of their index: what they are called, some of their items,
-    and their best ones.
+    """Return randomly drawn users, by index: their names, some of their items, recommendations.
 
     Args:
-        recommender: of the run.
-        num_users: how many users with items to draw, at most.
-        k: recommendations for each, at most as many as there are items.
+        recommender: recommender of the run.
+        num_users: number of users to draw among those with items, at most.
+        k: number of recommendations of each, at most.
         seed: of the draw.
     """
     seen = recommender.seen
@@ -167,7 +164,7 @@ def sample_recommendations(
 
 
 def _item_names(recommender: Recommender, index: int) -> list[str]:
-    """Return an item's name and, where it is known, its artist; its id where it has no name."""
+    """Return an item's name, with its artist if known; its id if it has no name."""
     found = recommender.item(index)
     name, artist = (found.columns.get(column, "").strip() for column in ("name", "artist"))
     if not name:
@@ -176,7 +173,7 @@ def _item_names(recommender: Recommender, index: int) -> list[str]:
 
 
 def _test_metrics(path: Path) -> dict[str, Any] | None:
-    """Return what `lightgcn evaluate` wrote, None where it did not.
+    """Return the metrics that `lightgcn evaluate` wrote, None if there are none.
 
     Raises:
         ValueError: naming the file, if it is something else.
@@ -279,8 +276,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _picture(figure: Any, described: str) -> str:
-    """Return a figure as an image of its own, so that names within it cannot meet those of
-    another."""
+    """Return a figure as an SVG in an <img>, so that ids of two figures do not collide."""
     file = io.BytesIO()
     draw(figure, file, kind="svg")
     data = base64.b64encode(file.getvalue()).decode()

@@ -1,7 +1,7 @@
 """Reproduce a published result: choose the epoch on validation, train on all of train, evaluate on
-the test set once.
+test once.
 
-    FOLDER/prepared/             the data, its nodes in an order that suits the caches
+    FOLDER/prepared/             the data, its nodes in cache-friendly order
     FOLDER/seed-0/validation/    run folder: a part of train; the rest chooses the best epoch
     FOLDER/seed-0/final/         run folder: all of train, for that many epochs
     FOLDER/seed-0/result.json    the test metrics, computed once
@@ -47,8 +47,8 @@ METRICS = ("recall@20", "ndcg@20")
 
 
 class Reproduction(NamedTuple):
-    """What came of the seeds, each as in its ``result.json``, and the published split that the data
-    is, if any."""
+    """The results of the seeds, each as in its ``result.json``, and the name of the published
+    split, if the data is one."""
 
     results: list[dict[str, Any]]
     split_name: str | None
@@ -63,8 +63,7 @@ class Reproduction(NamedTuple):
         return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
     def published(self) -> dict[str, tuple[float, float]]:
-        """Return (Recall@20, NDCG@20) of published methods on the same split; none for other
-        data."""
+        """Return (Recall@20, NDCG@20) of published methods on the same split, if there are any."""
         name = self.split_name or ""
         return {method: rows[name] for method, rows in PUBLISHED.items() if name in rows}
 
@@ -80,40 +79,35 @@ def reproduce(
     watch: Callable[[], AbstractContextManager[Callable[[], bool]]] | None = None,
     progress: bool = False,
 ) -> Reproduction | None:
-    """Reproduce a result for each seed; what the folder holds of it already is taken up where it
-    ended.
+    """Reproduce a result for each seed; a folder with the same reproduction is continued.
 
     Args:
         dataset: with a test split of its own.
         config: the settings; its seed is replaced by each of ``seeds``, which also draws the
             validation edges.
-        folder: where everything is written.
+        folder: the folder of all files.
         seeds: one result each.
-        device: where to train.
-        say: called with a line as each step ends.
-        watch: makes what is entered for the time of a training; where what that gives returns True
-            the training is saved and None comes back.
+        device: device to train on.
+        say: called with a line after each step.
+        watch: returns the context of a training, which yields ``should_stop`` of `lightgcn.fit`; if
+            that returns True, the training is saved and the result is None.
         progress: show progress bars on a terminal.
 
     Raises:
-        ValueError: if the data brings no test split, no seed is given, or the folder holds a
-            reproduction of other data or other settings.
+        ValueError: if the data has no test split, no seed is given, or the folder holds a
+            reproduction with different data or settings.
     """
     if dataset.test is None:
-        raise ValueError(
-            "to reproduce a result the data must bring its own test split (test.txt beside "
-            "train.txt)"
-        )
+        raise ValueError("reproduce needs data with its own test split (test.txt beside train.txt)")
     if config.model.init == "words":
-        raise ValueError("reproduce cannot start from words: published results do not")
+        raise ValueError('reproduce does not support init="words"')
     if not seeds or len(set(seeds)) != len(seeds):
-        raise ValueError(f"seeds must be one or more different integers, got {list(seeds)}")
+        raise ValueError(f"seeds must be one or more distinct integers, got {list(seeds)}")
     folder, name = Path(folder), split_name(dataset)
     graph = dataset.interactions
     say(
         f"{name or 'data'}: {graph.num_users:,} users, {graph.num_items:,} items, "
-        f"{graph.num_edges:,} train and "
-        f"{dataset.test.num_edges:,} test edges"
+        f"{graph.num_edges:,} train and {dataset.test.num_edges:,} test edges"
     )
     with folder_lock(folder):
         dataset = _prepared(dataset, folder)
@@ -160,14 +154,16 @@ def _summary(
 
 
 def _prepared(dataset: Dataset, folder: Path) -> Dataset:
-    """Return the dataset in an order that suits the caches, from the folder or written to it."""
+    """Return the dataset in cache-friendly order, from the folder or written to it."""
     ordered = dataset.reindex(*locality_order(dataset.interactions))
     if not (folder / PREPARED / FILE_NAME).is_file():
         ordered.save(folder / PREPARED)
         return ordered
     prepared = Dataset.load(folder / PREPARED)
     if prepared.fingerprint() != ordered.fingerprint():
-        raise ValueError(f"{folder}: holds a reproduction on other data; choose another folder")
+        raise ValueError(
+            f"{folder}: holds a reproduction with different data; choose a different folder"
+        )
     return prepared
 
 
@@ -238,13 +234,15 @@ def _reproduce_one(
 def _train_once(
     dataset: Dataset, run: RunConfig, folder: Path, *, watch: Any, **options: Any
 ) -> bool:
-    """Train into a run folder unless that was done; False where it was interrupted."""
+    """Train into a run folder unless it is trained already; return False if interrupted."""
     if (folder / TRAINED_FILE).is_file():
         saved = RunConfig.load(folder)
         run.check_resumes(saved)
         if saved.settings != run.settings:
             epochs = saved.settings.train.epochs
-            raise ValueError(f"{folder}: was trained for {epochs} epochs; choose another folder")
+            raise ValueError(
+                f"{folder}: was trained for {epochs} epochs; choose a different folder"
+            )
         return True
     resume = (folder / CHECKPOINT_FILE).is_file()
     result = train_run(

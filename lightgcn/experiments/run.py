@@ -1,12 +1,12 @@
-"""What determines a run: its data, its split and its settings; and what a run folder holds.
+"""The configuration of a run (data, split, settings), and the files of a run folder.
 
 run.json                   data, split and training settings, versions
 checkpoint.safetensors     the state of training, to resume from
 history.jsonl              a record per epoch
 model.safetensors          the best model
 recommender.safetensors    embeddings over all known edges, ids and names, for `Recommender.load`
-trained.json               epochs behind these two, and the seconds that the start took to make
-test.json                  metrics on the test set, once it was evaluated
+trained.json               epochs of these two, and the seconds to make the untrained model
+test.json                  metrics on the test set, after an evaluation
 """
 
 from __future__ import annotations
@@ -49,23 +49,22 @@ RUN_FILES = (
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What determines a run: the data, how it was split, and the training settings.
+    """The configuration of a run: its data, its split and its settings.
 
     Attributes:
-        data: path of the dataset, as `open_dataset` takes it.
-        fingerprint: of the dataset (`Dataset.fingerprint`), so that other data under the same path
-            is noticed.
+        data: path of the dataset, for `open_dataset`.
+        fingerprint: of the dataset (`Dataset.fingerprint`), to detect different data under the same
+            path.
         settings: of the model, its training and its ranking.
-        ratios: (train, validation, test) shares; (train, validation) for a dataset that brings its
-            own test split.
+        ratios: (train, validation, test) shares; (train, validation) for a dataset with its own
+            test split.
         stratify: None or "user", as for `split_edges`, or "last": by user, with the end of each
             user's list held out (`Interactions.order`).
         negatives: negatives per positive of each link set.
         split_seed: seed of the split.
-        words: the language model behind a start from words, as
-            `lightgcn.nn.text_features.TextEncoder` takes it.
-        side_nodes: column of the items whose equal values are further nodes
-            (`lightgcn.graph.side_nodes`), such as "artist_id"; None for no such nodes.
+        words: the language model of ``init="words"``, for `lightgcn.nn.text_features.TextEncoder`.
+        side_nodes: column of the items whose values become side nodes
+            (`lightgcn.graph.side_nodes`), such as "artist_id"; None for none.
     """
 
     data: str
@@ -91,7 +90,7 @@ class RunConfig:
 
         Raises:
             FileNotFoundError: if the folder is no run folder.
-            ValueError: if the file is not what `save` wrote.
+            ValueError: if the file is not one of `save`.
         """
         path = Path(folder) / CONFIG_FILE
         if not path.is_file():
@@ -114,7 +113,7 @@ class RunConfig:
             raise ValueError(f"{path}: not the settings of a run ({error})") from error
 
     def check_resumes(self, saved: RunConfig) -> None:
-        """Raise a ValueError unless a run of the saved settings can go on with these."""
+        """Raise a ValueError unless a run of a saved configuration can be resumed with this one."""
         now, before = ({**asdict(one), **one.settings.flat()} for one in (self, saved))
         for name in (
             *SETTINGS,
@@ -128,16 +127,16 @@ class RunConfig:
             if name not in MAY_CHANGE and now[name] != before[name]:
                 raise ValueError(
                     f"{name} cannot change: it is {before[name]!r} in the run, {now[name]!r} was "
-                    f"given; when a run is resumed only {' and '.join(MAY_CHANGE)} can change"
+                    f"given; only {' and '.join(MAY_CHANGE)} can change when a run is resumed"
                 )
 
 
 def check_dataset(config: RunConfig, dataset: Dataset, data: str | None = None) -> None:
-    """Raise a ValueError unless a dataset, from the path ``data``, is that of the run."""
+    """Raise a ValueError unless the dataset, read from ``data``, is that of the run."""
     if dataset.fingerprint() != config.fingerprint:
         path = config.data if data is None else data
         was = f"in {config.data} when it was made" if path == config.data else f"of {config.data}"
-        raise ValueError(f"{path}: holds other interactions than the run's, which were {was}")
+        raise ValueError(f"{path}: the interactions differ from those of the run, which were {was}")
 
 
 def new_run_model(
@@ -151,16 +150,15 @@ def new_run_model(
     """Return the untrained model of a run, on the CPU.
 
     Args:
-        config: the run's.
-        dataset: the run's.
-        split: the run's split of it, extended by its side nodes.
-        folder: where the embeddings of names are kept for a start from words, in ``words/``; None
-            for nowhere. A prepared dataset keeps them in its own folder, for all its runs.
+        config: configuration of the run.
+        dataset: dataset of the run.
+        split: split of the run, with its side nodes.
+        folder: cache of the embeddings of names, in ``words/``; None for no cache. A prepared
+            dataset has the cache in its own folder, for all its runs.
         progress: show a progress bar on a terminal while names are embedded.
 
     Raises:
-        ValueError: if the start is from words and there is no model for them, or a model and no
-            such start.
+        ValueError: if init is "words" without a language model, or the other way round.
     """
     graph, words, init = dataset.interactions, None, config.settings.model.init
     if (init == "words") != (config.words is not None):
@@ -182,25 +180,25 @@ def run_side_nodes(config: RunConfig, dataset: Dataset) -> SideNodes | None:
     """Return the side nodes of a run, None for none.
 
     Raises:
-        ValueError: if the items have no such column, or no two items have a value in common.
+        ValueError: if the items have no such column, or no value occurs twice.
     """
     return None if config.side_nodes is None else SideNodes.of(dataset.groups(config.side_nodes))
 
 
 def split_run(config: RunConfig, dataset: Dataset) -> Split:
-    """Split a dataset the way of a run; the test set is empty if a test split came with the data.
+    """Split a dataset by the configuration of a run; the test set is empty if the data has its own.
 
     Raises:
-        ValueError: as `split_edges` does, if the dataset is not the run's, or if its own test split
-            does not go with the ratios or the weights.
+        ValueError: as `split_edges` does, if the dataset is not that of the run, or if its own test
+            split does not fit the ratios or the weights.
     """
     check_dataset(config, dataset)
     if dataset.test is not None:
         _check_own_test(dataset.interactions, dataset.test, config.ratios)
     if config.stratify == "last" and dataset.interactions.order is None:
         raise ValueError(
-            f'stratify "last" holds out each user\'s last items, and {config.data} has no order of '
-            'them: use "user", or prepare the data with an order'
+            f'stratify "last" holds out each user\'s last items, but {config.data} has no order: '
+            'use "user", or prepare the data with an order'
         )
     return split_edges(
         dataset.interactions,
@@ -225,7 +223,7 @@ def held_out_links(config: RunConfig, dataset: Dataset) -> LinkSet:
     if dataset.test is None:
         if not split.test.positives.num_edges:
             raise ValueError(
-                f"this run has no test set: {config.data} brings none, and the ratios "
+                f"this run has no test set: {config.data} has none, and the ratios "
                 f"{' '.join(map(str, config.ratios))} leave no share for one"
             )
         return split.test
@@ -241,7 +239,7 @@ def held_out_links(config: RunConfig, dataset: Dataset) -> LinkSet:
 def _check_own_test(train: Interactions, test: Interactions, ratios: tuple[float, ...]) -> None:
     if len(ratios) == 3:
         raise ValueError(
-            "the data brings its own test split: give two ratios (train and validation, such as "
+            "the data has its own test split: give two ratios (train and validation, such as "
             f"0.9 0.1), got {ratios}"
         )
     if (train.weights is None) != (test.weights is None):
@@ -251,5 +249,5 @@ def _check_own_test(train: Interactions, test: Interactions, ratios: tuple[float
 
 
 def default_ratios(dataset: Dataset) -> tuple[float, ...]:
-    """Return (.8, .1, .1), or (.9, .1) for a dataset that brings its own test split."""
+    """Return (.8, .1, .1), or (.9, .1) for a dataset with its own test split."""
     return (0.8, 0.1, 0.1) if dataset.test is None else (0.9, 0.1)

@@ -53,28 +53,28 @@ def train_run(
 ) -> TrainResult:
     """Train on a dataset into a run folder and, unless interrupted, write model and recommender.
 
-    A run that is refused leaves the folder as it was.
+    A refused run leaves the folder unchanged.
 
     Args:
-        dataset: the run's data.
-        config: of the run.
+        dataset: dataset of the run.
+        config: configuration of the run.
         folder: the run folder.
-        resume: go on from the folder's checkpoint.
-        device: where to train.
+        resume: continue from the folder's checkpoint.
+        device: device to train on.
         on_epoch: as for `lightgcn.fit`.
-        watch: entered for the time of training; it gives ``should_stop`` of `lightgcn.fit`.
+        watch: context of the training, which yields ``should_stop`` of `lightgcn.fit`.
         progress: show progress bars on a terminal.
         processes: of `lightgcn.core.process_group.process_group`: each process calls this with the
-            same arguments and holds some columns of the model; process 0 makes the start and writes
+            same arguments and holds some columns of the model; process 0 makes the model and writes
             the files.
 
     Raises:
         FileExistsError: if the folder holds a run already (a checkpoint or a model) and ``resume``
             is not set.
-        FolderInUseError: if another process writes to the folder.
-        ValueError: as `lightgcn.fit`, or if the run to resume is of other data, or other settings
-            but for ``epochs`` and ``patience``.
-        ProcessLostError: if another of several processes is gone.
+        FolderInUseError: if a different process writes to the folder.
+        ValueError: as `lightgcn.fit`, or if the run to resume has different data, or different
+            settings other than ``epochs`` and ``patience``.
+        ProcessLostError: if one of several processes died.
     """
     folder, device = Path(folder), torch.device(device)
     with folder_lock(folder) if processes.rank == 0 else nullcontext():
@@ -114,7 +114,9 @@ def _check_folder(
     there = any((folder / name).exists() for name in (CHECKPOINT_FILE, MODEL_FILE))
     processes.check_same(f"whether {folder} holds a run", str(there))
     if there and not resume:
-        raise FileExistsError(f"{folder}: holds a run already; resume it, or choose another folder")
+        raise FileExistsError(
+            f"{folder}: holds a run already; resume it, or choose a different folder"
+        )
     if resume and (folder / CONFIG_FILE).is_file():
         saved = RunConfig.load(folder)
         check_dataset(saved, dataset, config.data)
@@ -124,7 +126,7 @@ def _check_folder(
 def _warn_of_memory(split: Split, config: RunConfig, processes: ProcessGroup) -> None:
     graph, own = split.val.message, processes.columns(config.settings.model.embedding_dim)
     each = training_memory(graph.num_nodes, graph.num_edges, own.stop - own.start)
-    advice = "take a smaller embedding_dim, or less data (prepare --slices, --sample)"
+    advice = "use a smaller embedding_dim, or less data (prepare --slices, --sample)"
     warn_of_shortage("training", processes.local_size * each, advice)
 
 
@@ -161,14 +163,14 @@ def _fit(
     def begin() -> None:
         nonlocal begun
         if not begun:
-            if not options["resume"]:  # left of a run whose other files were removed
+            if not options["resume"]:  # left over from a run whose other files were removed
                 for name in (TEST_FILE, TRAINED_FILE):
                     (folder / name).unlink(missing_ok=True)
             config.save(folder)
             processes.remember(f"began {folder}")
         begun = True
 
-    def should_stop() -> bool:  # called before each step, so first once all was accepted
+    def should_stop() -> bool:  # first called after all checks
         begin()
         return stop_asked()
 
@@ -176,11 +178,11 @@ def _fit(
         result = fit(
             model, split, config.settings, run_dir=folder, should_stop=should_stop, **options
         )
-    except Exception:  # in the first epoch: nothing is left behind
+    except Exception:  # after a failure in the first epoch leave nothing behind
         if not any((folder / name).exists() for name in (CHECKPOINT_FILE, HISTORY_FILE)):
             (folder / CONFIG_FILE).unlink(missing_ok=True)
         raise
-    begin()  # if there was no step left
+    begin()  # if no step was left
     return result
 
 
@@ -194,7 +196,7 @@ def _write_trained(
 ) -> None:
     trained = {"epochs": len(result.history), "best_epoch": result.best_epoch}
     if trained_or_none(folder) != trained:
-        (folder / TEST_FILE).unlink(missing_ok=True)  # of another model
+        (folder / TEST_FILE).unlink(missing_ok=True)  # of an earlier model
     save_model(folder / MODEL_FILE, model)
     known = dataset.interactions
     if dataset.test is not None:

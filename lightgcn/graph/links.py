@@ -187,7 +187,15 @@ class LinkSet:
 
 
 class Split(NamedTuple):
-    """Train, validation and test link sets over the same nodes."""
+    """Train, validation and test link sets over the same nodes.
+
+    Example:
+        >>> from lightgcn import split_edges
+        >>> graph = Interactions([0, 0, 1, 1, 2], [0, 1, 1, 2, 3], num_users=3, num_items=4)
+        >>> train, val, test = split_edges(graph, ratios=(0.6, 0.2, 0.2))
+        >>> len(train.positives.users), len(val.positives.users), len(test.positives.users)
+        (3, 1, 1)
+    """
 
     train: LinkSet
     val: LinkSet

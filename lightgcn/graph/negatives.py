@@ -67,6 +67,12 @@ def sample_negative_node_pairs(
 
     Raises:
         ValueError: if there are fewer such pairs than ``num_samples``.
+
+    Example:
+        >>> graph = Interactions([0], [0], num_users=1, num_items=1)
+        >>> sample_negative_node_pairs(graph, 2, seed=0).sort(dim=1).values
+        tensor([[0, 1],
+                [0, 1]])
     """
     exclude = checked_interactions("exclude", exclude)
     nodes = exclude.num_nodes
@@ -169,6 +175,12 @@ def sample_user_positives(
 
     Raises:
         ValueError: if the graph has no edge.
+
+    Example:
+        >>> graph = Interactions([0, 2], [1, 0], num_users=3, num_items=2)
+        >>> edges = sample_user_positives(graph, 5, seed=0)
+        >>> graph.users[edges].unique()
+        tensor([0, 2])
     """
     active = interactions.user_degrees.nonzero().flatten()
     if not len(active):
@@ -193,6 +205,10 @@ def shuffled_batches(
 
     Raises:
         ValueError: if ``batch_size`` < 1.
+
+    Example:
+        >>> [len(batch) for batch in shuffled_batches(5, 2, seed=0)]
+        [2, 2, 1]
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, or None for one batch, got {batch_size}")

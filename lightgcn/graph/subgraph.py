@@ -19,7 +19,14 @@ from lightgcn.graph.interactions import Interactions, checked_interactions
 
 
 class Nodes(NamedTuple):
-    """Nodes to keep: (n,) int64 users and (m,) int64 items, increasing but for `locality_order`."""
+    """Nodes to keep: (n,) int64 users and (m,) int64 items, increasing but for `locality_order`.
+
+    Example:
+        >>> graph = Interactions([0, 1], [0, 1], num_users=2, num_items=2)
+        >>> kept = Nodes(users=torch.tensor([1]), items=torch.tensor([0, 1]))
+        >>> graph.reindex(*kept)
+        Interactions(1 users, 2 items, 1 edges)
+    """
 
     users: Tensor
     items: Tensor
@@ -232,7 +239,13 @@ def _nodes(kept: np.ndarray[Any, np.dtype[np.bool_]], interactions: Interactions
 class Degrees:
     """Degrees of the nodes of one side, including isolated nodes.
 
-    Median and 90th percentile are degrees of actual nodes: the lower one of two in the middle."""
+    Median and 90th percentile are degrees of actual nodes: the lower one of two in the middle.
+
+    Example:
+        >>> graph = Interactions([0, 0, 1], [0, 1, 1], num_users=2, num_items=3)
+        >>> graph_statistics(graph).item_degrees
+        Degrees(mean=1.0, median=1.0, percentile_90=2.0, most=2, isolated=1)
+    """
 
     mean: float
     median: float
@@ -243,7 +256,14 @@ class Degrees:
 
 @dataclass(frozen=True)
 class GraphStatistics:
-    """The size of a graph, and the degrees of both sides."""
+    """The size of a graph, and the degrees of both sides.
+
+    Example:
+        >>> graph = Interactions([0, 0, 1], [0, 1, 1], num_users=2, num_items=3)
+        >>> statistics = graph_statistics(graph)
+        >>> statistics.edges, statistics.density
+        (3, 0.5)
+    """
 
     users: int
     items: int

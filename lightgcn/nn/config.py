@@ -26,6 +26,11 @@ class ModelConfig:
 
     Raises:
         ValueError: naming the setting that is out of range.
+
+    Example:
+        >>> from lightgcn import ModelConfig
+        >>> ModelConfig(num_layers=2).normalization
+        'symmetric'
     """
 
     embedding_dim: int = 64

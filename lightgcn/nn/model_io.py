@@ -18,6 +18,12 @@ def save_model(path: str | Path, model: LightGCN) -> None:
     Raises:
         ValueError: for a part of a model that several processes hold; write ``model.whole()`` in
             process 0.
+
+    Example:
+        >>> from lightgcn import LightGCN, load_model, save_model
+        >>> save_model("small.model", LightGCN(2, 3, embedding_dim=4))
+        >>> load_model("small.model").embedding.shape
+        torch.Size([5, 4])
     """
     check_whole(model)
     alpha = model.alpha
@@ -39,6 +45,13 @@ def load_model(path: str | Path) -> LightGCN:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is corrupt, or its weights do not have the shape that it states.
+
+    Example:
+        >>> from lightgcn import LightGCN, load_model, save_model
+        >>> model = LightGCN(2, 3, embedding_dim=4, normalization="mean")
+        >>> save_model("small.model", model)
+        >>> load_model("small.model").normalization
+        'mean'
     """
     tensors, metadata = load_tensors(path, "model")
     try:

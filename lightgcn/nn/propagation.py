@@ -93,6 +93,15 @@ def propagate_rows(
 
     Raises:
         ValueError: as `propagate`, and if ``nodes`` is not (B,) int64.
+
+    Example:
+        >>> from lightgcn import Interactions, normalized_adjacency
+        >>> adjacency = normalized_adjacency(Interactions([0], [0], num_users=1, num_items=1))
+        >>> final, start = propagate_rows(
+        ...     adjacency, torch.eye(2), [0.0, 1.0], torch.tensor([0])
+        ... )
+        >>> final, start
+        (tensor([[0., 1.]]), tensor([[1., 0.]]))
     """
     weights = _checked(adjacency, x, alpha)
     if nodes.ndim != 1 or nodes.dtype != torch.int64:

@@ -1,9 +1,8 @@
-"""Baselines that keep a model honest: popularity as embeddings, and closed forms that score from a
-user's items.
+"""Baselines: popularity as embeddings, and closed forms that score from a user's items.
 
-The closed forms are linear in a user's row of the graph, so they also score users whom they were
-not fitted on (`ItemScorer.for_users`). They are computed on the CPU, and the weights of weighted
-edges are the values of the rows; popularity counts users, whatever the weights."""
+The closed forms are linear in a user's row of the graph, so they also score users on whom they were
+not fitted (`ItemScorer.for_users`). They are computed on the CPU, and edge weights are the values
+of the rows. Popularity counts users and ignores weights."""
 
 from __future__ import annotations
 
@@ -25,30 +24,36 @@ from lightgcn.ranking.inversion import check_memory, invert_, reflect_
 
 Floats = npt.NDArray[np.floating[Any]]
 
-# Entries of a block of rows that are formed at a time: at most 64 MiB of float32 where they are
-# dense.
+# Entries of a block of rows: at most 64 MiB of float32 if dense.
 _BLOCK = 1 << 24
-# Up to so many users or items all eigenvectors are computed, which takes a second or less.
+# Up to this many users or items all eigenvectors are computed, in a second or less.
 _FEW_NODES = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class ItemScorer:
-    """Scores of all items for users whose items are known; `lightgcn.evaluate_scores` takes its
-    ``scores``.
+    """Scores of all items from a user's items; pass its ``scores`` to `lightgcn.evaluate_scores`.
 
     Attributes:
         history: the users' items.
-        score_rows: gives (B, num_items) scores for a (B, num_items) float32 SciPy CSR array: the
-            rows of B users.
+        score_rows: maps the rows of B users, a (B, num_items) float32 SciPy CSR array, to
+            (B, num_items) scores.
+
+    Example:
+        >>> train = Interactions([0, 0, 1], [0, 1, 0], num_users=2, num_items=2)
+        >>> scorer = item_cosine(train, shrinkage=0)
+        >>> new_users = Interactions([0], [1], num_users=1, num_items=2)
+        >>> scorer.for_users(new_users).scores(torch.tensor([0]))
+        tensor([[0.7071, 0.0000]])
     """
 
     history: Interactions
     score_rows: Callable[[Any], Floats] = field(repr=False)
 
     def scores(self, users: Tensor) -> Tensor:
-        """Return (B, num_items) float32 scores for (B,) users of ``history``, on their device;
-        zeros without items.
+        """Return (B, num_items) float32 scores for (B,) users of ``history``, on their device.
+
+        A user without items gets zeros.
 
         Raises:
             ValueError: if a user is out of range.
@@ -58,15 +63,14 @@ class ItemScorer:
         return torch.from_numpy(scores.astype(np.float32, copy=False)).to(users.device)
 
     def for_users(self, history: Interactions) -> ItemScorer:
-        """Return the scorer, fitted as it is, for other users: those of ``history``, over the same
-        items.
+        """Return the fitted scorer for the users of ``history``, which is over the same items.
 
         Raises:
-            ValueError: if ``history`` is over another number of items.
+            ValueError: if ``history`` has a different number of items.
         """
         if history.num_items != self.history.num_items:
             raise ValueError(
-                f"the scorer is of {self.history.num_items} items, the history is {history}"
+                f"history is {history}, but the scorer has {self.history.num_items} items"
             )
         return replace(self, history=history)
 
@@ -77,7 +81,14 @@ class ItemScorer:
 
 def popularity(interactions: Interactions) -> tuple[Tensor, Tensor]:
     """Return (num_users, 1) and (num_items, 1) float32 embeddings whose dot product is an item's
-    number of users."""
+    number of users.
+
+    Example:
+        >>> users, items = popularity(Interactions([0, 1], [0, 0], num_users=2, num_items=2))
+        >>> users @ items.T
+        tensor([[2., 0.],
+                [2., 0.]])
+    """
     items = interactions.item_degrees.to(torch.float32).unsqueeze(1)
     return torch.ones(interactions.num_users, 1, device=interactions.device), items
 
@@ -90,20 +101,25 @@ def item_cosine(
     tf_idf: bool = False,
     progress: bool = False,
 ) -> ItemScorer:
-    """Score an item by the summed similarity of those among the user's items that are its nearest.
+    """Score an item by its summed similarity to those of the user's items that are its neighbours.
 
-    The similarity of two items is that of their columns, xᵢ·xⱼ / (|xᵢ| |xⱼ| + shrinkage) (Sarwar et
-    al., WWW 2001). Of equally near items the first by index are kept.
+    The similarity of two items is xᵢ·xⱼ / (|xᵢ| |xⱼ| + shrinkage) of their columns (Sarwar et al.,
+    WWW 2001). Ties break by item index.
 
     Args:
         train: the graph.
-        neighbours: how many other items are an item's nearest.
+        neighbours: number of neighbours of an item.
         shrinkage: makes items of few users less similar; in the unit of a squared value.
         tf_idf: whether a column's values are √value · log(num_items / number of the user's items).
         progress: show a progress bar on a terminal.
 
     Raises:
         ValueError: if ``neighbours`` is less than 1 or ``shrinkage`` negative.
+
+    Example:
+        >>> train = Interactions([0, 0, 1], [0, 1, 0], num_users=2, num_items=2)
+        >>> item_cosine(train, shrinkage=0).scores(torch.tensor([1]))
+        tensor([[0.0000, 0.7071]])
     """
     from scipy.sparse import csr_array, diags_array, vstack
 
@@ -123,14 +139,13 @@ def item_cosine(
     ):
         products = (columns[first:end] @ matrix).tocsr()
         nearest.append(_nearest(products, first, norms, neighbours, shrinkage))
-    # A row of `nearest` has one item's nearest, a row of its transpose the items that one item is
-    # near to.
+    # Row i of `nearest` has the neighbours of i; row j of its transpose the items that have
+    # neighbour j.
     return ItemScorer(train, partial(_weighted_sum, weights=vstack(nearest).T.tocsr()))
 
 
 def _nearest(products: Any, first: int, norms: Floats, neighbours: int, shrinkage: float) -> Any:
-    """Return the similarities of each row's nearest items, from the dot products of the items from
-    ``first`` on."""
+    """Return the similarities of each row's neighbours; row 0 of ``products`` is item ``first``."""
     from scipy.sparse import csr_array
 
     products.sort_indices()
@@ -148,22 +163,26 @@ def _nearest(products: Any, first: int, norms: Floats, neighbours: int, shrinkag
 def gf_cf(
     train: Interactions, rank: int = 256, ideal_weight: float = 0.3, *, progress: bool = False
 ) -> ItemScorer:
-    """Score by a linear and an ideal low-pass filter of the graph: GF-CF (Shen et al., CIKM 2021;
-    its authors' code).
+    """Score by a linear and an ideal low-pass filter of the graph: GF-CF (Shen et al., CIKM 2021).
 
-    A user's row r gets r (R̃ᵀR̃ + w D^-½ V Vᵀ D^½), with R̃ the train matrix divided by the roots
-    of both degrees (sums of weights), D the items' degrees, and V the right singular vectors of R̃
-    with the largest singular values. Vectors of singular value zero are left out: they could be
-    any.
+    The scores of a user's row r are r (R̃ᵀR̃ + w D^-½ V Vᵀ D^½), with R̃ the train matrix divided by
+    the roots of both degrees (sums of weights), D the items' degrees, and V the right singular
+    vectors of R̃ with the largest singular values, as in the authors' code. Vectors of singular
+    value zero are left out, because they are not unique.
 
     Args:
         train: the graph.
-        rank: how many singular vectors, where there are as many.
-        ideal_weight: w; 0 for the linear filter alone, which the authors take for Amazon-Book.
+        rank: number of singular vectors, at most.
+        ideal_weight: w; 0 for the linear filter alone, as the authors use for Amazon-Book.
         progress: show a progress bar on a terminal.
 
     Raises:
         ValueError: if ``rank`` is less than 1 or ``ideal_weight`` negative.
+
+    Example:
+        >>> train = Interactions([0, 0, 1], [0, 1, 0], num_users=2, num_items=2)
+        >>> gf_cf(train, ideal_weight=0).scores(torch.tensor([1]))
+        tensor([[0.7500, 0.3536]])
     """
     checked_count("rank", rank, 1)
     _check_number("ideal_weight", ideal_weight, 0)
@@ -190,8 +209,7 @@ def _filtered(
 
 
 def _leading_directions(matrix: Any, rank: int, progress: bool) -> Floats:
-    """Return (columns, at most ``rank``) orthonormal right singular vectors, largest singular value
-    first."""
+    """Return (columns, at most ``rank``) right singular vectors, by descending singular value."""
     from scipy.sparse.linalg import LinearOperator, eigsh
     from tqdm import tqdm
 
@@ -211,23 +229,22 @@ def _leading_directions(matrix: Any, rank: int, progress: bool) -> Floats:
                 result: Floats = left @ (right @ vector)
                 return result
 
-            # A start of our own, so that the result is the same each time.
+            # A fixed start vector makes the result deterministic.
             start = np.random.default_rng(0).standard_normal(size)
             operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
             values, vectors = eigsh(operator, k=rank, v0=start)
-    # Squares of singular values, of which the largest is 1.
+    # The values are squared singular values; the largest is 1.
     best = [index for index in np.argsort(-values)[:rank] if values[index] > 1e-10]
     values, vectors = values[best], vectors[:, best]
     return other @ vectors / np.sqrt(values) if wide else vectors
 
 
 def ease(train: Interactions, l2: float = 100.0, *, progress: bool = False) -> ItemScorer:
-    """Score by the linear item-item model of least squared error: EASE (Steck, WWW 2019), in closed
-    form.
+    """Score by EASE (Steck, WWW 2019), the linear item-item model of least squared error.
 
     B = I − P diag(1 / diag P) with P = (XᵀX + λI)⁻¹ minimises |X − XB|² + λ|B|² over all B of zero
-    diagonal; a user's row x gets xB. B is (num_items, num_items) float32 and is formed in place:
-    one such matrix is the peak of memory.
+    diagonal; the scores of a user's row x are xB. B is (num_items, num_items) float32, computed in
+    place: peak memory is one such matrix.
 
     Args:
         train: the graph, X.
@@ -237,6 +254,11 @@ def ease(train: Interactions, l2: float = 100.0, *, progress: bool = False) -> I
     Raises:
         ValueError: if ``l2`` is not positive, or too small for float32, or the matrix does not fit
             in memory.
+
+    Example:
+        >>> train = Interactions([0, 0, 1], [0, 1, 0], num_users=2, num_items=2)
+        >>> ease(train, l2=1.0).scores(torch.tensor([1]))
+        tensor([[0.0000, 0.3333]])
     """
     _check_number("l2", l2, None)
     check_memory(train.num_items)
@@ -252,7 +274,7 @@ def ease(train: Interactions, l2: float = 100.0, *, progress: bool = False) -> I
         invert_(weights, progress=progress, title="ease: inverse")
     except ValueError as error:
         raise ValueError(
-            f"l2={l2!r} is too small: XᵀX + l2 I has no inverse in float32; take a larger l2"
+            f"l2={l2!r} is too small: XᵀX + l2 I has no inverse in float32; use a larger l2"
         ) from error
     reflect_(weights)
     weights.div_(-weights.diagonal().clone()).fill_diagonal_(0)
@@ -266,7 +288,7 @@ def _weighted_sum(rows: Any, weights: Any) -> Floats:
 
 
 def _blocks(count: int, size: int, title: str, progress: bool) -> Iterator[tuple[int, int]]:
-    """Give the (first, end) of blocks of rows, behind a progress bar."""
+    """Yield (first, end) of blocks of rows, with a progress bar."""
     from tqdm import tqdm
 
     with tqdm(total=count, desc=title, unit="item", disable=None if progress else True) as bar:
@@ -277,7 +299,7 @@ def _blocks(count: int, size: int, title: str, progress: bool) -> Iterator[tuple
 
 
 def _check_number(name: str, value: Any, least: float | None) -> None:
-    """Refuse what is no finite number of at least ``least``, or for None no positive one."""
+    """Raise a ValueError unless ``value`` is finite and at least ``least`` (None: positive)."""
     wrong = (
         isinstance(value, bool)
         or not isinstance(value, int | float | np.number)

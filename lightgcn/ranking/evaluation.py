@@ -1,4 +1,4 @@
-"""Evaluate link prediction and ranking on a link set, with one type of result."""
+"""Evaluation of link prediction and ranking on a link set, with one type of result."""
 
 from __future__ import annotations
 
@@ -24,12 +24,19 @@ DEFAULT_METRICS = ("recall", "ndcg", "precision", "hit_rate", "mrr", "map")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by name, and how much they were measured on.
+    """Metrics by name, and the numbers of users and links behind them.
 
     Attributes:
         metrics: "roc_auc" and "loss" of the links; "recall@20", "ndcg@20", … means over the users.
-        num_links: positives and negatives behind the link metrics.
-        num_users: users with at least one relevant item, behind the ranking metrics.
+        num_links: number of positives and negatives of the link metrics.
+        num_users: number of users with at least one relevant item, for the ranking metrics.
+
+    Example:
+        >>> result = Evaluation({"recall@20": 0.25}, num_users=4)
+        >>> result["recall@20"]
+        0.25
+        >>> print(result)
+        recall@20 0.2500  (4 users)
     """
 
     metrics: dict[str, float]
@@ -58,20 +65,20 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model on a link set: ROC-AUC and loss of its links, and a ranking of all items.
 
-    Messages flow along ``links.message`` alone, in the model's normalisation, and scores are formed
-    as the model's ``ranking`` says. In the ranking the positives of the set are relevant, and a
+    Messages flow along ``links.message`` alone, in the model's normalisation, and the model's
+    ``ranking`` determines the scores. In the ranking the positives of the set are relevant, and a
     user's other message edges are masked.
 
     Args:
         model: a trained model, or a `Ranker` of it over ``links.message``.
-        links: what to predict; link metrics are left out if it has no negatives.
+        links: the links to predict; link metrics are left out if it has no negatives.
         ks: list lengths; empty for link metrics alone.
         metrics: names out of `lightgcn.ranking.metrics.RANKING_METRICS`.
 
     Raises:
-        TypeError: if ``model`` or ``links`` is something else.
+        TypeError: if ``model`` or ``links`` has a different type.
         ValueError: if a k or a metric's name is wrong, there is nothing to predict, an embedding is
-            not finite, or a ranker is over another graph than ``links.message``.
+            not finite, or the graph of a ranker differs from ``links.message``.
 
     Example:
         >>> import lightgcn
@@ -94,8 +101,8 @@ def _checked(model: LightGCN | Ranker, links: LinkSet) -> tuple[Ranker, LinkSet]
     links = links.to(model.device)
     if not model.history.same_edges(links.message):
         raise ValueError(
-            f"the ranker is over {model.history}, the messages of links are {links.message}: with "
-            "other messages held-out edges could be known; pass the model itself"
+            f"the graph of the ranker is {model.history}, but links.message is {links.message}: a "
+            "ranker over a different graph can contain held-out edges; pass the model itself"
         )
     return model, links
 
@@ -108,9 +115,9 @@ def evaluate_users(
     metrics: Sequence[str] = DEFAULT_METRICS,
     users: Tensor | None = None,
 ) -> Evaluation:
-    """Evaluate a ranker over ``links.message``, the ranking for (B,) users alone if they are given.
+    """Evaluate a ranker over ``links.message``; with (B,) ``users``, rank for these alone.
 
-    Several processes share the users of a ranking; the metrics of links are of all links.
+    Several processes rank a part of the users each; link metrics always cover all links.
     """
     ks, result = _checked_ks(ks), Evaluation({})
     if links.negatives.shape[1]:
@@ -146,12 +153,20 @@ def evaluate_links(
         user_embeddings: (num_users, d) final embeddings.
         item_embeddings: (num_items, d) final embeddings.
         links: with negatives.
-        residual: what neighbours add to the scores; not with ``negative_pairs="all"``, where pairs
-            are of any nodes.
+        residual: item kNN, added to the scores; not with ``negative_pairs="all"``.
 
     Raises:
         ValueError: if the set has no positives or no negatives, the embeddings are not of its
-            nodes, or a residual meets pairs of any nodes.
+            nodes, or a residual is given with ``negative_pairs="all"``.
+
+    Example:
+        >>> import torch
+        >>> train = Interactions([0], [0], num_users=1, num_items=3)
+        >>> test = Interactions([0], [1], num_users=1, num_items=3)
+        >>> links = LinkSet(train, test, negatives=torch.tensor([[0], [2]]))
+        >>> users, items = torch.tensor([[1.0]]), torch.tensor([[0.0], [2.0], [-2.0]])
+        >>> evaluate_links(users, items, links)["roc_auc"]
+        1.0
     """
     _check_nodes(user_embeddings, item_embeddings, links.positives)
     left, right = links.edges
@@ -161,7 +176,7 @@ def evaluate_links(
     if residual is not None:
         if links.negative_pairs == "all":
             raise ValueError(
-                'neighbours score user-item pairs; with negative_pairs="all" there are others'
+                'item kNN scores user-item pairs only, but negative_pairs="all" has other pairs'
             )
         logits += residual.of_links(*links.edges)
     values = {
@@ -188,14 +203,22 @@ def evaluate_ranking(
         user_embeddings: (num_users, d) final embeddings.
         item_embeddings: (num_items, d) final embeddings.
         relevant: the edges to find.
-        seen: edges whose items are masked for their user; those that are to be found stay in.
+        seen: edges whose items are masked for their user, unless they are relevant.
         ks: list lengths, each at most the number of items.
         metrics: names out of `lightgcn.ranking.metrics.RANKING_METRICS`.
-        residual: what neighbours add to the dot products.
+        residual: item kNN, added to the dot products.
 
     Raises:
         ValueError: if no user has a relevant item, a k or a metric's name is wrong, or the
             embeddings are not of the nodes of ``relevant``.
+
+    Example:
+        >>> import torch
+        >>> users, items = torch.tensor([[1.0]]), torch.tensor([[3.0], [2.0], [1.0]])
+        >>> train = Interactions([0], [0], num_users=1, num_items=3)
+        >>> test = Interactions([0], [1], num_users=1, num_items=3)
+        >>> evaluate_ranking(users, items, test, seen=train, ks=[1], metrics=["recall"])["recall@1"]
+        1.0
     """
     _check_nodes(user_embeddings, item_embeddings, relevant)
 
@@ -215,26 +238,34 @@ def evaluate_scores(
     metrics: Sequence[str] = DEFAULT_METRICS,
     chunk_size: int | None = None,
 ) -> Evaluation:
-    """Evaluate as `evaluate_ranking` does whatever scores all items for a user: no embeddings
-    needed.
+    """Evaluate any function that scores all items for a user, as `evaluate_ranking` does.
 
     Args:
-        scores: gives (B, num_items) floating scores for (B,) int64 users; -inf is no item.
+        scores: maps (B,) int64 users to (B, num_items) floating scores; an item of score -inf is
+            never ranked.
         relevant: the edges to find.
-        seen: edges whose items are masked for their user; those that are to be found stay in.
+        seen: edges whose items are masked for their user, unless they are relevant.
         ks: list lengths, each at most the number of items.
         metrics: names out of `lightgcn.ranking.metrics.RANKING_METRICS`.
-        chunk_size: users at a time; None for what keeps a chunk's scores within some ten million.
+        chunk_size: users at a time; None for about ten million scores at a time.
 
     Raises:
         ValueError: if no user has a relevant item, a k or a metric's name is wrong, ``seen`` is of
-            other nodes than ``relevant``, or scores are of another shape or NaN.
+            different nodes than ``relevant``, or scores have a wrong shape or are NaN.
+
+    Example:
+        >>> import torch
+        >>> graph = Interactions([0, 1], [0, 1], num_users=2, num_items=3)
+        >>> def scores(users):
+        ...     return torch.tensor([3.0, 2.0, 1.0]).expand(len(users), 3)
+        >>> evaluate_scores(scores, graph, ks=[1], metrics=["recall"])["recall@1"]
+        0.5
     """
     if seen is not None and (seen.num_users, seen.num_items) != (
         relevant.num_users,
         relevant.num_items,
     ):
-        raise ValueError(f"seen is {seen}, to predict is {relevant}")
+        raise ValueError(f"seen is {seen}, but relevant is {relevant}: the nodes differ")
 
     def best(users: Tensor, k: int, seen: Interactions | None) -> TopK:
         return top_k_scores(scores, users, relevant.num_items, k, seen=seen, chunk_size=chunk_size)
@@ -249,8 +280,7 @@ def _evaluate_lists(
     ks: Sequence[int],
     metrics: Sequence[str],
 ) -> Evaluation:
-    """Average the metrics of the lists that ``best`` gives for (B,) users, a length, and what is
-    masked."""
+    """Average the metrics of the lists of ``best(users, k, seen)``."""
     unknown = [name for name in metrics if name not in RANKING_METRICS]
     if unknown:
         raise ValueError(f"unknown metric {unknown[0]!r}; there are {', '.join(RANKING_METRICS)}")
@@ -260,8 +290,8 @@ def _evaluate_lists(
     users = relevant.user_degrees.nonzero().flatten()
     if not len(users) or not ks:
         raise ValueError(f"nothing to evaluate: {len(users)} users have relevant items, ks is {ks}")
-    # Where train edges both carry messages and are predicted, all that is to be found would be
-    # masked.
+    # If train edges both carry messages and are predicted, masking them would hide all that is
+    # relevant.
     if seen is not None and bool(seen.contains(relevant.users, relevant.items).any()):
         seen = seen.select(~relevant.contains(seen.users, seen.items))
     hits = hits_of(best(users, max(ks), seen).items, relevant, users)
@@ -284,6 +314,6 @@ def _checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
 def _check_nodes(users: Tensor, items: Tensor, graph: Interactions) -> None:
     if (len(users), len(items)) != (graph.num_users, graph.num_items):
         raise ValueError(
-            f"the embeddings are of {len(users)} users and {len(items)} items, to predict is "
-            f"{graph}"
+            f"there are embeddings of {len(users)} users and {len(items)} items, but the edges to "
+            f"predict are {graph}"
         )

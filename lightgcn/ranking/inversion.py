@@ -1,4 +1,4 @@
-"""The inverse of a symmetric positive definite matrix, in its own memory: what EASE is made of."""
+"""The inverse of a symmetric positive definite matrix, computed in place, for EASE."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from torch import Tensor
 
 from lightgcn.core.memory import available_memory
 
-# Rows that are swept at a time: many enough for matrix products at full speed.
+# Rows that are swept at a time: enough for matrix products at full speed.
 _PANEL = 1024
 
 
 def invert_(matrix: Tensor, *, progress: bool = False, title: str = "inverse") -> Tensor:
-    """Overwrite the lower triangle with that of the inverse and return the matrix; the upper one is
-    not read.
+    """Overwrite the lower triangle of a matrix with that of its inverse, and return the matrix.
 
-    The sweep operator (Goodnight, The American Statistician 1979) on blocks. To sweep block k of A
-    is, for all other blocks i and j,
+    The upper triangle is not read. This is the sweep operator (Goodnight, The American Statistician
+    1979) on blocks. To sweep block k of A is, for all other blocks i and j,
 
         A_ij ← A_ij − A_ik A_kk⁻¹ A_kj,   A_ik ← A_ik A_kk⁻¹,   A_kk ← −A_kk⁻¹
 
-    and once all are swept A is −A⁻¹. It takes n³ operations, as Cholesky's way does, nearly all in
-    matrix products, in steps that can be interrupted and shown, and no second matrix.
+    and once all are swept A is −A⁻¹. It takes n³ operations, as an inverse by Cholesky does, nearly
+    all in matrix products, without a second matrix, and can be interrupted after each block.
 
     Args:
         matrix: (n, n) floating, symmetric and positive definite.
         progress: show a progress bar on a terminal.
-        title: what the bar says.
+        title: label of the bar.
 
     Raises:
         ValueError: if the matrix is not positive definite in its precision.
@@ -55,8 +54,7 @@ def invert_(matrix: Tensor, *, progress: bool = False, title: str = "inverse") -
 
 
 def reflect_(matrix: Tensor) -> Tensor:
-    """Overwrite the upper triangle with the lower one's mirror image and return the (n, n)
-    matrix."""
+    """Mirror the lower triangle of an (n, n) matrix to the upper one, in place; return it."""
     for first in range(0, len(matrix), _PANEL):
         end = first + _PANEL
         corner = matrix[first:end, first:end]
@@ -66,15 +64,13 @@ def reflect_(matrix: Tensor) -> Tensor:
 
 
 def check_memory(num_items: int) -> None:
-    """Raise a ValueError unless EASE of so many items fits in the memory that is available, where
-    that is known."""
-    # The matrix, and beside it panels and the sparse product of a block.
+    """Raise a ValueError if EASE of ``num_items`` items needs more memory than is available."""
+    # The matrix, two panels, and the sparse product of a block.
     needed = 4 * num_items * (num_items + 4 * _PANEL)
     available = available_memory()
     if available is not None and needed > available:
         raise ValueError(
             f"EASE of {num_items:,} items needs {needed / 1e9:.1f} GB of memory (num_items² "
-            "float32), "
-            f"{available / 1e9:.1f} GB are available; leave it out, or keep fewer items "
-            "(lightgcn.k_core)"
+            f"float32), {available / 1e9:.1f} GB are available; leave it out, or keep fewer items "
+            "(lightgcn.graph.k_core)"
         )

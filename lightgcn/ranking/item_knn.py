@@ -1,6 +1,6 @@
-"""Item kNN: nearest neighbours of items, and what they add to the scores of a model.
+"""Item kNN: the nearest neighbours of items, and the scores that they add to those of a model.
 
-Embeddings of a small width encode what kind of items a user likes; item kNN encodes which items go
+Narrow embeddings encode the kinds of items that a user likes; item kNN encodes which items occur
 together, at the cost of one sparse matrix product. With S the items of user u and w the similarity
 of `nearest_items`,
 
@@ -26,22 +26,31 @@ from lightgcn.graph.interactions import Interactions
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32 | np.int64]
 
-# Similarities that are formed at a time, at most: so few that they are sorted while in cache.
+# Similarities computed at a time, at most: few enough to be sorted in cache.
 _BLOCK = 1 << 19
-# A positive float32 is 31 bits; what an integer of 63 has left is for the row and the item.
+# A sort key of 63 bits: a positive float32 takes 31, row and item share the other 32.
 _VALUE_BITS, _FREE_BITS, _LARGEST = 31, 32, (1 << 31) - 1
-# Users whose residuals are formed at a time.
+# Users whose scores are computed at a time.
 _USERS = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class ItemKNN:
-    """What the nearest neighbours of a user's items add to the scores.
+    """Scores from the nearest neighbours of a user's items, to be added to those of a model.
 
     Attributes:
-        history: the users' items; where weighted, an item counts by its weight.
+        history: the users' items; a weighted item counts by its weight.
         similarity: (num_items, num_items) SciPy CSR: row j has the items nearest to item j.
-        weight: what is added to the score of the item that is nearest of all to the user's items.
+        weight: the gain of the item that is nearest to the user's items, the largest gain.
+
+    Raises:
+        ValueError: if ``similarity`` has a wrong shape, or ``weight`` is negative or not finite.
+
+    Example:
+        >>> graph = Interactions([0, 0, 1], [0, 1, 0], num_users=2, num_items=3)
+        >>> item_knn = ItemKNN.from_graph(graph, neighbours=1, weight=0.5)
+        >>> item_knn.of_links(torch.tensor([1, 1]), torch.tensor([1, 2]))
+        tensor([0.5000, 0.0000])
     """
 
     history: Interactions
@@ -54,17 +63,17 @@ class ItemKNN:
             raise ValueError(f"similarity must be of shape {shape}, got {self.similarity.shape}")
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise ValueError(
-                f"the weight of the neighbours must be a number of at least 0, got {self.weight!r}"
+                f"the weight of item kNN must be a number of at least 0, got {self.weight!r}"
             )
 
     @classmethod
     def from_graph(cls, train: Interactions, neighbours: int = 20, weight: float = 0.2) -> ItemKNN:
-        """Return item kNN with the similarities of a graph, for the users of the same graph.
+        """Return item kNN with the similarities and for the users of a graph.
 
         Args:
-            train: what messages flow along; weights count.
-            neighbours: number of nearest other items of an item.
-            weight: the most that is added to a score.
+            train: the graph; weights count.
+            neighbours: number of nearest other items to keep of each item.
+            weight: the largest gain of a score.
 
         Raises:
             ValueError: if ``neighbours`` < 1, or ``weight`` is negative or not finite.
@@ -72,13 +81,13 @@ class ItemKNN:
         return cls(train, nearest_items(train, neighbours), weight)
 
     def of_users(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the scores of (B,) users gain: (n,) places in ``users``, sorted, (n,) items,
-        (n,) float32."""
+        """Return the gains of (B,) users: (n,) rows of ``users``, sorted, (n,) items, (n,)
+        float32."""
         rows, items, values = self._rows_of(self._histories(users))
         return rows.to(users.device), items.to(users.device), values.to(users.device)
 
     def of_links(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return what the scores of (B,) pairs of a user and an item gain, (B,) float32."""
+        """Return the gains of (B,) pairs of a user and an item, (B,) float32."""
         distinct, place = users.cpu().unique(return_inverse=True)
         place = place.numpy()
         order = np.argsort(place, kind="stable")
@@ -94,8 +103,7 @@ class ItemKNN:
         return torch.from_numpy(gains).to(users.device)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Return the similarities as tensors to be stored: ``ends`` (num_items + 1,), ``items`` and
-        ``values``."""
+        """Return the similarities as tensors: ``ends`` (num_items + 1,), ``items``, ``values``."""
         matrix = self.similarity
         ends, items = (
             torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices)
@@ -106,7 +114,7 @@ class ItemKNN:
     def from_tensors(
         cls, history: Interactions, tensors: Mapping[str, Tensor], weight: float
     ) -> ItemKNN:
-        """Return what `to_tensors` was called on.
+        """Return the object that `to_tensors` stored.
 
         Raises:
             ValueError: if the tensors are not a matrix over the items of ``history``.
@@ -142,10 +150,10 @@ class ItemKNN:
         return torch.from_numpy(rows), torch.from_numpy(items), torch.from_numpy(values)
 
     def _sums(self, histories: Any) -> Iterator[tuple[int, Any, Floats]]:
-        """Yield blocks of rows: the first, their summed similarities, and what these are multiplied
-        by to be gains.
+        """Yield blocks of rows: the first row, the summed similarities, and each row's factor from
+        similarity to gain.
 
-        A row is not sorted by item, which would take as long as the product.
+        A row is not sorted by item, because that takes as long as the product.
         """
         for first in range(0, histories.shape[0], _USERS):
             sums = (histories[first : first + _USERS] @ self.similarity).tocsr()
@@ -156,8 +164,7 @@ class ItemKNN:
             yield first, sums, scale
 
     def _histories(self, users: Tensor) -> Any:
-        """Return the rows of (B,) users of ``history``, (B, num_items) CSR: of many, few are wanted
-        at a time."""
+        """Return the rows of (B,) users of ``history``, (B, num_items) CSR."""
         from scipy.sparse import csr_array
 
         graph = self.history
@@ -173,20 +180,29 @@ class ItemKNN:
 
 
 def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool = False) -> Any:
-    """Return each item's nearest other items: a (num_items, num_items) float32 SciPy CSR array, so
-    many a row at most.
+    """Return the ``neighbours`` nearest other items of each item.
 
     The similarity of i and j is Σ_u d_u^-½ r_ui r_uj / √(d_i d_j) with d the degrees: the cosine of
-    the two items' columns, in which a user of many items says less. Of equally near items the first
-    by index are kept; items without a common user are not near.
+    the two items' columns, with users of many items weighted down. Ties break by item index; items
+    without a common user are not neighbours.
 
     Args:
         train: the graph; weights count.
-        neighbours: how many.
+        neighbours: number of items to keep of each item.
         progress: show a progress bar on a terminal.
+
+    Returns:
+        (num_items, num_items) float32 SciPy CSR array of similarities.
 
     Raises:
         ValueError: if ``neighbours`` < 1.
+
+    Example:
+        >>> graph = Interactions([0, 0, 1, 1], [0, 1, 1, 2], num_users=2, num_items=3)
+        >>> nearest_items(graph, 1).toarray().round(2)
+        array([[0. , 0.5, 0. ],
+               [0.5, 0. , 0. ],
+               [0. , 0.5, 0. ]], dtype=float32)
     """
     from scipy.sparse import csr_array, diags_array
     from tqdm import tqdm
@@ -212,9 +228,8 @@ def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool =
 
 
 def _blocks(train: Interactions) -> Iterator[tuple[int, int]]:
-    """Give (first, end) of blocks of items whose similarities take a bounded part of memory, or of
-    one item."""
-    # As many similarities at most as the items' users have items.
+    """Yield (first, end) of blocks of items: one item, or as many as keep memory bounded."""
+    # An item has at most as many similarities as its users have items.
     most = torch.zeros(train.num_items, dtype=torch.int64).index_add_(
         0, train.items.cpu(), train.user_degrees.cpu()[train.users.cpu()]
     )
@@ -230,11 +245,10 @@ def _blocks(train: Interactions) -> Iterator[tuple[int, int]]:
 
 
 def _nearest(similarities: Any, first: int, neighbours: int) -> tuple[Floats, Integers, Integers]:
-    """Return each row's largest entries, but not of the item itself, largest first: values, items,
-    counts by row.
+    """Return each row's largest entries without the item itself: values, items, counts by row.
 
-    Each entry becomes one integer: the row, then the value, largest first, then the item. To sort
-    integers takes a tenth of the time of sorting by several keys, and equal values go by item."""
+    Each entry becomes one integer of row, descending value and item: sorting integers takes a tenth
+    of the time of sorting by several keys, and ties break by item."""
     size, item_bits = similarities.shape[0], _item_bits(similarities.shape[1])
     rows = np.repeat(np.arange(size), np.diff(similarities.indptr))
     items, values = similarities.indices.astype(np.int64), similarities.data
@@ -248,7 +262,7 @@ def _nearest(similarities: Any, first: int, neighbours: int) -> tuple[Floats, In
     keys = keys[place < neighbours]
     kept = (_LARGEST - ((keys >> item_bits) & _LARGEST)).astype(np.int32).view(np.float32)
     near = keys & ((1 << item_bits) - 1)
-    # Narrow, as SciPy keeps them: of millions of items they are gigabytes.
+    # int32 if it suffices, as SciPy does: for millions of items these take gigabytes.
     return (
         kept,
         near.astype(np.int32 if item_bits < 32 else np.int64),

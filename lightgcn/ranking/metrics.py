@@ -1,12 +1,11 @@
 """Ranking and link-prediction metrics as pure functions.
 
-Ranking metrics take what a ranked list hit and how much there was to hit, and give one value per
-user:
+Ranking metrics take the hits of ranked lists and return one value per user:
 
     hits          (B, k) bool: whether the item at each rank, best first, is relevant
     num_relevant  (B,) integer: the user's relevant items, at least 1
 
-`hits_of` makes the first from ranked items. Users without relevant items have no value; leave them
+`hits_of` computes the hits of ranked items. Users without relevant items have no value: leave them
 out before."""
 
 from __future__ import annotations
@@ -19,8 +18,13 @@ from lightgcn.graph.interactions import Interactions
 
 
 def hits_of(ranked_items: Tensor, relevant: Interactions, users: Tensor) -> Tensor:
-    """Tell which ranked items are relevant: (B, k) int64 items (-1 for none) of (B,) users give (B,
-    k) bool."""
+    """Return which ranked items are relevant, (B, k) bool.
+
+    Args:
+        ranked_items: (B, k) int64 items, -1 for none.
+        relevant: the edges to find.
+        users: (B,) integer users of the rows.
+    """
     columns = users.unsqueeze(1).expand_as(ranked_items)
     found = relevant.contains(columns.reshape(-1), ranked_items.clamp(min=0).reshape(-1))
     return found.view_as(ranked_items) & (ranked_items >= 0)
@@ -37,15 +41,15 @@ def precision(hits: Tensor, num_relevant: Tensor) -> Tensor:
 
 
 def hit_rate(hits: Tensor, num_relevant: Tensor) -> Tensor:
-    """Return 1 where anything was hit, else 0, (B,) float64."""
+    """Return 1 for a list with a hit, else 0, (B,) float64."""
     return hits.any(1).double()
 
 
 def ndcg(hits: Tensor, num_relevant: Tensor) -> Tensor:
     """Return DCG / ideal DCG with binary gains 1 / log2(rank + 1), (B,) float64.
 
-    The ideal list has min(k, |relevant|) hits, so a list that could not be better scores 1
-    (Järvelin and Kekäläinen, 2002)."""
+    The ideal list has min(k, |relevant|) hits, so the best possible list scores 1 (Järvelin and
+    Kekäläinen, 2002)."""
     k = hits.shape[1]
     gains = 1 / torch.arange(2, k + 2, dtype=torch.float64, device=hits.device).log2()
     ideal = gains.cumsum(0)[num_relevant.clamp(max=k) - 1]
@@ -53,15 +57,13 @@ def ndcg(hits: Tensor, num_relevant: Tensor) -> Tensor:
 
 
 def mrr(hits: Tensor, num_relevant: Tensor) -> Tensor:
-    """Return 1 / rank of the first hit, 0 without one, (B,) float64: its mean is the mean
-    reciprocal rank."""
+    """Return 1 / rank of the first hit, 0 without a hit, (B,) float64 (the mean is MRR)."""
     first = hits.to(torch.int8).argmax(1)
     return hits.any(1).double() / (first + 1)
 
 
 def average_precision(hits: Tensor, num_relevant: Tensor) -> Tensor:
-    """Return the sum of precision@rank over the hits / min(k, |relevant|), (B,) float64: its mean
-    is MAP@k."""
+    """Return Σ precision@rank over hits / min(k, |relevant|), (B,) float64 (the mean is MAP)."""
     k = hits.shape[1]
     ranks = torch.arange(1, k + 1, dtype=torch.float64, device=hits.device)
     precisions = hits.cumsum(1) / ranks * hits
@@ -72,7 +74,7 @@ def r_precision(hits: Tensor, num_relevant: Tensor) -> Tensor:
     """Return hits among the first |relevant| ranks / |relevant|, (B,) float64 (RecSys Challenge
     2018, tracks only).
 
-    A list shorter than |relevant| is scored as it is: what lies beyond its end counts as missed.
+    Of a list shorter than |relevant|, the missing ranks count as misses.
     """
     ranks = torch.arange(hits.shape[1], device=hits.device)
     counted = hits & (ranks < num_relevant.unsqueeze(1))
@@ -122,7 +124,7 @@ def roc_auc(scores: Tensor, labels: Tensor) -> float:
         )
     if bool(scores.isnan().any()):
         raise ValueError("scores contain NaN: the embeddings are not finite")
-    # Both are sorted: the binary searches of neighbours then take the same turns.
+    # Both are sorted, so that successive binary searches read the same memory.
     negatives, found = sort_values(scores[~positive]), sort_values(scores[positive])
     # Twice the rank statistic stays an integer: negatives below, plus negatives not above.
     doubled = (
@@ -141,7 +143,7 @@ def parse_metric(name: str) -> tuple[str, int | None]:
     base, at, k = str(name).partition("@")
     if not at and base in ("roc_auc", "loss"):
         return base, None
-    # One spelling for each: results are looked up by name.
+    # Only the canonical spelling, because results are looked up by name.
     if at and base in RANKING_METRICS and k.isdecimal() and int(k) >= 1 and k == str(int(k)):
         return base, int(k)
     raise ValueError(
@@ -151,10 +153,10 @@ def parse_metric(name: str) -> tuple[str, int | None]:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Return whether a metric is one of those that a good model has little of."""
+    """Return whether lower values of a metric are better."""
     return parse_metric(metric)[0] in ("loss", "clicks")
 
 
 def is_better(metric: str, value: float, than: float) -> bool:
-    """Return whether a metric's ``value`` is better than another, which no equal one is."""
+    """Return whether ``value`` is strictly better than ``than``."""
     return value < than if lower_is_better(metric) else value > than

@@ -39,10 +39,10 @@ class Ranker:
     Attributes:
         users: (num_users, w) floating; with ``items``, the part of a score that is a dot product.
         items: (num_items, w) floating, on the same device.
-        history: what users have: masked in their rankings, the input of item kNN and time decay.
+        history: the users' items: masked in their rankings, the input of item kNN and time decay.
         config: the parts of a score, without time decay if the graph has no order.
         item_knn: the similarities of items, or None.
-        fold_in_table: (num_items, d): what each item sends to a new user,
+        fold_in_table: (num_items, d): the sum of each item's messages to a new user,
             m(i) Σ_{k≥1} αₖ e_i^(k-1); None for a model without layers.
         user_exponent: a of D⁻ᵃ P D⁻ᵇ; the sum over a new user's n items is divided by nᵃ.
 
@@ -93,18 +93,18 @@ class Ranker:
 
         Args:
             model: a trained model; the work is done on its device, in its normalisation.
-            graph: what messages flow along, and what users have.
+            graph: the interactions that messages flow along, and the users' histories.
             side_nodes: groups of items that the model was trained with, if ``graph`` is without
                 them.
             config: the parts of a score; None for ``model.ranking``, which `lightgcn.fit` set.
             fold_in: whether to make the table that `fold_in` needs.
-            similarity: the result of `nearest_items` for ``graph``, if it is known: training
-                evaluates many times over one graph.
+            similarity: the result of `nearest_items` for ``graph``, if it was computed before, as
+                in training, which evaluates many times over one graph.
 
         Raises:
-            TypeError: if ``graph`` is not Interactions.
-            ValueError: if the graph is over other nodes, the model is a part of one that several
-                processes hold, or an embedding is not finite.
+            TypeError: if ``model`` is not a LightGCN, or ``graph`` not Interactions.
+            ValueError: if the graph is over other nodes, the model is one process's part of a
+                sharded model, or an embedding is not finite.
         """
         if not isinstance(model, LightGCN):
             raise TypeError(f"model must be a LightGCN, got {_described(model)}")
@@ -193,12 +193,13 @@ class Ranker:
     def top_k(
         self, k: int, users: Tensor | None = None, *, seen: Interactions | None = None
     ) -> TopK:
-        """Return the k best items of (B,) users (None: all), without those that they have.
+        """Return the k best items of (B,) users (None: all), without the items of their history.
 
         Args:
             k: how many, at most the number of items.
             users: (B,) integers.
-            seen: what to leave out in place of ``history``; a graph without edges for nothing.
+            seen: the edges to leave out in place of ``history``; a graph without edges leaves out
+                nothing.
 
         Raises:
             ValueError: as `lightgcn.top_k`.
@@ -219,14 +220,14 @@ class Ranker:
                 with an order if the ranker has time decay.
 
         Raises:
-            ValueError: if ``history`` is over another number of items, or the model has no layers.
+            ValueError: if ``history`` has a different number of items, or the model has no layers.
         """
         if self.fold_in_table is None:
             raise ValueError(
                 "a model without layers cannot fold in a new user: it passes no messages"
             )
         if history.num_items != len(self.items):
-            raise ValueError(f"the history is {history}, the ranker is of {len(self.items)} items")
+            raise ValueError(f"history is {history}, but the ranker has {len(self.items)} items")
         history, config = history.to(self.device), self.config
         table, weights = self.fold_in_table, history.weights
         users = F.embedding_bag(
@@ -276,7 +277,7 @@ class Ranker:
     def from_tensors(
         cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], **ids: Any
     ) -> Ranker:
-        """Return what `to_tensors` was called on; ``ids`` are ``user_ids`` and ``item_ids``.
+        """Return the ranker that `to_tensors` stored; ``ids`` are ``user_ids`` and ``item_ids``.
 
         Raises:
             KeyError: if a tensor or a value is missing.
@@ -310,15 +311,15 @@ def with_popularity_prior(
 ) -> tuple[Tensor, Tensor]:
     """Return embeddings whose dot product is cos(user, item) + ``weight`` · log(1 + popularity).
 
-    In-batch negatives are sampled in proportion to popularity, so a softmax loss teaches
-    s/τ ≈ log p(item | user) − log p(item): it removes popularity from the scores. Ranking by
-    p(item | user) adds it back, with a weight near τ (the sampling correction of Yi et al., RecSys
-    2019, made once at the end instead of in every batch).
+    In-batch negatives are sampled in proportion to popularity, so with a softmax loss s/τ becomes
+    log p(item | user) − log p(item): popularity is removed from the scores. The prior adds it back,
+    with a weight near τ (the sampling correction of Yi et al., RecSys 2019, applied once after
+    training instead of in every batch).
 
     Args:
         users: (num_users, d) floating; an all-zero row stays zero and is ranked by popularity.
         items: (num_items, d) floating.
-        popularity: (num_items,) how many users each item has.
+        popularity: (num_items,) number of users of each item.
         weight: of the prior, at least 0.
 
     Returns:
@@ -326,6 +327,12 @@ def with_popularity_prior(
 
     Raises:
         ValueError: if the shapes do not fit or ``weight`` is negative or not finite.
+
+    Example:
+        >>> users, items = torch.tensor([[2.0]]), torch.tensor([[3.0], [1.0]])
+        >>> with_popularity_prior(users, items, torch.tensor([0, 9]), weight=0.1)
+        (tensor([[1., 1.]]), tensor([[1.0000, 0.0000],
+                [1.0000, 0.2303]]))
     """
     if users.ndim != 2 or users.shape[1:] != items.shape[1:] or popularity.shape != items.shape[:1]:
         shapes = f"{tuple(users.shape)}, {tuple(items.shape)} and {tuple(popularity.shape)}"

@@ -45,7 +45,7 @@ def decayed(interactions: Interactions, exponent: float = 1.0) -> Interactions:
     weights = (1 + edge_ages(interactions).double()).pow(-exponent).float()
     if interactions.weights is not None:
         weights = weights * interactions.weights
-    # A weight must be positive, also one of a large exponent that float32 rounds to 0.
+    # Weights must be positive; float32 rounds those of a large exponent to 0.
     return replace(interactions, weights=weights.clamp(min=torch.finfo(torch.float32).tiny))
 
 
@@ -56,8 +56,8 @@ def towards_latest(users: Tensor, items: Tensor, history: Interactions, weight: 
     Args:
         users: (num_users, d) floating.
         items: (num_items, d) floating, on the same device.
-        history: what `decayed` returned.
-        weight: how far.
+        history: the result of `decayed`.
+        weight: length of the step towards the latest items.
 
     Returns:
         (num_users, d) of the same dtype; the row of a user without items is only scaled.

@@ -163,6 +163,13 @@ def top_k_scores(
     Raises:
         ValueError: if k < 1, k exceeds the number of items, ``seen`` has another number of items,
             or scores are of another shape or NaN.
+
+    Example:
+        >>> import torch
+        >>> table = torch.tensor([[0.1, 0.3, 0.2], [0.5, 0.4, 0.6]])
+        >>> top_k_scores(lambda users: table[users], torch.tensor([0, 1]), 3, 2).items
+        tensor([[1, 2],
+                [2, 0]])
     """
     check_k(k, num_items)
     if seen is not None and seen.num_items != num_items:

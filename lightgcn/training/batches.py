@@ -1,4 +1,4 @@
-"""What an epoch learns from: the checks before it, its batches, and the loss of one batch."""
+"""The data of a training step: checks of a split, the batches of an epoch, the loss of a batch."""
 
 from __future__ import annotations
 
@@ -26,10 +26,14 @@ _NEGATIVES_AT_A_TIME = 1 << 20
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from, in node numbers (item ``i`` is node ``num_users + i``).
+    """The pairs of one step, in node numbers (item ``i`` is node ``num_users + i``).
 
-    ``left`` and ``right`` are (B,) pairs; ``labels`` (B,) says which are edges (bce), otherwise all
-    are; ``negatives`` is (B, n) nodes that ``left`` has no edge to (bpr)."""
+    Attributes:
+        left: (B,) nodes.
+        right: (B,) nodes, paired with ``left``.
+        labels: (B,) 1 for an edge, 0 for a negative (bce); None if all pairs are edges.
+        negatives: (B, n) nodes without an edge to ``left`` (bpr).
+    """
 
     left: Tensor
     right: Tensor
@@ -44,13 +48,11 @@ def batch_loss(
     config: TrainConfig,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> Tensor:
-    """Return the loss of one batch: one propagation, one gather of the batch's rows, the loss, the
-    L2 penalty.
+    """Return the loss of one batch, with its L2 penalty.
 
-    Where a model's columns are on several processes, each gives its own and the loss is the same in
-    all of them."""
+    With a sharded model all processes call this with the same batch, and get the same loss."""
     if config.loss == "bce" and config.batch_size is None and not config.l2:
-        # Of so many links that most nodes are among them; no row is formed for each link.
+        # Most nodes occur in these links: score them without gathering a row for each link.
         assert batch.labels is not None
         scores = link_scores(model.propagate(adjacency), batch.left, batch.right)
         return bce_loss(processes.all_reduce(scores), batch.labels)
@@ -82,8 +84,9 @@ def batch_loss(
 def _softmax_loss(
     rows: Tensor, embedding_dim: int, config: TrainConfig, processes: ProcessGroup
 ) -> Tensor:
-    """Return the softmax loss of a batch's rows, left ones and then right ones: each process scores
-    its part."""
+    """Return the softmax loss of a batch's rows, first the left and then the right ones.
+
+    Each process scores a part of the batch."""
     size, block = len(rows) // 2, config.block_size
     users, items = slice(0, size), slice(0, size)
     if processes.size > 1:
@@ -109,8 +112,7 @@ def _softmax_loss(
 
 
 def _part(size: int, block: int, rank: int, count: int) -> tuple[slice, slice]:
-    """Return which users of a batch a process scores, and the items of the blocks that these are
-    in."""
+    """Return the users of a batch that a process scores, and the items of their blocks."""
     blocks = math.ceil(size / block)
     if blocks >= count:
         users = slice(
@@ -160,8 +162,7 @@ def epoch_batches(
         for chosen in batches:
             yield Batch(users[chosen], num_users + items[chosen])
         return
-    # Negatives of many batches at a time: of an epoch of millions, or of a part of it that takes
-    # little memory.
+    # Negatives are drawn for many batches at a time, as far as memory stays small.
     group_size = max(1, _NEGATIVES_AT_A_TIME // (config.num_negatives * size))
     while group := list(islice(batches, group_size)):
         order = torch.cat(group)
@@ -173,10 +174,12 @@ def epoch_batches(
 
 
 def learnable_links(links: LinkSet, config: TrainConfig) -> LinkSet:
-    """Return the links without the edges of users who have every item, for whom no negative is left
-    to sample (bpr)."""
+    """Return the links without the edges of users who have every item: bpr cannot sample negatives
+    for them."""
     num_items = links.positives.num_items
-    most = links.message.user_degrees + links.positives.user_degrees  # without a union of both
+    most = (
+        links.message.user_degrees + links.positives.user_degrees
+    )  # an upper bound, without a union
     if config.loss != "bpr" or not bool((most >= num_items).any()):
         return links
     full = links.exclude.user_degrees >= num_items
@@ -186,12 +189,12 @@ def learnable_links(links: LinkSet, config: TrainConfig) -> LinkSet:
 
 
 def num_samples(links: LinkSet, config: TrainConfig) -> int:
-    """Return how many links an epoch learns from: positives, and for bce negatives too."""
+    """Return the number of links of an epoch: positives, and for bce also negatives."""
     return links.edges.shape[1] if config.loss == "bce" else links.positives.num_edges
 
 
 def num_steps(links: LinkSet, config: TrainConfig) -> int:
-    """Return how many steps an epoch has."""
+    """Return the number of steps of an epoch."""
     return (
         1
         if config.batch_size is None
@@ -200,23 +203,23 @@ def num_steps(links: LinkSet, config: TrainConfig) -> int:
 
 
 def check_split(model: LightGCN, split: Split, config: TrainConfig) -> None:
-    """Raise a ValueError if a split is not of the model's nodes, and as `check_links`."""
+    """Raise a ValueError if a split has other nodes than the model, and as `check_links` does."""
     for links in (split.train, split.val):
         for graph in (links.message, links.positives):
             if (graph.num_users, graph.num_items) != (model.num_users, model.num_items):
                 nodes = f"{model.num_users} users and {model.num_items} items"
-                raise ValueError(f"the model has {nodes}, the split is of {graph}")
+                raise ValueError(f"the model has {nodes}, but the split has {graph}")
     check_links(split, config)
 
 
 def check_links(split: Split, config: TrainConfig) -> None:
-    """Raise a ValueError for what would end a run later, at its first step or validation."""
+    """Raise a ValueError if the first step or validation of a run would fail."""
     if not split.train.positives.num_edges:
         raise ValueError("the train set has no positives")
     if not learnable_links(split.train, config).positives.num_edges:
         raise ValueError(
-            f"the {config.loss} loss needs users without some item, and every user of the train "
-            "set has all of them"
+            f"the {config.loss} loss samples negatives, but every user of the train set has every "
+            "item"
         )
     if config.loss == "bce" and not split.train.negatives.shape[1]:
         raise ValueError(
@@ -232,5 +235,5 @@ def check_links(split: Split, config: TrainConfig) -> None:
         )
     if k is not None and k > num_items:
         raise ValueError(
-            f"metric {config.metric} asks for {k} items, but there are only {num_items}"
+            f"metric {config.metric} needs lists of {k} items, but there are only {num_items} items"
         )

@@ -29,13 +29,13 @@ _CHECKPOINT_SECONDS, _TIMES_SAVING = 30.0, 10
 
 @dataclass
 class Progress:
-    """How far training has come.
+    """The progress of a training.
 
     Attributes:
         epoch: epochs completed.
-        step: steps completed in the epoch under way.
-        seconds: of training in the epoch under way.
-        loss_sum: () float64: loss of the epoch under way, times its samples.
+        step: steps completed in the current epoch.
+        seconds: of training in the current epoch.
+        loss_sum: () float64: loss of the current epoch, times its samples.
         history: a record per epoch.
         best_epoch: the epoch of the best validation, from 1; 0 for none.
         best_value: its metric.
@@ -58,10 +58,9 @@ _COUNTS = ("epoch", "step", "best_epoch", "since_best")
 
 
 class RunFiles:
-    """Checkpoint and history of a run, in a folder; without one nothing is written.
+    """Checkpoint and history of a run, in a folder; without a folder nothing is written.
 
-    Of several processes that hold a model together each calls the same methods, and process 0
-    writes.
+    All processes of a sharded model call the same methods, and process 0 writes.
     """
 
     def __init__(
@@ -81,19 +80,19 @@ class RunFiles:
 
     @property
     def path(self) -> Path:
-        """The checkpoint's."""
+        """Path of the checkpoint."""
         assert self.folder is not None
         return self.folder / CHECKPOINT_FILE
 
     def save_is_due(self) -> bool:
-        """Return whether the last checkpoint is old; saving takes a tenth of the time at most."""
+        """Return whether to save a checkpoint; saving takes at most a tenth of the time."""
         wanted = max(_CHECKPOINT_SECONDS, _TIMES_SAVING * self._saving_seconds)
         return self.folder is not None and time.monotonic() - self._saved_at > wanted
 
     def add_record(self, progress: Progress) -> None:
-        """Write the last record of the history.
+        """Append the last record to the history file.
 
-        The file is begun with the first record: a run that is refused leaves nothing behind."""
+        The first record creates the file, so that a refused run leaves nothing behind."""
         if self.folder is None or self.processes.rank != 0:
             return
         if self._history_is_written:
@@ -131,8 +130,8 @@ class RunFiles:
         """Load the checkpoint into the model and the optimizer; None if there is none.
 
         Raises:
-            ValueError: naming the file, if it is of another run or damaged; then model and
-                optimizer are as they were.
+            ValueError: naming the file, if it is of a different run or damaged; model and optimizer
+                are then unchanged.
         """
         if not self.path.exists():
             return None
@@ -162,7 +161,7 @@ class RunFiles:
             raise ValueError(f"{self.path}: not a checkpoint to resume from ({reason})") from error
         self.model.load_state_dict(groups["model"])
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
-        self.last_saved = f"{self.path} is as it was"
+        self.last_saved = f"{self.path} is unchanged"
         self._write_history(progress)
         return progress
 
@@ -186,7 +185,7 @@ class RunFiles:
                     f"was trained with {name}={value!r}, this run has {name}={now.get(name)!r}"
                 )
         if metadata["data"] != self.data_fingerprint:
-            raise ValueError("was trained on other data or another split of it")
+            raise ValueError("was trained on different data or a different split")
         if metadata["model"] != _layers(self.model):
             raise ValueError(f"is of {metadata['model']}, this model has {_layers(self.model)}")
 
@@ -228,7 +227,7 @@ def weights_of(model: LightGCN) -> dict[str, Tensor]:
 
 
 def read_history(folder: str | Path) -> list[dict[str, Any]]:
-    """Return the records of a run folder's epochs; a last one that was cut off is left out.
+    """Return the records of a run folder's epochs, without a last one that was cut off.
 
     Raises:
         ValueError: naming file and line, if one is not a record.
@@ -265,7 +264,7 @@ def _layers(model: LightGCN) -> dict[str, Any]:
 
 
 def _checked_progress(metadata: Mapping[str, Any], has_best: bool) -> dict[str, Any]:
-    """Return how far training had come, or raise a ValueError that names what cannot be."""
+    """Return the progress in a checkpoint, or raise a ValueError that names a wrong value."""
     found = {name: checked_count(name, metadata[name]) for name in _COUNTS}
     seconds, history, best = metadata["seconds"], metadata["history"], metadata["best_value"]
     if not _is_number(seconds) or not 0 <= seconds < math.inf:

@@ -36,24 +36,24 @@ class TrainConfig:
         weight_decay: of Adam, on all parameters.
         l2: factor of `lightgcn.l2_penalty` on the batch's layer-0 embeddings.
         num_negatives: negatives per positive (bpr).
-        positives: "edges" walks through all edges in random order; "users" draws users uniformly,
-            as the authors do (bpr, softmax).
+        positives: "edges" visits all edges in random order; "users" draws users uniformly, as the
+            authors do (bpr, softmax).
         temperature: τ of the softmax loss.
         negative_weight: weight of its log-sum term.
         block_size: number of its in-batch items.
-        disjoint: share of train edges to hold back from the messages; for `split_edges`.
+        disjoint: share of train edges that carry no messages; for `split_edges`.
         negative_pairs: "user_item" or "all"; for `split_edges`.
         metric: the validation metric that chooses the best epoch: "roc_auc", "loss", or a ranking
             metric such as "recall@20".
         eval_every: epochs between validations.
-        eval_users: the most users that a validation ranks, drawn by the seed, with their links;
-            None for all. On large data ten thousand are as good as all, in a fraction of the time.
-        patience: validations without a new best before training stops; None: never.
+        eval_users: number of users to validate on, drawn by the seed, with their links; None for
+            all. On large data ten thousand users suffice, in a fraction of the time.
+        patience: validations without a new best before training stops; None to run all epochs.
         precision: "float32", or "mixed": on a CPU propagation gathers from float16 tables
             (unweighted edges), and the softmax loss multiplies in bfloat16 if the CPU has
-            instructions for it (`lightgcn.core.processor.fast_bfloat16`; not for a temperature
-            below 0.05); sums, weights and optimiser are in float32.
-        seed: of the start and of every draw.
+            instructions for it (`lightgcn.core.processor.fast_bfloat16`) and the temperature is at
+            least 0.05; sums, weights and optimiser are in float32.
+        seed: of the initial weights and of every random draw.
 
     Raises:
         ValueError: naming the setting that is out of range.
@@ -106,7 +106,7 @@ class TrainConfig:
             raise ValueError(f"disjoint must be in [0, 1), got {self.disjoint!r}")
         if self.loss == "bce" and self.positives != "edges":
             raise ValueError(
-                f"positives={self.positives!r} goes with bpr and softmax; bce takes the edges of "
+                f"positives={self.positives!r} is for bpr and softmax; bce trains on the edges of "
                 "the link set"
             )
         parse_metric(self.metric)
@@ -117,9 +117,9 @@ class Preset:
     """All settings of a run: of the model, of its training, and of its ranking.
 
     Attributes:
-        model: shape and start of the model.
-        train: how it is trained.
-        ranking: how its embeddings become scores.
+        model: shape and initialisation of the model.
+        train: settings of the training.
+        ranking: the parts of a score.
 
     Raises:
         ValueError: if settings of two concerns contradict each other.
@@ -142,7 +142,7 @@ class Preset:
             )
 
     def changed(self, **settings: Any) -> Preset:
-        """Return the preset with some settings changed, by name, whichever concern they are of.
+        """Return the preset with some settings changed, by name: of model, training or ranking.
 
         Raises:
             ValueError: for an unknown setting, or one out of range.
@@ -165,13 +165,13 @@ class Preset:
         """Return an untrained model of these settings over the nodes of a graph, on the CPU.
 
         Args:
-            train: the train edges (``split.val.message``), which a spectral start is made of.
+            train: the train edges (``split.val.message``), for ``init="spectral"``.
             words: (num_users, f) and (num_items, f) embeddings of names
-                (`lightgcn.nn.text_features.word_features`), which a start from words is made of.
+                (`lightgcn.nn.text_features.word_features`), for ``init="words"``.
 
         Raises:
-            ValueError: if the start is spectral and ``train`` has no edges, or it is from words and
-                these are missing or of other nodes.
+            ValueError: if init is "spectral" and ``train`` has no edges, or init is "words" and
+                ``words`` is missing or of different nodes.
         """
         shape, seed = self.model, self.train.seed
         init: Any = shape.init
@@ -180,7 +180,7 @@ class Preset:
         if init == "words":
             if words is None:
                 raise ValueError(
-                    "a start from words needs embeddings of names: lightgcn train --words MODEL"
+                    'init="words" needs embeddings of names: pass words, or lightgcn train --words'
                 )
             init = word_embeddings(*words, shape.embedding_dim, std=shape.init_std)
         model = LightGCN(
@@ -210,7 +210,7 @@ def _check_names(settings: Mapping[str, Any]) -> None:
             )
 
 
-# A softmax loss over large batches from a spectral start; cosines, popularity and item kNN score.
+# Softmax loss over large batches from a spectral start; cosines with popularity prior and item kNN.
 _FAST = Preset(
     ModelConfig(num_layers=2, init="spectral", init_std=0.005),
     TrainConfig(
@@ -246,7 +246,7 @@ PRESETS = {
     # He et al., SIGIR 2020, section 4.1.2.
     "paper": Preset(),
     "fast": _FAST,
-    # The same for longer; on edges with an order, with time decay.
+    # "fast" for longer, with time decay if the edges have an order.
     "best": _FAST.changed(
         num_layers=3,
         epochs=16,
@@ -259,14 +259,19 @@ PRESETS = {
 
 
 def preset(name: str | Path, **changes: Any) -> Preset:
-    """Return a preset, or that of a ``.json`` file (`save_preset`), with some settings changed.
+    """Return a preset by name, or from a ``.json`` file, with some settings changed.
 
-    Presets are "tutorial", "paper", "fast" and "best".
+    The names are "tutorial", "paper", "fast" and "best"; `save_preset` writes such files.
 
     Raises:
         ValueError: for an unknown preset or setting, a setting out of range, or a file that holds
             no preset; naming the file, the setting and its value.
         FileNotFoundError: if there is no such file.
+
+    Example:
+        >>> import lightgcn
+        >>> lightgcn.preset("paper", epochs=3).train.epochs
+        3
     """
     if str(name).endswith(".json"):
         start = _load_preset(Path(name))
@@ -285,10 +290,15 @@ def save_preset(path: str | Path, settings: Preset, found: Mapping[str, Any] | N
     Args:
         path: the file, whose name ends in ``.json``.
         settings: the settings.
-        found: how they were found, for people to read: anything JSON can hold.
+        found: JSON values for readers about how the settings were found.
 
     Raises:
         ValueError: if the name does not end in ``.json``.
+
+    Example:
+        >>> save_preset("mine.json", preset("fast", epochs=3))
+        >>> preset("mine.json").train.epochs
+        3
     """
     if Path(path).suffix != ".json":
         raise ValueError(f"{path}: a preset's file name must end in .json")

@@ -1,4 +1,4 @@
-"""Warnings before and during training: of settings that run, and give numbers of little use."""
+"""Warnings before and during training, for settings that run but give poor results."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lightgcn.training.config import TrainConfig
 
 # Fewer steps of Adam than this hardly move a model away from its start.
 _FEW_STEPS = 100
-# From this product of an epoch's steps and edges on it takes hours on a CPU; the presets are made
-# for so many steps; and from this product of users and items on ranking takes a quarter of an hour.
+# Product of an epoch's steps and edges that takes hours on a CPU; number of steps that the presets
+# are made for; product of users and items whose ranking takes a quarter of an hour.
 _LONG_EPOCH, _USUAL_STEPS, _LONG_RANKING = 2e10, 50, 1e11
-# Share of validation users without messages from which on they are warned of.
+# Share of validation users without train edges that gives a warning.
 _SOME_USERS = 0.01
-# No entry of an embedding is nearly as large where training converges.
+# No entry of an embedding is nearly as large if training converges.
 _LARGE_ENTRY = 1e3
 
 
 def warn_of_settings(split: Split, config: TrainConfig, num_layers: int) -> None:
-    """Warn of train edges that are not learned from, of too few or too many steps, and of
-    validation users that are without train edges, or too many.
+    """Warn of unused train edges, too few or too many steps, too many validation users, and
+    validation users without train edges.
 
     Warns:
         UserWarning: for each of these.
@@ -43,12 +43,12 @@ def warn_of_settings(split: Split, config: TrainConfig, num_layers: int) -> None
 
 
 def warn_of_size(largest: float, at_start: float, epoch: int) -> bool:
-    """Warn, and return True, if embeddings have grown so large that training is about to diverge.
+    """Warn, and return True, if embeddings have grown as in a diverging run.
 
     Args:
         largest: their largest entry (`largest_entry`).
-        at_start: the same when training began.
-        epoch: for the message.
+        at_start: the largest entry before training.
+        epoch: number of the epoch, for the message.
     """
     if largest < _LARGE_ENTRY * max(1.0, at_start):
         return False
@@ -112,7 +112,7 @@ def _few_steps(split: Split, config: TrainConfig) -> str | None:
 
 
 def _many_steps(split: Split, config: TrainConfig, num_layers: int) -> str | None:
-    """Warn of an epoch that takes hours: its time is the product of its steps and the edges."""
+    """Warn of an epoch that takes hours: its time is proportional to steps times edges."""
     edges, steps = split.train.message.num_edges, num_steps(split.train, config)
     if num_layers == 0 or split.train.message.device.type != "cpu" or steps * edges < _LONG_EPOCH:
         return None

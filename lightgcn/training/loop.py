@@ -1,8 +1,7 @@
 """The loop of `lightgcn.fit`: epochs of steps, validation, and the choice of the best epoch.
 
-An epoch's random choices are drawn from (seed, epoch). So a run that is resumed, also in the middle
-of an epoch, draws what the uninterrupted run would have drawn and, on a CPU, ends with the same
-bits."""
+An epoch's random choices are drawn from (seed, epoch). So a resumed run, even from the middle of an
+epoch, draws the same as an uninterrupted one and, on a CPU, ends with the same bits."""
 
 from __future__ import annotations
 
@@ -36,13 +35,13 @@ _EPOCH_STREAM = 17
 
 
 class TrainingLoop:
-    """A run under way: what `lightgcn.fit` was given, and how far it has come.
+    """The state of a call of `lightgcn.fit`: its arguments and its progress.
 
     Args:
-        model: the model, of which the normalisation is set.
+        model: the model, with its normalisation set.
         split: on the model's device.
-        config: how to train.
-        folder: for checkpoint and history; None for none.
+        config: settings of the training.
+        folder: for checkpoint and history; None to write no files.
     """
 
     def __init__(
@@ -62,10 +61,10 @@ class TrainingLoop:
         self.val_adjacency = self._normalized(split.val.message)
         self.largest_at_start = self._largest_entry()
         self.warned = False
-        self.num_samples = 0  # of the epoch under way
+        self.num_samples = 0  # of the current epoch
 
     def load(self) -> None:
-        """Take up the checkpoint in the folder, if there is one."""
+        """Load the checkpoint in the folder, if there is one."""
         self.progress = self.files.load() or self.progress
 
     def train(
@@ -93,7 +92,7 @@ class TrainingLoop:
         return ended
 
     def _run_epoch(self, should_stop: Callable[[], bool] | None, bar: Any) -> bool:
-        """Run the rest of the epoch under way; False if it was interrupted."""
+        """Run the rest of the current epoch; return False if it was interrupted."""
         began, now = time.monotonic(), self.progress
         links = self._epoch_links()
         adjacency = self._adjacency(links)
@@ -117,12 +116,14 @@ class TrainingLoop:
             loss = batch_loss(self.model, adjacency, batch, self.config, self.processes)
             loss.backward()
             if isinstance(self.model.alpha, Tensor) and self.model.alpha.grad is not None:
-                self.processes.all_reduce_(self.model.alpha.grad)  # each has that of its columns
+                self.processes.all_reduce_(
+                    self.model.alpha.grad
+                )  # each has the part of its columns
             self.optimizer.step()
             now.loss_sum += loss.detach().double() * len(batch.left)
             now.step += 1
             bar.update()
-        # As large as the table, and not needed for what comes now.
+        # Free the gradient, as large as the table, and the buffers before validation.
         self.optimizer.zero_grad(set_to_none=True)
         adjacency.pattern.buffers_for(self.model.embedding).clear()
         self._add_seconds(began)
@@ -194,8 +195,7 @@ class TrainingLoop:
         return learnable_links(train, self.config)
 
     def _adjacency(self, links: LinkSet) -> Adjacency:
-        """Return the adjacency of a training epoch; validation is in float32, whatever the
-        precision of training."""
+        """Return the adjacency of a training epoch, in its precision; validation uses float32."""
         known = links.message is self.split.val.message
         adjacency = self.val_adjacency if known else self._normalized(links.message)
         return replace(adjacency, half_tables=self.config.precision == "mixed")
@@ -213,7 +213,7 @@ class TrainingLoop:
 
     @cached_property
     def _similarity(self) -> Any:
-        """The nearest items, the same in every validation; None without item kNN."""
+        """The nearest items, the same for every validation; None without item kNN."""
         count = self.model.ranking.item_knn
         return nearest_items(self.split.val.message, count) if count else None
 

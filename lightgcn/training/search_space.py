@@ -1,4 +1,4 @@
-"""What `tune` searches, a line per setting."""
+"""The settings that `tune` searches, a line per setting."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from lightgcn.training.config import PRESETS, Preset
 
 # Trials before the Gaussian process takes over: presets, then draws at random.
 STARTUP_TRIALS = 8
-# The most steps of an epoch that a searched batch size leads to, where there is a larger one to
-# take.
+# Batch sizes that give more steps per epoch are left out, if there are larger ones.
 _MOST_STEPS = 400
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """A setting to search: one of ``choices`` (numbers are taken as ordered), or a number from
-    ``low`` to ``high``.
+    """A setting to search: one of ``choices`` (ordered, if numbers), or a number from ``low`` to
+    ``high``.
 
-    ``at_random`` is what trials that are drawn at random have, where that is not any value.
+    ``at_random`` fixes the value for the trials that are drawn at random; None for any value.
     """
 
     name: str
@@ -46,12 +45,11 @@ class Dimension:
         return value in self.choices if self.choices else self.low <= value <= self.high
 
     def encode(self, value: Any) -> Any:
-        """Return a value as the sampler sees it: the place of an ordered choice, otherwise
-        itself."""
+        """Return a value for the sampler: the index of an ordered choice, else the value."""
         return self.choices.index(value) if self._is_ordered else value
 
     def decode(self, value: Any) -> Any:
-        """Return what `encode` was given; numbers of a range are rounded to 3 digits."""
+        """Return the value that `encode` encoded; numbers of a range are rounded to 3 digits."""
         if self.choices:
             return self.choices[value] if self._is_ordered else value
         return min(max(float(f"{value:.3g}"), self.low), self.high)
@@ -97,8 +95,9 @@ SPACE = (
 def search_space(
     start: Preset, num_edges: int, *, max_dim: int, fixed: Collection[str] = ()
 ) -> tuple[Dimension, ...]:
-    """Return the dimensions for a graph of so many train edges, each holding the start's value;
-    none is ``fixed``."""
+    """Return the dimensions for ``num_edges`` train edges, without ``fixed`` ones.
+
+    Each contains the value of the start."""
     return tuple(
         _fitted(dimension, num_edges, max_dim).including(start.flat()[dimension.name])
         for dimension in SPACE
@@ -117,7 +116,7 @@ def _fitted(dimension: Dimension, num_edges: int, max_dim: int) -> Dimension:
 
 
 def first_trials(space: Sequence[Dimension], start: Preset) -> list[dict[str, Any]]:
-    """Return the start's values, and those of each preset that lies in the space."""
+    """Return the values of the start, and of each preset that lies in the space."""
     trials = [{dimension.name: start.flat()[dimension.name] for dimension in space}]
     for preset in PRESETS.values():
         values = {dimension.name: preset.flat()[dimension.name] for dimension in space}
@@ -130,7 +129,7 @@ def first_trials(space: Sequence[Dimension], start: Preset) -> list[dict[str, An
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Keep Optuna from logging each study, and from warning that its sampler is new (version 4)."""
+    """Silence Optuna's log, and its warning that the sampler is experimental (version 4)."""
     import optuna
 
     level = optuna.logging.get_verbosity()
@@ -144,13 +143,12 @@ def quiet_optuna() -> Iterator[None]:
 
 
 def _order(value: Any) -> float:
-    """Numbers by size; a batch size of None is all edges, and no prior at all is farthest from one
-    of 0."""
+    """Sort key: numbers by size, None last (a batch size of all edges; no popularity prior)."""
     return math.inf if value is None else value
 
 
 def require_optuna() -> None:
-    """Raise a ValueError that says how to install Optuna, where it is not."""
+    """Raise a ValueError with the install command if Optuna is missing."""
     try:
         import optuna  # noqa: F401
     except ImportError as error:

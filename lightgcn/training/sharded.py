@@ -1,10 +1,9 @@
 """One model on several processes, each with some columns of its embeddings (embedding-dimension
 parallelism).
 
-Propagation is linear and acts on each column alone: a process propagates its own with no
-communication at all. Dot products are sums over columns, so cross-entropy and BPR exchange one
-number for each score; the softmax loss, which compares every pair of a block, exchanges the batch's
-rows, and each process scores its part of the batch.
+Propagation acts on each column separately, so it needs no communication. Dot products are sums over
+columns, so cross-entropy and BPR exchange one number per score. The softmax loss compares every
+pair of a block: processes exchange the batch's rows, and each scores a part of the batch.
 
     # torchrun --nproc-per-node 2 train.py
     with process_group() as processes:
@@ -41,16 +40,15 @@ __all__ = ["ProcessGroup", "ProcessLostError", "ShardedLightGCN", "process_group
 
 
 class ShardedLightGCN(LightGCN):
-    """A `LightGCN` of which this process holds some columns; made by `from_whole`, the same in
-    every process.
+    """A `LightGCN` of which this process holds some columns; `from_whole` makes one.
 
-    `propagate` and `embed_nodes` return this process's columns of what they return in a `LightGCN`.
-    `embed`, `forward` and `whole` are collective: all processes have to call them.
+    `propagate` and `embed_nodes` return the columns of this process. `embed`, `forward` and `whole`
+    are collective: all processes must call them.
 
     Attributes:
         embedding: (num_users + num_items, own columns) parameter.
-        embedding_dim: columns of all processes together.
-        processes: the other processes.
+        embedding_dim: number of columns of all processes together.
+        processes: the process group.
     """
 
     processes: ProcessGroup
@@ -59,7 +57,7 @@ class ShardedLightGCN(LightGCN):
     def from_whole(
         cls, model: LightGCN | None, processes: ProcessGroup, device: torch.device | str = "cpu"
     ) -> ShardedLightGCN:
-        """Share out the columns of the model of process 0; the other processes pass None.
+        """Distribute the columns of the model of process 0; the other processes pass None.
 
         Raises:
             ValueError: if there are fewer columns than processes, or process 0 passes None.
@@ -76,7 +74,7 @@ class ShardedLightGCN(LightGCN):
         processes.column_counts(width)
         given = (0.0,) * (layers + 1) if model is None else model.alpha
         alpha = given.tolist() if isinstance(given, Tensor) else list(given)
-        alpha = processes.broadcast(alpha)  # in float64, as they are given
+        alpha = processes.broadcast(alpha)  # in float64, exactly
         shard = cls.__new__(cls)
         nn.Module.__init__(shard)
         shard.num_users, shard.num_items, shard.embedding_dim, shard.num_layers = (
@@ -112,7 +110,7 @@ class ShardedLightGCN(LightGCN):
     @torch.no_grad()
     def whole(self) -> LightGCN | None:
         """Return the model with all columns, on the CPU, in process 0; None in the others."""
-        self.processes.barrier()  # one may have had work of its own
+        self.processes.barrier()  # the others may still be busy
         blocks = self.processes.gather_row_blocks(self.embedding.detach(), self.embedding_dim)
         if self.processes.rank != 0:
             for _ in blocks:

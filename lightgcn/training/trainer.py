@@ -1,4 +1,4 @@
-"""`fit` and `train`: what they take, and what they refuse before the first step."""
+"""`fit` and `train`: their arguments, and the checks before the first step."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from lightgcn.training.sharded import ShardedLightGCN, processes_of
 
 # `train` reduces a batch size that gives fewer steps.
 _ENOUGH_STEPS = 100
-# What `fit` calls of a model, or takes for granted.
+# Methods of a model that `fit` calls or replaces by faster equivalents.
 _TRAINED = ("adjacency", "propagate", "embed", "embed_nodes", "forward")
 
 
 @dataclass
 class TrainResult:
-    """The course of a training; the model itself holds the weights of the best epoch.
+    """The history of a training; the model itself holds the weights of the best epoch.
 
     Attributes:
         history: one record per epoch: "epoch" (from 1), "loss" (mean over its links), "seconds" of
@@ -36,7 +36,16 @@ class TrainResult:
         best_epoch: the epoch whose weights the model holds, from 1; 0 if none was validated.
         best_value: its validation metric.
         ended: "finished" (all epochs), "early" (patience ran out) or "interrupted" (the model holds
-            the weights it was interrupted at).
+            the current weights, not the best).
+
+    Example:
+        >>> import lightgcn
+        >>> from lightgcn.datasets import synthetic_interactions
+        >>> split = lightgcn.split_edges(synthetic_interactions(60, 40, 600))
+        >>> settings = lightgcn.preset("paper", epochs=2, batch_size=8, embedding_dim=8)
+        >>> result = lightgcn.fit(settings.new_model(split.val.message), split, settings)
+        >>> result.ended, result.best_epoch
+        ('finished', 2)
     """
 
     history: list[dict[str, Any]]
@@ -58,13 +67,13 @@ def train(
 ) -> LightGCN:
     """Make a model and train it on a split: `Preset.new_model` and `fit` in one call.
 
-    The batch size of a preset that is given by name suits about a million edges; on a smaller graph
-    it is reduced, so that training takes at least a hundred steps.
+    The batch sizes of the named presets suit about a million edges. On a smaller graph the batch
+    size is reduced, so that training takes at least a hundred steps.
 
     Args:
-        split: of `split_edges`.
-        settings: a preset's name, its file, or settings of one's own.
-        device: where to train; None for where the split is.
+        split: link sets such as those of `split_edges`.
+        settings: a preset's name, a preset file, or a `Preset`.
+        device: device to train on; None for that of the split.
         run_dir: as for `fit`.
         resume: as for `fit`.
         on_epoch: as for `fit`.
@@ -72,7 +81,7 @@ def train(
         changes: settings to change, such as ``epochs=20``.
 
     Returns:
-        The trained model, with the weights of the best epoch on ``split.val``. It knows its
+        The trained model, with the weights of the best epoch on ``split.val``. It carries its
         normalisation and ranking: pass it to `lightgcn.evaluate` and `lightgcn.Recommender`.
 
     Raises:
@@ -126,43 +135,41 @@ def fit(
     should_stop: Callable[[], bool] | None = None,
     progress: bool = False,
 ) -> TrainResult:
-    """Train a model on ``split.train``, in place, and leave it with the best weights on
-    ``split.val``.
+    """Train a model on ``split.train`` in place; it ends with its best weights on ``split.val``.
 
-    Work is done on the device of the model. The test set is not read. The model keeps the
+    Training runs on the device of the model. The test set is not read. The model gets the
     normalisation and the ranking of the settings (``model.normalization``, ``model.ranking``).
     Without validation edges (``split_edges(graph, (1.0,))``) all epochs are run and the model keeps
     the weights of the last one. A resumed run equals an uninterrupted one if ``eval_every`` divides
     the number of epochs already done, since the last epoch is always validated.
 
     Args:
-        model: the model to train. One of `lightgcn.training.sharded` is trained by all processes
-            that hold a part of it: each calls this with the same arguments, and process 0 writes
-            the files.
+        model: the model to train. A `lightgcn.training.sharded.ShardedLightGCN` is trained by all
+            its processes: each calls this with the same arguments, and process 0 writes the files.
         split: link sets over the model's users and items.
         settings: a `Preset` such as ``lightgcn.preset("fast")``, or its name; a `TrainConfig` alone
             trains the model as it is; None for the training of the "paper" preset.
-        run_dir: folder for ``checkpoint.safetensors`` (saved every 30 s, or more rarely if that
-            takes more than 3 s, when interrupted and at the end) and ``history.jsonl``.
-        resume: go on from the checkpoint in ``run_dir``, or from the start if there is none.
+        run_dir: folder for ``history.jsonl`` and ``checkpoint.safetensors``, which is saved every
+            30 s (less often if saving takes more than 3 s), on interruption, and at the end.
+        resume: continue from the checkpoint in ``run_dir``, or start if there is none.
         on_epoch: called with each epoch's record, for a logger.
         should_stop: called before each step; once it returns True a checkpoint is saved and the run
             ends as "interrupted".
         progress: show a progress bar on a terminal.
 
     Raises:
-        TypeError: if ``model`` or ``split`` is something else.
-        ValueError: if the settings contradict the model, the split is over other nodes than the
-            model, lacks what the loss or the metric needs, the loss is not finite, the checkpoint
-            is of another model, other data or other settings (but for ``epochs`` and
-            ``patience``), or ``run_dir`` holds a checkpoint and ``resume`` is not set.
-        ProcessLostError: if another of several processes is gone.
+        TypeError: if ``model`` or ``split`` has a different type.
+        ValueError: if the settings contradict the model; the split has different nodes, or lacks
+            edges or negatives that the loss or the metric needs; the loss is not finite; the
+            checkpoint is of a different model, data or settings (except ``epochs`` and
+            ``patience``); or ``run_dir`` holds a checkpoint and ``resume`` is not set.
+        ProcessLostError: if one of several processes died.
 
     Warns:
-        UserWarning: if a ranking loss would learn from a part of the train edges by mistake (the
-            split is disjoint, the settings are not), users who have every item are left out of a
-            loss with sampled negatives, all epochs together are too few steps, validation users
-            have no train edge, or embeddings grow as if training diverged.
+        UserWarning: if a ranking loss uses only a part of the train edges (the split is disjoint,
+            the settings are not), users with every item are left out of a loss with sampled
+            negatives, training has too few steps, validation users have no train edge, or the
+            embeddings grow as in a diverging run.
 
     Example:
         >>> import lightgcn
@@ -187,11 +194,11 @@ def fit(
     processes.check_same(f"whether {run_dir} holds a checkpoint", str(there))
     if there and not resume:
         raise ValueError(
-            f"{run_dir}: holds a checkpoint; go on from it with resume=True, or give another "
+            f"{run_dir}: holds a checkpoint; continue it with resume=True, or give a different "
             "run_dir"
         )
     warn_of_settings(split, config, model.num_layers)
-    # A caller's no_grad or inference mode is for their own computations.
+    # Training needs gradients even if the caller is in no_grad or inference mode.
     with torch.inference_mode(False), torch.enable_grad():
         loop = _accepted(model, split, config, given, run_dir, resume)
         try:
@@ -212,7 +219,7 @@ def _accepted(
     run_dir: str | Path | None,
     resume: bool,
 ) -> TrainingLoop:
-    """Return the loop, at the checkpoint if there is one; a refusal leaves the model as it was."""
+    """Return the loop, at the checkpoint if there is one; an error leaves the model unchanged."""
     kept = model.normalization, model.ranking
     try:
         if isinstance(settings, Preset):
@@ -241,13 +248,13 @@ def _check_model_type(model: Any) -> None:
     own = [name for name in _TRAINED if getattr(type(model), name) is not getattr(base, name)]
     if own:
         raise ValueError(
-            f"model: {type(model).__name__} has its own {own[0]}(), which fit does not call; train "
+            f"model: {type(model).__name__} overrides {own[0]}(), which fit does not call; train "
             "it in a loop of your own (examples/custom_loop.py)"
         )
     if not model.embedding.requires_grad:
         raise ValueError("model: its embedding is frozen (requires_grad=False)")
     if model.embedding.is_inference():
-        raise ValueError("model: it was made under torch.inference_mode(), and cannot be trained")
+        raise ValueError("model: it was made in torch.inference_mode() and cannot be trained")
 
 
 def _check_split_type(split: Any) -> None:

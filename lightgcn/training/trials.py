@@ -1,4 +1,4 @@
-"""Trials of a search: what came of each, and how they are shown."""
+"""Trials of a search, and their display."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Trial:
 
     Attributes:
         number: from 0, in the order of the search.
-        settings: the searched ones, by name; the others are the start's.
+        settings: the searched settings, by name; the others are those of the start.
         ended: "finished" (all epochs), "early" (patience ran out), "pruned" (worse than others
-            after the same time), "limit" (it had its share of the time), "stopped" (the search
+            after the same time), "limit" (its share of the time was over), "stopped" (the search
             ended), or "failed" (it diverged, or memory ran out).
-        value: the best validation metric that it reached; None if it failed or was never validated.
-        best_epoch: the epoch that reached it, from 1; 0 if there is none.
+        value: its best validation metric; None if it failed or was never validated.
+        best_epoch: the epoch of that value, from 1; 0 if there is none.
         epochs: epochs completed.
         seconds: of training and validation.
-        error: why it failed.
+        error: message of the error, if it failed.
     """
 
     number: int
@@ -38,7 +38,7 @@ class Trial:
 
 
 def best_trial(trials: list[Trial], metric: str) -> Trial | None:
-    """Return the first trial that reached the best value, or None if none has one."""
+    """Return the first trial with the best value, or None if no trial has a value."""
     best: Trial | None = None
     for trial in trials:
         if trial.value is None:
@@ -65,8 +65,8 @@ def trial_line(trial: Trial, best: Trial | None, seconds_left: float | None, met
 
 
 def trials_table(trials: list[Trial], metric: str, most: int = 10) -> list[str]:
-    """Return lines of at most 80 columns: the best trials in their order, and under each the
-    settings in which it differs from the best one; then the failures."""
+    """Return lines of at most 80 columns: the best trials, best first, each with the settings in
+    which it differs from the best one; then the failures."""
     reached = [trial for trial in trials if trial.value is not None]
     reached.sort(key=lambda trial: trial.value or 0.0, reverse=not lower_is_better(metric))
     lines = [f"trial  {metric:>10}  epoch  seconds  ended"]

@@ -1,7 +1,6 @@
-"""Search for settings that suit the data, on validation: a folder that is searched further each
-time.
+"""Search for settings by validation, with Optuna, in a folder where a later call continues.
 
-study.log       Optuna's journal: what is searched, and every trial
+study.log       Optuna's journal: the search and every trial
 preset.json     the best settings so far, for `lightgcn.preset` and ``lightgcn train --preset``
 """
 
@@ -38,18 +37,17 @@ from lightgcn.training.trials import Trial, best_trial, clock_time
 
 STUDY_FILE = "study.log"
 PRESET_FILE = "preset.json"
-# A trial has time for so many epochs, if the start has no more; patience ends most of them earlier.
+# Least number of epochs of a trial; patience ends most trials earlier.
 _LEAST_EPOCHS = 200
-# Of the time of a search: the most of a trial, and the unit in which trials are compared.
+# Shares of the time of a search: the most for a trial, and the interval of comparisons.
 _TRIAL_SHARE, _TICK_SHARE = 1 / 10, 1 / 60
-# Epochs before a trial is compared with others, in a search without a clock.
+# Epochs before a trial is compared with others, in a search without a time limit.
 _GRACE_EPOCHS = 10
 _LEAST_RIVALS = 3
 
 
 class TuneProgress(NamedTuple):
-    """What `tune` reports after a trial: the trial, the best so far, and the seconds left (None: no
-    limit)."""
+    """The report of `tune` after a trial: the trial, the best so far, and the seconds left."""
 
     trial: Trial
     best: Trial | None
@@ -58,13 +56,21 @@ class TuneProgress(NamedTuple):
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a search has found, earlier searches in the same folder included.
+    """The result of a search, with earlier searches in the same folder.
 
     Attributes:
         trials: all trials, in the order of the search.
-        best: the one with the best validation metric; None if none has been validated.
+        best: the trial with the best validation metric; None if none was validated.
         settings: its settings, as in the preset file.
         ended: "time", "trials", or "interrupted".
+
+    Example:
+        >>> import lightgcn
+        >>> from lightgcn.datasets import synthetic_interactions
+        >>> split = lightgcn.split_edges(synthetic_interactions(60, 40, 600))
+        >>> result = lightgcn.tune(split, "study", trials=1, fixed=["epochs"])
+        >>> result.best == result.trials[0], result.settings.train.epochs
+        (True, 8)
     """
 
     trials: list[Trial]
@@ -87,11 +93,11 @@ def tune(
     on_trial: Callable[[TuneProgress], None] | None = None,
     progress: bool = False,
 ) -> TuneResult:
-    """Search for the settings that do best on ``split.val``, into ``folder`` (extra ``tune``).
+    """Search for the settings with the best metric on ``split.val`` (extra ``tune``).
 
     The start and the presets are tried first, then random draws, then proposals of a Gaussian
-    process (Optuna). A search of the same data, start, ``fixed`` and ``max_dim`` in the folder goes
-    on. The test set is not read.
+    process (Optuna). A search in ``folder`` of the same data, start, ``fixed`` and ``max_dim`` is
+    continued. The test set is not read.
 
     A trial ends when its patience runs out, or when it is worse than the median of other trials
     after the same training time (without ``minutes``: the same epochs); with ``minutes``, also
@@ -99,16 +105,16 @@ def tune(
     trials, not on the machine's speed.
 
     Args:
-        split: link sets, such as `split_edges` makes.
-        folder: where the search is kept; ``preset.json`` in it is renewed after each new best.
-        minutes: wall-clock time, after which the current trial counts with what it has reached.
-        trials: how many to try, beside those of an earlier search.
-        start: settings to start from, whose metric, seed, patience and the like hold for all
-            trials; None for ``preset("fast")``. Trials have at least 200 epochs, unless "epochs" is
-            fixed.
-        fixed: names of settings to leave as they are in the start.
+        split: link sets such as those of `split_edges`.
+        folder: the folder of the search; its ``preset.json`` is replaced after each new best.
+        minutes: wall-clock time; the trial that it ends counts with its best value so far.
+        trials: number of trials, not counting those of an earlier search.
+        start: settings to start from; settings that are not searched (metric, seed, patience, …)
+            hold for all trials. None for ``preset("fast")``. Trials have at least 200 epochs,
+            unless "epochs" is fixed.
+        fixed: names of settings to keep as in the start.
         max_dim: the largest width to try.
-        device: where to train.
+        device: device to train on.
         should_stop: called before each step; once it returns True the search ends as
             "interrupted".
         on_trial: called after each trial.
@@ -116,16 +122,15 @@ def tune(
 
     Raises:
         ValueError: if neither ``minutes`` nor ``trials`` is given, an argument is out of range, the
-            split lacks what the metric needs, the folder holds another search or a damaged file,
-            the first trials all fail, or Optuna is not installed.
-        FileExistsError: if a preset is in the folder, and no search.
+            split lacks edges or negatives that the metric needs, the folder holds a different
+            search or a damaged file, the first trials all fail, or Optuna is not installed.
+        FileExistsError: if the folder holds a preset but no search.
 
     Example:
         >>> import lightgcn
         >>> from lightgcn.datasets import synthetic_interactions
         >>> split = lightgcn.split_edges(synthetic_interactions(60, 40, 600))
-        >>> import tempfile
-        >>> result = lightgcn.tune(split, tempfile.mkdtemp(), trials=1, fixed=["epochs"])
+        >>> result = lightgcn.tune(split, "study", trials=1, fixed=["epochs"])
         >>> result.ended
         'trials'
     """
@@ -137,16 +142,16 @@ def tune(
         raise ValueError(f"fixed: no setting {unknown[0]!r}; there are {', '.join(SETTINGS)}")
     if parse_metric(start.train.metric)[0] == "loss":
         raise ValueError(
-            f"metric {start.train.metric} cannot choose between losses: take roc_auc or a ranking "
-            "metric (recall@20)"
+            f"metric {start.train.metric} cannot compare different losses: use roc_auc or a "
+            "ranking metric (recall@20)"
         )
     if start.model.init == "words":
-        raise ValueError("a search cannot start from words: it makes models of train edges alone")
+        raise ValueError('init="words" cannot be searched: a search has only the train edges')
     split = split._replace(test=split.val).to(device)
     nodes = split.train.message
     if nodes.device.type == "cpu":
         needed = training_memory(nodes.num_nodes, nodes.num_edges, max_dim)
-        advice = "take a smaller max_dim, or less data (prepare --slices, --sample)"
+        advice = "use a smaller max_dim, or less data (prepare --slices, --sample)"
         warn_of_shortage("a search", needed, advice)
     smallest = LightGCN(nodes.num_users, nodes.num_items, embedding_dim=1, init_std=0)
     check_split(smallest, split, start.train)
@@ -164,7 +169,7 @@ def tune(
 
 def _check_limits(minutes: float | None, trials: int | None, max_dim: int) -> None:
     if minutes is None and trials is None:
-        raise ValueError("give minutes, trials, or both: a search needs an end")
+        raise ValueError("give minutes, trials, or both, to limit the search")
     if minutes is not None and not (math.isfinite(minutes) and minutes > 0):
         raise ValueError(f"minutes must be a positive number, got {minutes}")
     for name, value in (("trials", trials), ("max_dim", max_dim)):
@@ -205,7 +210,7 @@ class _Search:
             raise ValueError("all settings are fixed: nothing is left to search")
 
     def open(self) -> None:
-        """Go on with the search in the folder, or begin one there."""
+        """Continue the search in the folder, or start one."""
         from optuna import create_study, load_study, pruners
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
@@ -220,7 +225,7 @@ class _Search:
         begun = journal.is_file()
         if not begun and found.exists():
             raise FileExistsError(
-                f"{found}: exists already, without a search in this folder; choose another folder"
+                f"{found}: exists, but the folder holds no search; choose a different folder"
             )
         if begun:
             _drop_partial_line(journal)
@@ -228,7 +233,7 @@ class _Search:
         try:
             backend = JournalFileBackend(str(journal), cast(Any, _NoLock()))
             storage = JournalStorage(backend)
-            if begun:  # which reads alone: a search that is refused is left as it is
+            if begun:  # read only, so that a refused search is left unchanged
                 self.study = load_study(study_name="lightgcn", storage=storage)
             else:
                 self.study = create_study(
@@ -243,17 +248,17 @@ class _Search:
             for name, value in about.items():
                 if name in saved and saved[name] != value:
                     raise ValueError(
-                        f"holds a search of another {name}: {saved[name]!r:.99}, not {value!r:.99}"
+                        f"holds a search with {name} {saved[name]!r:.99}, not {value!r:.99}"
                     )
                 if name not in saved:
                     self.study.set_user_attr(name, value)
             self._take_up()
         except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise ValueError(f"{journal}: {error}; choose another folder") from error
+            raise ValueError(f"{journal}: {error}; choose a different folder") from error
         self._save_preset()
 
     def _take_up(self) -> None:
-        """Read the earlier trials; one that a killed process left is tried again."""
+        """Read the earlier trials; a trial of a killed process is queued again."""
         from optuna.trial import TrialState
 
         for frozen in self.study.get_trials(deepcopy=False):
@@ -284,7 +289,7 @@ class _Search:
             failed = all(each.ended == "failed" for each in self.trials)
             if failed and len(self.trials) == STARTUP_TRIALS:
                 raise ValueError(
-                    f"the first {STARTUP_TRIALS} trials all failed, this one with: {trial.error}"
+                    f"the first {STARTUP_TRIALS} trials all failed, the last with: {trial.error}"
                 )
             if on_trial is not None:
                 left = None if self.minutes is None else self.seconds_left()
@@ -294,8 +299,8 @@ class _Search:
     def _ask(self) -> tuple[Any, dict[str, Any]]:
         """Return the next trial, and its settings.
 
-        The sampler is seeded by the number of the trial, so that a search that is taken up again
-        proposes what it would have proposed without the break.
+        The sampler is seeded by the number of the trial, so that a continued search proposes the
+        same settings as an uninterrupted one.
         """
         import optuna
 
@@ -313,7 +318,7 @@ class _Search:
         return drawn, {d.name: d.decode(drawn.params[d.name]) for d in self.space}
 
     def _try(self) -> Trial | None:
-        """Train with the next settings; None if it was stopped before a validation."""
+        """Train with the next settings; return None if stopped before a validation."""
         from optuna.trial import TrialState
 
         began = time.monotonic()
@@ -333,7 +338,7 @@ class _Search:
             assert now is not None
             if tick is None:
                 asked.report(now[1], epochs)
-            else:  # trials of any speed are compared at whole ticks of the clock
+            else:  # compare trials after the same time, not the same epochs
                 ticks = int((time.monotonic() - began) / tick)
                 if ticks and before is not None:
                     asked.report(before[1], ticks)
@@ -351,7 +356,7 @@ class _Search:
             config = self.base.changed(**settings)
             model = config.new_model(self.split.val.message).to(self.split.train.message.device)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # a bad trial is no news
+                warnings.simplefilter("ignore", UserWarning)  # bad settings are expected
                 result = fit(model, self.split, config, on_epoch=on_epoch, should_stop=should_stop)
             ended: Any = why if result.ended == "interrupted" else result.ended
         except (ValueError, MemoryError, RuntimeError) as caught:
@@ -361,7 +366,7 @@ class _Search:
         best = None if error is not None else _best_point(curve, self.metric)
         if ended == "stopped" and (best is None or self.interrupted):
             self.study.tell(asked, state=TrialState.FAIL)
-            if self.interrupted:  # tried again when the search goes on
+            if self.interrupted:  # tried again when the search continues
                 self.study.enqueue_trial(asked.params)
             return None
         reason = None
@@ -470,8 +475,7 @@ def _drop_partial_line(path: Path) -> None:
 
 
 class _NoLock:
-    """A journal lock that locks nothing: `folder_lock` holds the folder, and a killed process
-    leaves no lock file behind. Optuna asks only for these two methods."""
+    """A no-op lock for Optuna's journal: `folder_lock` holds the folder already."""
 
     def acquire(self) -> bool:
         return True

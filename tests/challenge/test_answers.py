@@ -203,10 +203,10 @@ def test_weights_that_are_none_are_refused(recommender, titles, name, weight):
 
 def test_titles_of_other_playlists_and_a_pid_twice_are_refused(recommender):
     other = TitleIndex(["a"], Interactions(torch.tensor([0]), torch.tensor([0]), 1, 1))
-    with pytest.raises(ValueError, match="the titles are of Interactions"):
+    with pytest.raises(ValueError, match="titles are of Interactions"):
         answer_playlists(recommender, [], other)
     playlist = ChallengePlaylist(7, None, (), (), 5)
-    with pytest.raises(ValueError, match="playlist 7 is there twice"):
+    with pytest.raises(ValueError, match="playlist 7 occurs twice"):
         answer_playlists(recommender, [playlist, playlist])
 
 

@@ -129,8 +129,8 @@ def test_comments_blank_lines_and_the_older_first_line_are_read(tmp_path):
         ("team_info,us\n", "line 1: expected team_info"),
         ("team_info,us,u@e\nx,a\n", "line 2: 'x' is no pid"),
         ("team_info,us,u@e\n-5,a\n", "line 2: '-5' is no pid"),
-        ("team_info,us,u@e\n5,a\n\n5,b\n", "line 4: pid 5 is there twice"),
-        ("", "no line"),
+        ("team_info,us,u@e\n5,a\n\n5,b\n", "line 4: pid 5 occurs twice"),
+        ("", "is empty"),
     ],
 )
 def test_a_submission_that_is_none_is_refused_by_line(tmp_path, text, says):
@@ -185,10 +185,10 @@ def test_pids_of_63_bits_and_a_byte_order_mark_are_read(tmp_path):
 
 
 def test_a_set_of_no_playlist_and_holdouts_of_one_twice_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"set\.json: there is no playlist in it"):
+    with pytest.raises(ValueError, match=r"set\.json: holds no playlist"):
         read_challenge_set(write(tmp_path / "set.json"))
     record = {"pid": 3, "tracks": [{"track_uri": "a"}]}
-    with pytest.raises(ValueError, match=r'playlist 1 \(pid 3\): "pid" is there twice'):
+    with pytest.raises(ValueError, match=r'playlist 1 \(pid 3\): "pid" occurs twice'):
         read_holdouts(write(tmp_path / "holdouts.json", record, record))
 
 
@@ -202,8 +202,8 @@ def asked(*pids):
         ({}, "pid 1: no list"),
         ({1: URIS[:500], 2: URIS[:500]}, "pid 2: not in the challenge set"),
         ({1: URIS[:499]}, "pid 1: 499 tracks, not 500"),
-        ({1: [*URIS[:499], URIS[0]]}, "pid 1: 1 tracks are there more than once"),
-        ({1: [*URIS[:499], URIS[599]]}, "pid 1: 1 tracks are those that the playlist told"),
+        ({1: [*URIS[:499], URIS[0]]}, "pid 1: 1 tracks occur more than once"),
+        ({1: [*URIS[:499], URIS[599]]}, "pid 1: 1 tracks are seeds of the playlist"),
         ({1: [*URIS[:499], "elsewhere"]}, "pid 1: 'elsewhere' is no track URI"),
     ],
 )

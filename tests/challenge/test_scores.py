@@ -78,7 +78,7 @@ def test_what_a_playlist_told_is_not_to_be_found():
     asked = [playlist(1, ["a", "b"])]
     whole = score_lists(asked, {1: ["c", "x"]}, {1: ["a", "b", "c"]})["all"]
     assert (whole.r_precision, whole.recall) == (1, 1)
-    with pytest.raises(ValueError, match="playlist 1: it is not known"):
+    with pytest.raises(ValueError, match="playlist 1: holdouts"):
         score_lists(asked, {1: ["c"]}, {1: ["a", "b"]})
 
 
@@ -93,5 +93,5 @@ def test_artists_that_are_not_known_give_no_figure():
 
 
 def test_a_playlist_of_which_nothing_is_known_to_be_held_out_is_named():
-    with pytest.raises(ValueError, match="playlist 7: it is not known"):
+    with pytest.raises(ValueError, match="playlist 7: holdouts"):
         score_lists([playlist(7)], {}, {})

@@ -125,7 +125,7 @@ def test_resume_refuses_other_settings_other_data_and_broken_files(
         assert all(text in said for text in named), said
     assert str(run) in refusal(capsys, "train", prepared, run)
     said = refusal(capsys, "train", other, run, "--resume")
-    assert f"{other}: holds other interactions" in said and f"{prepared}" in said
+    assert f"{other}: the interactions differ" in said and f"{prepared}" in said
     assert files_under(run) == before
 
     checkpoint, model = run / "checkpoint.safetensors", run / "model.safetensors"
@@ -269,7 +269,7 @@ def test_another_test_split_is_other_data(
     run_command("train", with_test, tmp_path / "run", *FAST)
     path = with_test / "test.txt"
     path.write_text(path.read_text().replace("40 22\n", "40 21\n").replace("40 22 23", "40 21 23"))
-    assert f"{with_test}: holds other" in refusal(capsys, "evaluate", tmp_path / "run")
+    assert f"{with_test}: the interactions differ" in refusal(capsys, "evaluate", tmp_path / "run")
 
 
 def test_a_test_split_of_weighted_data_must_be_weighted() -> None:
@@ -293,5 +293,5 @@ def test_resume_of_a_run_that_was_killed_before_its_first_step_begins_it(
     run.mkdir()
     (run / ".lock").touch()
     run_command(*command)
-    assert "training begins" in capsys.readouterr().err
+    assert "training starts" in capsys.readouterr().err
     assert (run / "model.safetensors").is_file()

@@ -328,7 +328,5 @@ def test_a_file_that_holds_edges_as_older_versions_did_says_so(tmp_path):
     tensors, metadata = load_tensors(path, "dataset")
     tensors.pop("train.users")
     save_tensors(path, "dataset", tensors | {"train.indptr": torch.tensor([0, 2, 2, 3])}, metadata)
-    with pytest.raises(
-        ValueError, match=r"older version, which held edges otherwise: prepare the data again$"
-    ):
+    with pytest.raises(ValueError, match=r"older version .*prepare the data again$"):
         Dataset.load(tmp_path)

@@ -69,7 +69,7 @@ def test_a_parquet_file_is_recognised(tmp_path):
 
 def test_several_files_are_slices(sources):
     assert open_dataset([sources / "mpd" / "mpd.slice.0-999.json"]).info["format"] == "mpd"
-    with pytest.raises(ValueError, match="MPD slices alone, not for format 'text'"):
+    with pytest.raises(ValueError, match="not format 'text'"):
         open_dataset([sources / "text" / "train.txt"], format="text")
 
 
@@ -80,9 +80,7 @@ def test_several_files_that_are_no_slices_are_named(sources):
     ):
         open_dataset(tables)
     mixed = [sources / "json" / "part.json", sources / "text" / "train.txt"]
-    with pytest.raises(
-        ValueError, match=r"train\.txt: is no MPD slice by its name, which must end in \.json"
-    ):
+    with pytest.raises(ValueError, match=r"train\.txt: .*MPD slices.*\.json"):
         open_dataset(mixed)
 
 

@@ -79,9 +79,9 @@ def test_a_sample_comes_first() -> None:
 
 
 def test_options_that_would_do_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="hops=3 are around a user"):
+    with pytest.raises(ValueError, match=r"hops=3 .*ego"):
         prepare_dataset(a_dataset(), Cuts(hops=3))
-    with pytest.raises(ValueError, match="seed=5 is that of a sample"):
+    with pytest.raises(ValueError, match=r"seed=5 .*sample"):
         prepare_dataset(a_dataset(), Cuts(seed=5))
     with pytest.raises(ValueError, match="hops must be a non-negative integer, got -1"):
         prepare_dataset(a_dataset(), Cuts(ego="#1", hops=-1))
@@ -92,10 +92,7 @@ def test_options_that_would_do_nothing_are_refused() -> None:
 @pytest.mark.parametrize(
     ("cuts", "message"),
     [
-        (
-            Cuts(tie_by="artist"),
-            "items tied by 'artist' make a difference to the largest component alone",
-        ),
+        (Cuts(tie_by="artist"), "tie_by='artist' needs largest_component"),
         (Cuts(largest_component=True, tie_by="genre"), "no column 'genre'"),
         (Cuts(k_core=9), r"no interaction is left \(9-core\)"),
         (Cuts(ego="nobody"), "unknown user 'nobody'"),

@@ -85,9 +85,7 @@ def test_a_separator_overrides_the_suffix(tmp_path):
     assert as_dict(dataset.interactions) == {("a", "b"): 1.0}
     with pytest.raises(ValueError, match=r"separator must be one character.*'::'"):
         read_table(tmp_path / "ratings.dat", separator="::")
-    with pytest.raises(
-        ValueError, match=r"ratings\.dat: cannot tell a table from the suffix '\.dat'"
-    ):
+    with pytest.raises(ValueError, match=r"ratings\.dat: .*suffix '\.dat'"):
         read_table(tmp_path / "ratings.dat")
 
 
@@ -107,8 +105,8 @@ BAD_CSV = {
     "header only": ("user,item\n\n", {}, ": the table has a header and no rows"),
     "empty user": ("user,item\na,b\n\n,c\n", {}, ", line 4: column 'user' is ''"),
     "blank item": ("user,item\na,b\nb,  \n", {}, ", line 3: column 'item' is '  '"),
-    "too few fields": ("user,item\na,b\nc\n", {}, ", line 3: 1 fields where the header has 2"),
-    "too many fields": ("user,item\na,b,c\n", {}, ", line 2: 3 fields where the header has 2"),
+    "too few fields": ("user,item\na,b\nc\n", {}, ", line 3: 1 fields, but the header has 2"),
+    "too many fields": ("user,item\na,b,c\n", {}, ", line 2: 3 fields, but the header has 2"),
     "wrong separator": ("user;item\na;b\n", {}, ": no column 'user'; the columns are 'user;item'"),
     "weight text": (
         "user,item,w\na,b,1\na,c,lots\n",
@@ -274,5 +272,5 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 def test_one_column_for_two_things_is_refused(tmp_path, options):
     path = tmp_path / "a.csv"
     path.write_text("user,item,w\n1,2,3\n")
-    with pytest.raises(ValueError, match=r"a\.csv: column '\w+' is asked for twice"):
+    with pytest.raises(ValueError, match=r"a\.csv: column '\w+' is given twice"):
         read_table(path, **options)

@@ -228,7 +228,7 @@ def test_before_evaluation_and_of_other_data(run: Path, tmp_path: Path) -> None:
     finally:
         (run / "test.json").write_bytes(test)
     other = dataset.reindex(torch.arange(USERS - 1), torch.arange(ITEMS))
-    with pytest.raises(ValueError, match="holds other interactions"):
+    with pytest.raises(ValueError, match="the interactions differ"):
         report.write_report(other, run)
     with pytest.raises(ValueError, match="num_users must be an integer of at least 1, got 0"):
         report.write_report(dataset, run, num_users=0)

@@ -281,7 +281,7 @@ def test_scores_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
         evaluate_scores(zeros, links.positives, ks=(3,), chunk_size=0)
     other = Interactions.from_edge_index(torch.tensor([[0], [0]]), USERS + 1, ITEMS)
-    with pytest.raises(ValueError, match=r"seen is .*13 users.* to predict is .*12 users"):
+    with pytest.raises(ValueError, match=r"seen is .*13 users.* relevant is .*12 users"):
         evaluate_scores(zeros, links.positives, seen=other, ks=(3,))
     with pytest.raises(ValueError, match="0 users have relevant items"):
         evaluate_scores(zeros, links.positives.select(torch.zeros(0, dtype=torch.int64)), ks=(3,))

@@ -203,7 +203,7 @@ def test_resume_refuses_other_data(checkpoint: Path) -> None:
     positives = whole.val.positives.select(torch.arange(1, 50))
     val = whole._replace(val=LinkSet(whole.val.message, positives, whole.val.negatives))
     for other in (small_split(settings, seed=1), held_back, more, fewer, val):
-        refused(checkpoint, "other data", split=other)
+        refused(checkpoint, "different data", split=other)
 
 
 def test_resume_refuses_a_truncated_checkpoint(checkpoint: Path) -> None:

@@ -421,7 +421,7 @@ def test_a_job_that_lost_a_process_is_started_again_and_goes_on(slices, tmp_path
             job_.kill()
     assert code == 0, said
     assert re.search(
-        "process 0 of 2: (another process is gone or does not answer|torchrun ends it)", said
+        "process 0 of 2: (another process is gone or does not answer|terminated by torchrun)", said
     )
     records = read_history(run)
     assert [record["epoch"] for record in records] == list(range(1, 21))
@@ -455,6 +455,6 @@ def test_processes_say_that_another_one_hangs(slices, tmp_path):
     assert code != 0
     for rank in (0, 1):
         assert re.search(
-            f"process {rank} of 3: (another process is gone or does not answer|torchrun ends it)",
+            f"process {rank} of 3: (another process is gone or does not answer|terminated by torchrun)",
             said,
         )

@@ -68,6 +68,13 @@ def read_mpd(
             playlist without an integer pid or with one seen before, a track without a URI, or
             ``slices`` or ``processes`` out of range.
         ChildProcessError: if a process that reads slices dies.
+
+    Example:
+        >>> from lightgcn.datasets import write_synthetic_mpd
+        >>> files = write_synthetic_mpd("slices", num_playlists=20, num_tracks=40, mean_length=5)
+        >>> dataset = read_mpd("slices")
+        >>> dataset.interactions.num_users, list(dataset.items)
+        (20, ['name', 'artist', 'artist_id', 'album'])
     """
     files: Iterable[Path]
     if isinstance(source, Iterator):

@@ -1,5 +1,4 @@
-"""Synthetic data with planted tastes: what collaborative filtering can learn and popularity alone
-cannot."""
+"""Synthetic data with planted tastes, which a model can learn and a popularity baseline cannot."""
 
 from __future__ import annotations
 
@@ -28,11 +27,14 @@ BASE62 = np.frombuffer(
 def synthetic_interactions(
     num_users: int, num_items: int, num_edges: int, *, seed: int = 0, num_tastes: int = 50
 ) -> Interactions:
-    """Return a graph with planted tastes, power-law popularity, and exactly ``num_edges`` distinct
-    edges.
+    """Return a graph of ``num_edges`` distinct edges with planted tastes and power-law popularity.
 
     Raises:
         ValueError: if a count is not positive, or there are fewer than ``num_edges`` pairs.
+
+    Example:
+        >>> synthetic_interactions(100, 50, 1000)
+        Interactions(100 users, 50 items, 1000 edges)
     """
     counts = {
         "num_users": num_users,
@@ -45,15 +47,14 @@ def synthetic_interactions(
     pairs = num_users * num_items
     if num_edges > pairs:
         raise ValueError(
-            f"num_edges={num_edges} is more than the {num_users} x {num_items} = {pairs} pairs "
-            "there are"
+            f"num_edges={num_edges} is more than the {num_users} x {num_items} = {pairs} pairs"
         )
     rng = np.random.default_rng(np.random.SeedSequence((seed_from(seed), 0)))
     world = World.draw(num_items, num_tastes, rng)
     tastes = world.user_tastes(num_users, rng)
     activity = np.cumsum(rng.lognormal(0.0, 0.8, num_users))
     keys = np.empty(0, np.int64)
-    # Rounds of the planted draw; what they cannot fill (a graph that is nearly complete) is drawn
+    # Rounds of the planted draw; edges still missing (in a nearly complete graph) are drawn
     # uniformly below.
     for _ in range(8):
         missing = num_edges - len(keys)
@@ -85,25 +86,33 @@ def write_synthetic_mpd(
     indent: bool = True,
     progress: bool = False,
 ) -> list[Path]:
-    """Write playlists with planted tastes as Million Playlist Dataset slices and return the files,
-    in order.
+    """Write playlists with planted tastes as Million Playlist Dataset slices.
 
-    Every field of the official format is there. Names are made up; a title hints at its playlist's
-    taste; some playlists hold a track twice. The files depend on the arguments alone.
+    The slices have all fields of the official format. Names are made up, titles are related to the
+    tastes of their playlists, and some playlists hold a track twice. The files depend on the
+    arguments alone.
 
     Args:
-        folder: where to write ``mpd.slice.FIRST-LAST.json``; made if it is not there.
+        folder: the folder of ``mpd.slice.FIRST-LAST.json``; created if missing.
         num_playlists: playlists over all slices, with pids from zero.
         num_tracks: tracks to draw from; the rarest may end up in no playlist.
         mean_length: mean number of tracks in a playlist, up to 200 (lengths are log-normal, and at
             most 376).
         slice_size: playlists in a slice.
-        seed: what the data is determined by.
+        seed: of all random choices.
         indent: indent by 4, as the original; otherwise write compact JSON.
         progress: show a bar on stderr, if that is a terminal.
 
+    Returns:
+        The files, in order.
+
     Raises:
         ValueError: if a count is not positive, or ``mean_length`` is not in [1, 200].
+
+    Example:
+        >>> files = write_synthetic_mpd("slices", num_playlists=20, num_tracks=40, mean_length=5)
+        >>> [file.name for file in files]
+        ['mpd.slice.0-19.json']
     """
     for name, count in {
         "num_playlists": num_playlists,
@@ -277,8 +286,7 @@ def _distinct(owners: Ints, values: Ints, count: int) -> list[int]:
 
 
 def _union(keys: Ints, more: Ints, limit: int, rng: np.random.Generator) -> Ints:
-    """Return the sorted union, with as many of the new keys, chosen at random, as the limit leaves
-    room for."""
+    """Return the sorted union of at most ``limit`` keys; surplus new keys are dropped at random."""
     fresh = np.setdiff1d(more, keys)
     room = limit - len(keys)
     if len(fresh) > room:

@@ -1,4 +1,4 @@
-"""Made-up names for synthetic playlists: they read like music and mean no one."""
+"""Made-up names for synthetic artists, tracks and playlists."""
 
 from __future__ import annotations
 
@@ -80,5 +80,5 @@ def work_titles(count: int, rng: np.random.Generator) -> list[str]:
 
 
 def playlist_title(genre: str, mood: int) -> str:
-    """Return a playlist title that hints at its taste."""
+    """Return a playlist title that contains the name of its genre."""
     return MOODS[mood % len(MOODS)].format(genre)

@@ -1,8 +1,8 @@
-"""The planted structure of the synthetic data: tastes, artists, popularity, and who takes what.
+"""The planted structure of the synthetic data: tastes, artists, popularity, and users' choices.
 
 Every item belongs to an artist and every artist to one taste; within a taste, and among the tastes,
-popularity follows a power law. A user has one to three tastes and a favourite artist; a part of
-what a user takes is anybody's hit."""
+popularity follows a power law. A user has one to three tastes and a favourite artist; some of a
+user's items are drawn by overall popularity."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ class World:
         )
 
     def user_tastes(self, num_users: int, rng: np.random.Generator) -> Ints:
-        """Return (num_users, 4): taste by quarter of the user's attention, one to three different
-        ones."""
+        """Return (num_users, 4) tastes, one to three distinct ones per user; an item's taste is one
+        of the four."""
         drawn = _search(self.tastes, rng.random((num_users, 3)))
         mixes = np.array([[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 2]])
         mix = mixes[rng.choice(3, size=num_users, p=[0.5, 0.3, 0.2])]
         return np.take_along_axis(drawn, mix, axis=1)
 
     def items_for(self, users: Ints, tastes: Ints, rng: np.random.Generator) -> Ints:
-        """Return (n,) an item for each of (n,) users, by the tastes of `user_tastes`."""
+        """Draw one item for each of (n,) users with (num_users, 4) ``tastes``."""
         count = len(users)
         taste = tastes[users, rng.integers(4, size=count)]
         items = _search(self.within, taste + rng.random(count))
@@ -81,13 +81,14 @@ class World:
     def playlists(
         self, count: int, mean: float, rng: np.random.Generator
     ) -> tuple[Ints, Ints, Ints]:
-        """Return (count, 4) tastes, (count,) lengths, and the (sum of lengths,) items of one
-        playlist after another."""
+        """Return (count, 4) tastes, (count,) lengths, and (sum of lengths,) items, by playlist."""
         tastes = self.user_tastes(count, rng)
         lengths = np.clip(
             np.rint(rng.lognormal(np.log(mean) - 0.245, 0.7, count)), 1, LONGEST
         ).astype(np.int64)
-        owners = np.repeat(np.arange(count), 2 * lengths + 8)  # more than needed: repeats go
+        owners = np.repeat(
+            np.arange(count), 2 * lengths + 8
+        )  # more than needed, because repeats are dropped
         items = self.items_for(owners, tastes, rng)
         first = np.sort(np.unique(owners * len(self.artist) + items, return_index=True)[1])
         owners, items = owners[first], items[first]
@@ -95,7 +96,7 @@ class World:
         rank = np.arange(len(owners)) - np.repeat(np.cumsum(found) - found, found)
         kept = rank < lengths[owners]
         items, lengths = items[kept], np.minimum(lengths, found)
-        # One playlist in twenty ends with the track that it began with.
+        # One playlist in twenty ends with its first track.
         start = np.cumsum(lengths) - lengths
         again = np.flatnonzero((rng.random(count) < 0.05) & (lengths > 1))
         items[start[again] + lengths[again] - 1] = items[start[again]]
