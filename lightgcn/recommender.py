@@ -211,6 +211,7 @@ class Recommender:
         check_k(k, self.seen.num_items)
         index = self.item_index(item)
         items = self.ranker.item_directions
+        items = items.to(torch.promote_types(items.dtype, torch.float32))
         scores = F.cosine_similarity(items, items[index].unsqueeze(0), dim=1)
         scores[index] = -torch.inf
         best = rank_rows(scores.unsqueeze(0), k)

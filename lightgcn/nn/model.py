@@ -241,9 +241,16 @@ class LightGCN(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, *rest: Any
     ) -> None:
+        # Before a weight is written: a refusal leaves the model as it was.
         key = prefix + "_extra_state"
-        if key in state_dict:  # before a weight is written
+        if key in state_dict:
             self._check_state(_unpacked_state(state_dict[key]))
+        table = state_dict.get(prefix + "embedding", self.embedding)
+        if table.shape != self.embedding.shape:
+            raise ValueError(
+                f"the saved embedding has shape {tuple(table.shape)}, this model's has "
+                f"{tuple(self.embedding.shape)}"
+            )
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *rest)
         missing = rest[0]
         if key in missing:  # a table from other code is loaded as it is

@@ -20,7 +20,7 @@ from lightgcn.graph.adjacency import exponents, normalized_adjacency
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.nn.config import RankingConfig
-from lightgcn.nn.link_scores import products
+from lightgcn.nn.link_scores import products, unit_rows
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.model_io import check_whole
 from lightgcn.nn.propagation import propagate
@@ -43,7 +43,7 @@ class Ranker:
         history: what users have: masked in their rankings, the input of item kNN and time decay.
         config: the parts of a score, without time decay if the graph has no order.
         item_knn: the similarities of items, or None.
-        fold_in_table: (num_items, d): what each item sends to a new user,
+        fold_in_table: (num_items, d), float32 or wider: what each item sends to a new user,
             m(i) Σ_{k≥1} αₖ e_i^(k-1); None for a model without layers.
         user_exponent: a of D⁻ᵃ P D⁻ᵇ; the sum over a new user's n items is divided by nᵃ.
 
@@ -244,13 +244,14 @@ class Ranker:
             weight = config.time_decay_weight
             users = towards_latest(users, self.item_directions, weighted, weight)
         if self.has_prior:
-            users = F.pad(F.normalize(users), (0, 1), value=1.0)
+            users = F.pad(unit_rows(users), (0, 1), value=1.0)
         elif not config.time_decay:
             degrees = history.user_degrees.double()
             if weights is not None:
                 degrees = torch.zeros_like(degrees).index_add_(0, history.users, weights.double())
             scale = torch.where(degrees > 0, degrees.pow(-self.user_exponent), 0.0)
             users = users * scale.to(users.dtype).unsqueeze(1)
+        users = users.to(self.items.dtype)
         knn = None if self.item_knn is None else replace(self.item_knn, history=weighted)
         return replace(self, users=users, history=history, item_knn=knn)
 
@@ -343,7 +344,7 @@ def _unit_rows_and(rows: Tensor, last: Tensor | float) -> Tensor:
     """Return (N, d + 1): rows of length 1, and a last column."""
     result = rows.new_empty(len(rows), rows.shape[1] + 1)
     for first in range(0, len(rows), _ROWS):  # no second copy of a large table
-        result[first : first + _ROWS, :-1] = F.normalize(rows[first : first + _ROWS])
+        result[first : first + _ROWS, :-1] = unit_rows(rows[first : first + _ROWS])
     result[:, -1] = last
     return result
 
@@ -351,6 +352,8 @@ def _unit_rows_and(rows: Tensor, last: Tensor | float) -> Tensor:
 def _fold_in_table(model: LightGCN, adjacency: Any) -> Tensor:
     """Return (num_items, d): what each item sends to a new user, m(i) Σ_{k≥1} αₖ e_i^(k-1)."""
     table = propagate(adjacency, model.embedding, model.alpha[1:])[model.num_users :]
+    # In float32 at least: the sum over a new user's items, by weight, may be large.
+    table = table.to(torch.promote_types(table.dtype, torch.float32))
     if adjacency.column_scale is None:
         return table.clone()  # without the users' rows
     scaled: Tensor = table * adjacency.column_scale[model.num_users :].to(table.dtype).unsqueeze(1)
