@@ -271,10 +271,10 @@ class Recommender:
             # Edges of the users who are asked for alone: a list of one user stays small.
             own = seen.select_users(users)
             items = left_out.nonzero().flatten()
-            pairs = torch.cartesian_prod(users.unique(), items)
+            asked = users.unique()
             masked = Interactions(
-                torch.cat([own.users, pairs[:, 0]]),
-                torch.cat([own.items, pairs[:, 1]]),
+                torch.cat([own.users, asked.repeat_interleave(len(items))]),
+                torch.cat([own.items, items.repeat(len(asked))]),
                 own.num_users,
                 own.num_items,
             )

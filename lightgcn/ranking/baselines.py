@@ -1,5 +1,4 @@
-"""Baselines that keep a model honest: popularity as embeddings, and closed forms that score from a
-user's items.
+"""Baselines that keep a model honest: popularity, and closed forms that score from a user's items.
 
 The closed forms are linear in a user's row of the graph, so they also score users whom they were
 not fitted on (`ItemScorer.for_users`). They are computed on the CPU, and the weights of weighted
@@ -47,8 +46,8 @@ class ItemScorer:
     score_rows: Callable[[Any], Floats] = field(repr=False)
 
     def scores(self, users: Tensor) -> Tensor:
-        """Return (B, num_items) float32 scores for (B,) users of ``history``, on their device;
-        zeros without items.
+        """Return (B, num_items) float32 scores for (B,) users of ``history``, on their device; a
+        closed form scores zero for a user without items.
 
         Raises:
             ValueError: if a user is out of range.
@@ -75,11 +74,21 @@ class ItemScorer:
         return self.history.to_scipy().astype(np.float32, copy=False)
 
 
-def popularity(interactions: Interactions) -> tuple[Tensor, Tensor]:
-    """Return (num_users, 1) and (num_items, 1) float32 embeddings whose dot product is an item's
-    number of users."""
-    items = interactions.item_degrees.to(torch.float32).unsqueeze(1)
-    return torch.ones(interactions.num_users, 1, device=interactions.device), items
+def popularity(train: Interactions) -> ItemScorer:
+    """Score an item by its number of users, the same for every user.
+
+    Example:
+        >>> import torch
+        >>> graph = Interactions([0, 1, 1], [0, 0, 1], num_users=2, num_items=3)
+        >>> popularity(graph).scores(torch.tensor([0]))
+        tensor([[2., 1., 0.]])
+    """
+    counts = train.item_degrees.cpu().numpy().astype(np.float32)
+    return ItemScorer(train, partial(_same_for_all, scores=counts))
+
+
+def _same_for_all(rows: Any, scores: Floats) -> Floats:
+    return np.tile(scores, (rows.shape[0], 1))
 
 
 def item_cosine(
@@ -242,7 +251,8 @@ def ease(train: Interactions, l2: float = 100.0, *, progress: bool = False) -> I
     check_memory(train.num_items)
     matrix = train.to_scipy().astype(np.float32, copy=False)
     columns = matrix.T.tocsr()
-    weights = torch.empty(train.num_items, train.num_items)
+    size = (train.num_items, train.num_items)
+    weights = torch.empty(size, dtype=torch.float32, device="cpu")
     for first, end in _blocks(
         train.num_items, max(1, _BLOCK // max(train.num_items, 1)), "ease: XᵀX", progress
     ):

@@ -180,7 +180,7 @@ def rank_shortlists(
             parts.append(part)
         return TopK(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
     rows = chosen // num_groups
-    members = torch.arange(group_size, device=scores.device) * num_groups
+    members = torch.arange(group_size, dtype=torch.int64, device=scores.device) * num_groups
     places = (rows * (width - num_groups) + chosen).unsqueeze(1) + members
     values = scores.view(-1)[places]
     places = places[(values >= least[rows].unsqueeze(1)) & (values > -torch.inf)].sort().values
@@ -217,7 +217,7 @@ def _rank_candidates(rows: Tensor, items: Tensor, scores: Tensor, count: int, k:
     # A row of many candidates, all alike as a rule, would make the table of the others as wide.
     width = max(k, min(int(sizes.max()) if count else 0, max(_WIDE, 4 * k)))
     many = (sizes > width).nonzero().flatten().tolist()
-    place = torch.arange(len(rows), device=rows.device) - (ends - sizes)[rows]
+    place = torch.arange(len(rows), dtype=torch.int64, device=rows.device) - (ends - sizes)[rows]
     few = place < width
     table, ids = scores.new_full((count, width), -torch.inf), items.new_full((count, width), -1)
     table[rows[few], place[few]], ids[rows[few], place[few]] = scores[few], items[few]

@@ -133,11 +133,8 @@ class ItemKNN:
                 (rows, sums.indices.astype(np.int64), sums.data * np.repeat(scale, counts))
             )
         if not parts:
-            return (
-                torch.empty(0, dtype=torch.int64),
-                torch.empty(0, dtype=torch.int64),
-                torch.empty(0),
-            )
+            none = torch.empty(0, dtype=torch.int64, device="cpu")
+            return none, none, none.float()
         rows, items, values = map(np.concatenate, zip(*parts, strict=True))
         return torch.from_numpy(rows), torch.from_numpy(items), torch.from_numpy(values)
 
@@ -164,7 +161,12 @@ class ItemKNN:
         users = users.to(graph.device)
         _, places = graph.edge_positions(users)
         items, ends = graph.items[places], graph.user_degrees[users].cumsum(0)
-        values = torch.ones(len(items)) if graph.weights is None else graph.weights[places].float()
+        weights = graph.weights
+        values = (
+            torch.ones(len(items), dtype=torch.float32, device="cpu")
+            if weights is None
+            else weights[places].float()
+        )
         narrow = torch.int32 if max(len(items), graph.num_items) < INT32_END else torch.int64
         columns, row_ends = (
             part.to("cpu", narrow).numpy() for part in (items, F.pad(ends, (1, 0)))
@@ -215,7 +217,7 @@ def _blocks(train: Interactions) -> Iterator[tuple[int, int]]:
     """Give (first, end) of blocks of items whose similarities take a bounded part of memory, or of
     one item."""
     # As many similarities at most as the items' users have items.
-    most = torch.zeros(train.num_items, dtype=torch.int64).index_add_(
+    most = torch.zeros(train.num_items, dtype=torch.int64, device="cpu").index_add_(
         0, train.items.cpu(), train.user_degrees.cpu()[train.users.cpu()]
     )
     ends = most.cumsum(0)

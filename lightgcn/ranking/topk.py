@@ -101,7 +101,7 @@ def top_k(
                 f"{num_items} items"
             )
     if users is None:
-        users = torch.arange(len(user_embeddings), device=user_embeddings.device)
+        users = torch.arange(len(user_embeddings), dtype=torch.int64, device=user_embeddings.device)
     else:
         users = checked_indices("users", users, len(user_embeddings), "num_users").to(
             user_embeddings.device
@@ -214,7 +214,7 @@ def top_k_scores(
     elif chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     best = (
-        [TopK(users.new_empty(0, k), torch.empty(0, k, device=users.device))]
+        [TopK(users.new_empty(0, k), torch.empty(0, k, dtype=torch.float32, device=users.device))]
         if not len(users)
         else []
     )
@@ -237,9 +237,11 @@ class _Gains:
 
     def __init__(self, residual: Residual, users: Tensor, chunk_size: int, width: int) -> None:
         self._chunks = self._formed(residual, users, chunk_size)
-        self._dense = torch.zeros(min(chunk_size, len(users)), width, device=users.device)
+        self._dense = torch.zeros(
+            min(chunk_size, len(users)), width, dtype=torch.float32, device=users.device
+        )
         self._rows, self._places = users.new_empty(0), users.new_empty(0)
-        self._values = torch.empty(0, device=users.device)
+        self._values = self._dense.new_empty(0)
 
     def go_on(self) -> None:
         """Go on to the next chunk."""
@@ -263,7 +265,9 @@ class _Gains:
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for block in users.split(chunk_size * max(1, _USERS_AT_A_TIME // chunk_size)):
             rows, items, values = residual.of_users(block)
-            firsts = torch.arange(0, len(block) + chunk_size, chunk_size, device=rows.device)
+            firsts = torch.arange(
+                0, len(block) + chunk_size, chunk_size, dtype=torch.int64, device=rows.device
+            )
             ends = torch.searchsorted(rows, firsts).tolist()
             for chunk, (begin, end) in enumerate(pairwise(ends)):
                 yield rows[begin:end] - chunk * chunk_size, items[begin:end], values[begin:end]
