@@ -261,13 +261,13 @@ def dataset_calls(folder: Path) -> dict[str, Callable[[], Any]]:
     slices, texts = folder / "slices", folder / "texts"
     texts.mkdir()
     write_synthetic_mpd(
-        slices, num_playlists=300, num_tracks=700, mean_length=110, slice_size=200, seed=5
+        slices, num_playlists=400, num_tracks=1200, mean_length=90, slice_size=200, seed=5
     )
     (texts / "train.txt").write_text("0 1 2\n1 0 3\n")
     (texts / "test.txt").write_text("0 3\n1 1\n")
     (folder / "plays.csv").write_text("user,item,n\nann,a,2\nbob,b,1\nann,b,3\n")
     dataset = read_mpd(slices, order=True)
-    made = challenge.make_challenge(dataset, 20, seed=3)
+    made = challenge.make_challenge(dataset, 10, seed=3)
     graph = made.train.interactions
     model = LightGCN(graph.num_users, graph.num_items, 8, normalization="symmetric")
     columns: dict[str, Any] = {
@@ -290,7 +290,7 @@ def dataset_calls(folder: Path) -> dict[str, Callable[[], Any]]:
             dataset, Cuts(k_core=2, sample=100, largest_component=True)
         )[0],
         "file": lambda: open_dataset(dataset.save(folder / "saved")),
-        "make_challenge": lambda: challenge.make_challenge(dataset, 20, seed=3),
+        "make_challenge": lambda: challenge.make_challenge(dataset, 10, seed=3),
         "answers": lambda: [
             [
                 challenge.answer_playlists(one, made.playlists, index, k=20)
@@ -327,6 +327,5 @@ def test_models_training_and_rankings(dtype: torch.dtype, tmp_path: Path) -> Non
     check(model_calls(tmp_path), dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_datasets_and_the_challenge(dtype: torch.dtype, tmp_path: Path) -> None:
-    check(dataset_calls(tmp_path), dtype)
+def test_datasets_and_the_challenge(tmp_path: Path) -> None:
+    check(dataset_calls(tmp_path), torch.bfloat16)

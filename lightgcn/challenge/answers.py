@@ -209,7 +209,8 @@ def _with_titles(
     tracks, found = users[:, :width], by_title.any(1)
     lengths = tracks.norm(dim=1, keepdim=True)
     alone = lengths.squeeze(1) == 0
-    worth = torch.where(alone, 1.0, title_weight / history.user_degrees.clamp(min=1)) * found
+    degrees = history.user_degrees.clamp(min=1).to(torch.float32)
+    worth = torch.where(alone, 1.0, title_weight / degrees) * found
     added = unit_rows(by_title) * lengths * worth.unsqueeze(1)
     mixed = torch.where(alone.unsqueeze(1), by_title, tracks + added)
     if recommender.ranker.has_prior:

@@ -150,7 +150,7 @@ def degree_distributions(
         mean = float(degrees.double().mean()) if len(degrees) else 0.0
         axes.plot(
             values.numpy(),
-            (at_least[values] / max(len(degrees), 1)).numpy(),
+            (at_least[values].double() / max(len(degrees), 1)).numpy(),
             style,
             color=colour,
             label=f"{len(degrees):,} {name}s, {mean:.1f} on average",
