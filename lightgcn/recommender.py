@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn.core.checks import checked_integers
+from lightgcn.core.checks import as_tensor, checked_integers
 from lightgcn.core.tensor_file import load_tensors, pack_strings, save_tensors, unpack_strings
 from lightgcn.graph.ids import Id, find_node, index_of_ids
 from lightgcn.graph.interactions import Interactions
@@ -239,8 +239,7 @@ class Recommender:
             raise ValueError(f"items must be in [0, {count}), got {min(items)} to {max(items)}")
         given = None
         if weights is not None:
-            listed = list(map(float, _listed("weights", weights)))
-            given = torch.tensor(listed, dtype=torch.float64, device="cpu")
+            given = as_tensor("weights", _listed("weights", weights)).double()
             if len(given) != len(items) or not bool((given.isfinite() & (given > 0)).all()):
                 raise ValueError("weights must be as many as the items, finite and positive")
         order = torch.arange(len(items), dtype=torch.int64, device="cpu")
@@ -365,6 +364,10 @@ class Recommender:
 
 
 def _check_columns(side: str, columns: Columns | None, count: int) -> dict[str, list[str]]:
+    if columns is not None and not isinstance(columns, Mapping):
+        raise TypeError(
+            f'{side}_columns must be a dict such as {{"name": names}}, got {type(columns).__name__}'
+        )
     return {name: _column(side, name, values, count) for name, values in (columns or {}).items()}
 
 

@@ -225,9 +225,7 @@ def model_calls(folder: Path) -> dict[str, Callable[[], Any]]:
         "best": lambda: trained("best", learnable_alpha=True),
         "train": lambda: lightgcn.train(split, "fast", **small),
         "evaluate": lambda: [
-            lightgcn.evaluate(
-                model, split.test, ks=(3, 10), metrics=RANKING_METRICS
-            ),
+            lightgcn.evaluate(model, split.test, ks=(3, 10), metrics=RANKING_METRICS),
             lightgcn.evaluate_links(users, items, split.test),
             lightgcn.evaluate_ranking(users, items, split.test.positives, seen=graph),
             lightgcn.evaluate_scores(ranker.score_users, split.test.positives),
@@ -327,5 +325,6 @@ def test_models_training_and_rankings(dtype: torch.dtype, tmp_path: Path) -> Non
     check(model_calls(tmp_path), dtype)
 
 
+@pytest.mark.slow
 def test_datasets_and_the_challenge(tmp_path: Path) -> None:
     check(dataset_calls(tmp_path), torch.bfloat16)

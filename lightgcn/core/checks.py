@@ -36,6 +36,28 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def checked_number(name: str, value: Any, least: float | None = None) -> float:
+    """Return a finite number of at least ``least``, for None a positive one, as a float, or raise a
+    ValueError."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if number and math.isfinite(value) and (value > 0 if least is None else value >= least):
+        return float(value)
+    kind = "a positive number" if least is None else f"a number of at least {least}"
+    raise ValueError(f"{name} must be {kind}, got {value!r}")
+
+
+def check_floating(ndim: int | None = None, **given: Any) -> None:
+    """Raise an error that names the argument unless each is a floating tensor, of ``ndim``
+    dimensions."""
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a floating tensor, got {type(value).__name__}")
+        if not value.is_floating_point():
+            raise ValueError(f"{name} must be floating, got {value.dtype}; call .float()")
+        if ndim not in (None, value.ndim):
+            raise ValueError(f"{name} must have {ndim} dimensions, got shape {tuple(value.shape)}")
+
+
 def as_tensor(name: str, given: Any) -> Tensor:
     """Return a tensor as it is, and lists, NumPy arrays and columns of data frames as a CPU tensor.
 

@@ -11,7 +11,7 @@ import orjson
 import torch
 from torch import Tensor, nn
 
-from lightgcn.core.checks import checked_count
+from lightgcn.core.checks import checked_count, checked_number
 from lightgcn.core.seeding import make_generator
 from lightgcn.graph.adjacency import Adjacency, Graph, Normalization, as_adjacency, exponents
 from lightgcn.graph.interactions import Interactions
@@ -112,8 +112,7 @@ class LightGCN(nn.Module):
         seed: int | torch.Generator = 0,
     ) -> None:
         """Draw or set the embedding table anew; the arguments are the class's."""
-        if not (math.isfinite(init_std) and init_std >= 0):
-            raise ValueError(f"init_std must be finite and not negative, got {init_std!r}")
+        init_std = checked_number("init_std", init_std, 0)
         generator = make_generator(seed)
         # On the CPU for every device, so that a seed gives the same start everywhere.
         start = torch.empty(self.embedding.shape, dtype=torch.float32, device="cpu")

@@ -19,6 +19,8 @@ def save_model(path: str | Path, model: LightGCN) -> None:
         ValueError: for a part of a model that several processes hold; write ``model.whole()`` in
             process 0.
     """
+    if not isinstance(model, LightGCN):
+        raise TypeError(f"model must be a LightGCN, got {type(model).__name__}")
     check_whole(model)
     alpha = model.alpha
     metadata = {

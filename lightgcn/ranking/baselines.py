@@ -6,7 +6,6 @@ edges are the values of the rows; popularity counts users, whatever the weights.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -17,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import checked_count, checked_indices
-from lightgcn.graph.interactions import Interactions
+from lightgcn.core.checks import checked_count, checked_indices, checked_number
+from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.nn.spectral import normalized_matrix
 from lightgcn.ranking.inversion import check_memory, invert_, reflect_
 
@@ -63,6 +62,7 @@ class ItemScorer:
         Raises:
             ValueError: if ``history`` is over another number of items.
         """
+        history = checked_interactions("history", history)
         if history.num_items != self.history.num_items:
             raise ValueError(
                 f"the scorer is of {self.history.num_items} items, the history is {history}"
@@ -83,6 +83,7 @@ def popularity(train: Interactions) -> ItemScorer:
         >>> popularity(graph).scores(torch.tensor([0]))
         tensor([[2., 1., 0.]])
     """
+    train = checked_interactions("train", train)
     counts = train.item_degrees.cpu().numpy().astype(np.float32)
     return ItemScorer(train, partial(_same_for_all, scores=counts))
 
@@ -116,8 +117,9 @@ def item_cosine(
     """
     from scipy.sparse import csr_array, diags_array, vstack
 
+    train = checked_interactions("train", train)
     checked_count("neighbours", neighbours, 1)
-    _check_number("shrinkage", shrinkage, 0)
+    checked_number("shrinkage", shrinkage, 0)
     matrix = train.to_scipy().astype(np.float32, copy=False)
     if tf_idf:
         rarity = np.log(train.num_items / np.maximum(train.user_degrees.cpu().numpy(), 1)).astype(
@@ -174,8 +176,9 @@ def gf_cf(
     Raises:
         ValueError: if ``rank`` is less than 1 or ``ideal_weight`` negative.
     """
+    train = checked_interactions("train", train)
     checked_count("rank", rank, 1)
-    _check_number("ideal_weight", ideal_weight, 0)
+    checked_number("ideal_weight", ideal_weight, 0)
     normalized, items = normalized_matrix(train)
     by_item = np.divide(1, items, out=np.zeros_like(items), where=items > 0)
     directions = _leading_directions(normalized, rank if ideal_weight else 0, progress)
@@ -247,7 +250,8 @@ def ease(train: Interactions, l2: float = 100.0, *, progress: bool = False) -> I
         ValueError: if ``l2`` is not positive, or too small for float32, or the matrix does not fit
             in memory.
     """
-    _check_number("l2", l2, None)
+    train = checked_interactions("train", train)
+    checked_number("l2", l2)
     check_memory(train.num_items)
     matrix = train.to_scipy().astype(np.float32, copy=False)
     columns = matrix.T.tocsr()
@@ -284,18 +288,3 @@ def _blocks(count: int, size: int, title: str, progress: bool) -> Iterator[tuple
             end = min(first + size, count)
             yield first, end
             bar.update(end - first)
-
-
-def _check_number(name: str, value: Any, least: float | None) -> None:
-    """Refuse what is no finite number of at least ``least``, or for None no positive one."""
-    wrong = (
-        isinstance(value, bool)
-        or not isinstance(value, int | float | np.number)
-        or not math.isfinite(value)
-    )
-    if wrong or (value <= 0 if least is None else value < least):
-        raise ValueError(
-            f"{name} must be a "
-            f"{'positive number' if least is None else f'number of at least {least}'}, got "
-            f"{value!r}"
-        )

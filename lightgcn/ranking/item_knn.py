@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.core.checks import INT32_END, checked_count
-from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.interactions import Interactions, checked_interactions
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32 | np.int64]
@@ -193,6 +193,7 @@ def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool =
     from scipy.sparse import csr_array, diags_array
     from tqdm import tqdm
 
+    train = checked_interactions("train", train)
     neighbours = checked_count("neighbours", neighbours, 1)
     matrix, count = train.to_scipy().astype(np.float32, copy=False), train.num_items
     users, items = (np.asarray(matrix.sum(axis=axis)) for axis in (1, 0))

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn.core.checks import check_finite
+from lightgcn.core.checks import check_finite, checked_indices
 from lightgcn.graph.adjacency import exponents, normalized_adjacency
-from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.interactions import Interactions, checked_interactions
+from lightgcn.graph.links import LinkSet
 from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.nn.config import RankingConfig
 from lightgcn.nn.link_scores import products, unit_rows
@@ -110,11 +111,20 @@ class Ranker:
         if not isinstance(model, LightGCN):
             raise TypeError(f"model must be a LightGCN, got {_described(model)}")
         if not isinstance(graph, Interactions):
+            hint = "; pass its .message" if hasattr(graph, "message") else ""
             raise TypeError(
                 f"graph must be Interactions, from which the adjacency is made, got "
-                f"{type(graph).__name__}"
+                f"{type(graph).__name__}{hint}"
+            )
+        if side_nodes is not None and not isinstance(side_nodes, SideNodes):
+            raise TypeError(
+                f"side_nodes must be SideNodes, got {type(side_nodes).__name__}; "
+                "SideNodes.of(groups) makes them"
             )
         config = model.ranking if config is None else config
+        if not isinstance(config, RankingConfig):
+            hint = "; pass its .ranking" if hasattr(config, "ranking") else ""
+            raise TypeError(f"config must be a RankingConfig, got {type(config).__name__}{hint}")
         graph = graph.to(model.embedding.device)
         message = graph if side_nodes is None else side_nodes.extend(graph)
         if message.order is None:
@@ -177,19 +187,36 @@ class Ranker:
         )
 
     def score_pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return the scores of (B,) pairs: (B,) float32 or wider."""
+        """Return the scores of (B,) pairs of integers: (B,) float32 or wider.
+
+        Raises:
+            ValueError: if a user or an item is out of range, or they are not as many.
+        """
+        users, items = self._checked("users", users), self._checked("items", items)
+        if len(users) != len(items):
+            raise ValueError(f"users and items must be as many, got {len(users)} and {len(items)}")
         scores = products(self.users, self.items, users, items)
         if self.item_knn is not None:
             scores += self.item_knn.of_links(users, items)
         return scores
 
     def score_users(self, users: Tensor) -> Tensor:
-        """Return the scores of all items for (B,) users: (B, num_items)."""
+        """Return the scores of all items for (B,) integer users: (B, num_items).
+
+        Raises:
+            ValueError: if a user is out of range.
+        """
+        users = self._checked("users", users)
         scores = self.users[users] @ self.items.T
         if self.item_knn is not None:
             rows, items, gains = self.item_knn.of_users(users)
             scores[rows, items] += gains.to(scores.dtype)
         return scores
+
+    def _checked(self, name: str, given: Any) -> Tensor:
+        """Return (B,) int64 users or items on the ranker's device, each in range."""
+        count = len(self.users if name == "users" else self.items)
+        return checked_indices(name, given, count, f"num_{name}").to(self.device)
 
     def top_k(
         self, k: int, users: Tensor | None = None, *, seen: Interactions | None = None
@@ -222,6 +249,7 @@ class Ranker:
         Raises:
             ValueError: if ``history`` is over another number of items, or the model has no layers.
         """
+        history = checked_interactions("history", history)
         if self.fold_in_table is None:
             raise ValueError(
                 "a model without layers cannot fold in a new user: it passes no messages"
@@ -361,5 +389,9 @@ def _fold_in_table(model: LightGCN, adjacency: Any) -> Tensor:
 
 
 def _described(model: Any) -> str:
-    wrapped = isinstance(getattr(model, "module", None), LightGCN)
-    return type(model).__name__ + ("; pass its .module" if wrapped else "")
+    hint = ""
+    if isinstance(getattr(model, "module", None), LightGCN):
+        hint = "; pass its .module"
+    elif isinstance(model, Interactions | LinkSet):
+        hint = "; the model comes first, then the graph or the links"
+    return type(model).__name__ + hint

@@ -6,16 +6,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn.core.checks import checked_count, checked_indices
+from lightgcn.core.checks import as_tensor, check_floating, checked_count, checked_indices
 from lightgcn.core.processor import fast_bfloat16
-from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.nn.link_scores import products
+from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.candidates import CoarseProducts, TopK, rank_shortlists
 
 # What the scores of one chunk take: on a CPU so little that they stay in cache from the product to
@@ -81,25 +82,20 @@ def top_k(
         ValueError: if k < 1, k exceeds the number of items, shapes do not fit, a user is out of
             range, or an embedding is not finite.
     """
+    check_floating(2, user_embeddings=user_embeddings, item_embeddings=item_embeddings)
     user_embeddings, item_embeddings = user_embeddings.detach(), item_embeddings.detach()
     num_items = len(item_embeddings)
     check_k(k, num_items)
-    if user_embeddings.ndim != 2 or user_embeddings.shape[1:] != item_embeddings.shape[1:]:
+    if user_embeddings.shape[1:] != item_embeddings.shape[1:]:
         shapes = f"{tuple(user_embeddings.shape)} and {tuple(item_embeddings.shape)}"
         raise ValueError(f"expected (num_users, d) and (num_items, d) embeddings, got {shapes}")
+    seen = None if seen is None else checked_interactions("seen", seen)
     if seen is not None and (seen.num_users, seen.num_items) != (len(user_embeddings), num_items):
         raise ValueError(
             f"seen is {seen}, the embeddings are of {len(user_embeddings)} users and {num_items} "
             "items"
         )
-    if residual is not None:
-        history = residual.history
-        if (history.num_users, history.num_items) != (len(user_embeddings), num_items):
-            raise ValueError(
-                f"the residual is of {history}, the embeddings are of {len(user_embeddings)} users "
-                "and "
-                f"{num_items} items"
-            )
+    check_residual(residual, len(user_embeddings), num_items)
     if users is None:
         users = torch.arange(len(user_embeddings), dtype=torch.int64, device=user_embeddings.device)
     else:
@@ -110,8 +106,8 @@ def top_k(
     if chunk_size is None:
         room = _CPU_CHUNK if item_embeddings.device.type == "cpu" else _DEVICE_CHUNK
         chunk_size = max(_LEAST_CHUNK, room // (dtype or torch.float32).itemsize // num_items)
-    elif chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    else:
+        chunk_size = checked_count("chunk_size", chunk_size, 1)
     result = TopK(users.new_empty(len(users), k), item_embeddings.new_empty(len(users), k))
     coarse = _Coarse(user_embeddings, item_embeddings, k, seen, min(chunk_size, len(users)), dtype)
     gains = None if residual is None else _Gains(residual, users, chunk_size, coarse.width)
@@ -207,19 +203,21 @@ def top_k_scores(
             items, or scores are of another shape or NaN.
     """
     check_k(k, num_items)
+    check_scores(scores)
+    seen = None if seen is None else checked_interactions("seen", seen)
     if seen is not None and seen.num_items != num_items:
         raise ValueError(f"seen is {seen}, the scores are of {num_items} items")
     if chunk_size is None:
         chunk_size = max(1, _CALL_CHUNK // num_items)
-    elif chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    else:
+        chunk_size = checked_count("chunk_size", chunk_size, 1)
     best = (
         [TopK(users.new_empty(0, k), torch.empty(0, k, dtype=torch.float32, device=users.device))]
         if not len(users)
         else []
     )
     for chunk in users.split(chunk_size):
-        rows = scores(chunk).detach()
+        rows = as_tensor("scores", scores(chunk)).detach()
         if rows.shape != (len(chunk), num_items):
             raise ValueError(
                 f"scores must have shape ({len(chunk)}, {num_items}) here, got {tuple(rows.shape)}"
@@ -229,6 +227,28 @@ def top_k_scores(
             rows = _mask_(rows.clone(memory_format=torch.contiguous_format), seen, chunk)
         best.append(rank_rows(rows, k))
     return TopK(*(torch.cat(parts) for parts in zip(*best, strict=True)))
+
+
+def check_scores(scores: object) -> None:
+    """Raise a TypeError unless ``scores`` is a function."""
+    if not callable(scores) or isinstance(scores, LightGCN):
+        hint = "; pass its .scores" if hasattr(scores, "scores") else ""
+        hint = "; evaluate(model, links) takes a model" if callable(scores) else hint
+        raise TypeError(f"scores must be a function of users, got {type(scores).__name__}{hint}")
+
+
+def check_residual(residual: Any, num_users: int, num_items: int) -> None:
+    """Raise an error unless ``residual`` is None, or adds to scores of so many users and items."""
+    if residual is None:
+        return
+    if not hasattr(residual, "of_users"):
+        raise TypeError(f"residual must be an ItemKNN or None, got {type(residual).__name__}")
+    history = residual.history
+    if (history.num_users, history.num_items) != (num_users, num_items):
+        raise ValueError(
+            f"the residual is of {history}, the embeddings are of {num_users} users and "
+            f"{num_items} items"
+        )
 
 
 class _Gains:
