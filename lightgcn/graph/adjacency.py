@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import INT32_END, as_tensor, check_floating
+from lightgcn.core.checks import INT32_END, as_tensor
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.pattern import Pattern
 
@@ -151,8 +151,9 @@ class Adjacency:
 
     def check_operand(self, x: Tensor) -> None:
         """Raise a ValueError unless ``x`` is (N, d) floating on this device."""
-        check_floating(x=x)
-        if x.ndim != 2 or x.shape[0] != self.num_nodes:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+        if x.ndim != 2 or x.shape[0] != self.num_nodes or not x.is_floating_point():
             raise ValueError(
                 f"x must be ({self.num_nodes}, d) floating for {self}, got {tuple(x.shape)} of "
                 f"{x.dtype}"

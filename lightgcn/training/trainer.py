@@ -258,7 +258,7 @@ def check_split_type(split: Any) -> None:
             "LinkSet": "; pass the whole split, not one of its sets",
         }.get(type(split).__name__, "")
         raise TypeError(f"split must be a Split, got {type(split).__name__}{hint}")
-    for name, links in split._asdict().items():
+    for name, links in (("train", split.train), ("val", split.val)):
         if not isinstance(links, LinkSet):
             raise TypeError(f"split.{name} must be a LinkSet, got {type(links).__name__}")
 

@@ -281,7 +281,7 @@ def test_scores_that_do_not_fit_are_refused() -> None:
         evaluate_scores(zeros, links.positives, metrics=("recal",))
     with pytest.raises(ValueError, match="k is 19, but there are only 18 items"):
         evaluate_scores(zeros, links.positives, ks=(19,))
-    with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"chunk_size.*got 0"):
         evaluate_scores(zeros, links.positives, ks=(3,), chunk_size=0)
     other = Interactions.from_edge_index(torch.tensor([[0], [0]]), USERS + 1, ITEMS)
     with pytest.raises(ValueError, match=r"seen is .*13 users.* to predict is .*12 users"):
