@@ -387,7 +387,8 @@ def _column(side: str, name: str, values: Sequence[str], count: int) -> list[str
 
 
 def _listed(name: str, given: Any) -> list[Any]:
-    values = given.tolist() if isinstance(given, Tensor | np.ndarray) else given
+    values = as_tensor(name, given) if isinstance(given, Tensor) else given
+    values = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
     if not isinstance(values, Iterable):
         raise ValueError(f"{name} must be a list, got {given!r}")
     return list(values)

@@ -68,6 +68,8 @@ def as_tensor(name: str, given: Any) -> Tensor:
         ValueError: if ``given`` is no array of numbers; the message names the argument.
     """
     if isinstance(given, Tensor):
+        if given.layout != torch.strided:
+            raise ValueError(f"{name} must be dense, got a tensor of {given.layout}")
         return given
     try:
         array = np.asarray(given)
@@ -94,7 +96,7 @@ def checked_integers(name: str, given: Any) -> Tensor:
 def checked_edge_index(given: Any, name: str = "edge_index") -> Tensor:
     """Return (2, E) int64 from whatever (2, E) integers were given, or raise a ValueError."""
     pairs = as_tensor(name, given)
-    if pairs.layout != torch.strided or pairs.ndim != 2 or pairs.shape[0] != 2:
+    if pairs.ndim != 2 or pairs.shape[0] != 2:
         hint = f"; pass {name}.T" if pairs.ndim == 2 and pairs.shape[1] == 2 else ""
         raise ValueError(f"{name} must have shape (2, E), got {tuple(pairs.shape)}{hint}")
     return _to_int64(name, pairs)

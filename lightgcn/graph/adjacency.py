@@ -151,8 +151,8 @@ class Adjacency:
 
     def check_operand(self, x: Tensor) -> None:
         """Raise a ValueError unless ``x`` is (N, d) floating on this device."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+        if not isinstance(x, Tensor) or x.layout != torch.strided:
+            raise TypeError(f"x must be a dense tensor, got {x!r:.80}")
         if x.ndim != 2 or x.shape[0] != self.num_nodes or not x.is_floating_point():
             raise ValueError(
                 f"x must be ({self.num_nodes}, d) floating for {self}, got {tuple(x.shape)} of "

@@ -12,9 +12,10 @@ apart:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,7 +136,8 @@ def split_edges(
 
 
 def _check_ratios(ratios: Sequence[float]) -> tuple[float, float]:
-    given = list(ratios) if isinstance(ratios, Iterable) and not isinstance(ratios, str) else []
+    listed = isinstance(ratios, Sequence | np.ndarray) and not isinstance(ratios, str)
+    given = list(ratios) if listed else []
     if len(given) not in (1, 2, 3):
         raise ValueError(
             "ratios must be (train, validation, test), (train, validation) or (train,), got "

@@ -338,9 +338,12 @@ def _layer_weights(alpha: Sequence[float] | str | None, num_layers: int) -> list
     size = num_layers + 1
     if alpha is None or (isinstance(alpha, str) and alpha == "learnable"):
         return [1 / size] * size
-    if not hasattr(alpha, "__len__") or isinstance(alpha, str) or len(alpha) != size:
+    try:
+        weights = [float(weight) for weight in alpha]
+    except (TypeError, ValueError):  # nothing to iterate over, or no numbers
+        weights = []
+    if len(weights) != size:
         raise ValueError(f'alpha must be None, "learnable" or {size} weights, got {alpha!r}')
-    weights = [float(weight) for weight in alpha]
     if not all(map(math.isfinite, weights)):
         raise ValueError(f"alpha must be finite, got {alpha!r}")
     return weights

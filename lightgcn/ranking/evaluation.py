@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import check_floating
+from lightgcn.core.checks import as_tensor, check_floating
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.graph.links import LinkSet
 from lightgcn.nn.link_scores import link_scores
@@ -269,7 +269,7 @@ def _evaluate_lists(
 ) -> Evaluation:
     """Average the metrics of the lists that ``best`` gives for (B,) users, a length, and what is
     masked."""
-    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+    if isinstance(metrics, str | Tensor) or not isinstance(metrics, Iterable):
         raise ValueError(f'metrics must be a list of names such as ["recall"], got {metrics!r:.80}')
     metrics = list(metrics)
     unknown = [name for name in metrics if str(name) not in RANKING_METRICS]
@@ -297,7 +297,7 @@ def _evaluate_lists(
 
 
 def _checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
-    given = ks.tolist() if isinstance(ks, np.ndarray | Tensor) else ks
+    given = as_tensor("ks", ks).tolist() if isinstance(ks, np.ndarray | Tensor) else ks
     if not isinstance(given, Iterable) or isinstance(given, str):
         raise ValueError(f"ks must be a sequence of list lengths such as (10, 20), got {ks!r}")
     return tuple(int(k) if isinstance(k, np.integer) else k for k in given)
