@@ -11,7 +11,7 @@ import orjson
 import torch
 from torch import Tensor, nn
 
-from lightgcn.core.checks import checked_count, checked_number
+from lightgcn.core.checks import checked_count, checked_edge_index, checked_number
 from lightgcn.core.seeding import make_generator
 from lightgcn.graph.adjacency import Adjacency, Graph, Normalization, as_adjacency, exponents
 from lightgcn.graph.interactions import Interactions
@@ -282,20 +282,8 @@ def _pairs_of(edges: Any, device: torch.device) -> Tensor:
         edges = edges.edges
     elif isinstance(edges, Interactions):
         edges = edges.edge_index
-    if not isinstance(edges, Tensor):
-        try:
-            edges = torch.as_tensor(edges, device=device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"edges must be (2, B) integers, got a {type(edges).__name__}"
-            ) from error
-    if edges.ndim != 2 or edges.shape[0] != 2:
-        hint = "; pass edges.T" if edges.ndim == 2 and edges.shape[1] == 2 else ""
-        raise ValueError(f"edges must have shape (2, B), got {tuple(edges.shape)}{hint}")
-    if edges.dtype == torch.bool or edges.is_floating_point() or edges.is_complex():
-        raise ValueError(f"edges must be integers, got {edges.dtype}")
-    pairs: Tensor = edges.long()
-    return pairs
+    pairs = checked_edge_index(edges, "edges")
+    return pairs if isinstance(edges, Tensor) else pairs.to(device)
 
 
 def _check_range(pairs: Tensor, limits: tuple[int, int]) -> None:

@@ -150,8 +150,8 @@ def test_forward_scores_any_two_nodes() -> None:
 @pytest.mark.parametrize(
     ("edges", "node_pairs", "message"),
     [
-        ([[0, 1]], False, r"shape \(2, B\), got \(1, 2\)"),
-        ([0, 1], False, r"shape \(2, B\), got \(2,\)"),
+        ([[0, 1]], False, r"shape \(2, E\), got \(1, 2\)"),
+        ([0, 1], False, r"shape \(2, E\), got \(2,\)"),
         (
             [[0, 4], [0, 0]],
             False,
