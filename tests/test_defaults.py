@@ -1,4 +1,4 @@
-"""`torch.set_default_dtype` and `torch.set_default_device` change no result of the library."""
+"""Default dtypes and devices and autocast change no result of the library."""
 
 from __future__ import annotations
 
@@ -304,27 +304,34 @@ def dataset_calls(folder: Path) -> dict[str, Callable[[], Any]]:
     }
 
 
-def check(calls: dict[str, Callable[[], Any]], dtype: torch.dtype) -> None:
+AROUND: dict[str, Callable[[], Any]] = {
+    "float64": lambda: defaults(torch.float64, "meta"),
+    "float16": lambda: defaults(torch.float16, "meta"),
+    "bfloat16": lambda: defaults(torch.bfloat16, "meta"),
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+}
+
+
+def check(calls: dict[str, Callable[[], Any]], around: str) -> None:
     for name, call in calls.items():
         expected = plain(call())
-        with defaults(dtype, "meta"):
+        with AROUND[around]():
             found = call()
         np.testing.assert_equal(plain(found), expected, err_msg=name)
 
 
-DTYPES = [torch.float64, torch.float16, torch.bfloat16]
+@pytest.mark.parametrize("around", AROUND)
+def test_graphs_and_baselines(around: str) -> None:
+    check(graph_calls(), around)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_graphs_and_baselines(dtype: torch.dtype) -> None:
-    check(graph_calls(), dtype)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_models_training_and_rankings(dtype: torch.dtype, tmp_path: Path) -> None:
-    check(model_calls(tmp_path), dtype)
+@pytest.mark.parametrize("around", AROUND)
+def test_models_training_and_rankings(around: str, tmp_path: Path) -> None:
+    check(model_calls(tmp_path), around)
 
 
 @pytest.mark.slow
 def test_datasets_and_the_challenge(tmp_path: Path) -> None:
-    check(dataset_calls(tmp_path), torch.bfloat16)
+    calls = dataset_calls(tmp_path)
+    for around in ("bfloat16", "autocast"):
+        check(calls, around)

@@ -224,7 +224,8 @@ def _plain_in_batch_softmax(rows: Tensor, part: _Part) -> Tensor:
     users, items = F.normalize(_widened(rows), dim=1).tensor_split([part.num_users])
     total = items.new_zeros(())
     for own, theirs, block in part.blocks(len(items)):
-        logits = users[own] @ items[block].T / part.temperature
+        with torch.autocast(rows.device.type, enabled=False):
+            logits = users[own] @ items[block].T / part.temperature
         positive = (users[own] * items[theirs]).sum() / part.temperature
         total = total + part.weight * logits.logsumexp(1).sum() - positive
     return total / part.batch_size

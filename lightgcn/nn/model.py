@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightgcn.core.checks import checked_count, checked_edge_index, checked_number
 from lightgcn.core.seeding import make_generator
+from lightgcn.core.transforms import outside_transforms, values_beneath
 from lightgcn.graph.adjacency import Adjacency, Graph, Normalization, as_adjacency, exponents
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.links import LinkSet
@@ -145,12 +146,13 @@ class LightGCN(nn.Module):
                 "the model was trained with a torch.sparse matrix, whose normalisation is not "
                 "known: pass such a matrix to embed(), and its result to evaluate_ranking()"
             )
-        adjacency = as_adjacency(
-            graph,
-            self.num_users,
-            self.num_items,
-            "symmetric" if own is None or own == "custom" else own,
-        )
+        with outside_transforms():
+            adjacency = as_adjacency(
+                graph,
+                self.num_users,
+                self.num_items,
+                "symmetric" if own is None or own == "custom" else own,
+            )
         found = normalization_name(adjacency.normalization)
         if own is None:
             if self.training and torch.is_grad_enabled() and self.embedding.requires_grad:
@@ -278,10 +280,11 @@ class LightGCN(nn.Module):
 
 def _pairs_of(edges: Any, device: torch.device) -> Tensor:
     """Return (2, B) int64 from whatever holds pairs."""
-    if isinstance(edges, LinkSet):
-        edges = edges.edges
-    elif isinstance(edges, Interactions):
-        edges = edges.edge_index
+    with outside_transforms():  # these are kept with the graph
+        if isinstance(edges, LinkSet):
+            edges = edges.edges
+        elif isinstance(edges, Interactions):
+            edges = edges.edge_index
     pairs = checked_edge_index(edges, "edges")
     return pairs if isinstance(edges, Tensor) else pairs.to(device)
 
@@ -291,7 +294,9 @@ def _check_range(pairs: Tensor, limits: tuple[int, int]) -> None:
         if row.device.type != "cpu":  # without waiting for the device
             torch._assert_async(((row >= 0) & (row < limit)).all())
             continue
-        wrong = row[(row < 0) | (row >= limit)]
+        with outside_transforms():
+            given = values_beneath(row)
+            wrong = given[(given < 0) | (given >= limit)]
         if len(wrong):
             raise ValueError(
                 f"edges: {name} must be in [0, {limit}), got {int(wrong[0])}; users and items "
@@ -326,6 +331,8 @@ def _layer_weights(alpha: Sequence[float] | str | None, num_layers: int) -> list
     size = num_layers + 1
     if alpha is None or (isinstance(alpha, str) and alpha == "learnable"):
         return [1 / size] * size
+    if isinstance(alpha, Tensor) and alpha.requires_grad:
+        raise ValueError('alpha requires a gradient; alpha="learnable" makes it a parameter')
     try:
         weights = [float(weight) for weight in alpha]
     except (TypeError, ValueError):  # nothing to iterate over, or no numbers

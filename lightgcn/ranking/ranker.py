@@ -207,7 +207,8 @@ class Ranker:
             ValueError: if a user is out of range.
         """
         users = self._checked("users", users)
-        scores = self.users[users] @ self.items.T
+        with torch.autocast(self.device.type, enabled=False):
+            scores = self.users[users] @ self.items.T
         if self.item_knn is not None:
             rows, items, gains = self.item_knn.of_users(users)
             scores[rows, items] += gains.to(scores.dtype)
