@@ -25,7 +25,7 @@ from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.links import Split
 from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.nn.text_features import TextEncoder, word_features
-from lightgcn.ranking import ItemKNN, Ranker, popularity, with_popularity_prior
+from lightgcn.ranking import ItemKNN, Ranker, with_popularity_prior
 from lightgcn.training.config import Preset
 
 # Playlists that hold a track, apart from the test edges.
@@ -80,7 +80,8 @@ def titles(dataset: Dataset, model: str, num_cold: int) -> None:
             flush=True,
         )
 
-    tell("popularity", *popularity(known))
+    degrees = known.item_degrees.float().unsqueeze(1)
+    tell("popularity", degrees.new_ones(known.num_users, 1), degrees)
     for init in ("spectral", "words"):
         config = preset("fast", init=init)
         users, items, _ = trained(split, config, known, words)

@@ -100,6 +100,8 @@ def from_networkx(graph: Any, weight: str | None = None) -> Interactions:
         >>> from_networkx(graph).user_ids
         array(['ann', 'bob'], dtype=object)
     """
+    if not hasattr(graph, "is_directed"):
+        raise TypeError(f"graph must be a NetworkX graph, got {type(graph).__name__}")
     if graph.is_directed() or graph.is_multigraph():
         raise ValueError(
             f"expected an undirected graph without parallel edges, got a {type(graph).__name__}: "
@@ -200,6 +202,8 @@ def embeddings_to_parquet(recommender: Recommender, folder: str | Path) -> list[
         ...     [path.name for path in embeddings_to_parquet(recommender, folder)]
         ['users.parquet', 'items.parquet']
     """
+    if not hasattr(recommender, "ranker"):
+        raise TypeError(f"recommender must be a Recommender, got {type(recommender).__name__}")
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn.core.checks import checked_integers
+from lightgcn.core.checks import as_tensor, checked_integers
 from lightgcn.core.tensor_file import load_tensors, pack_strings, save_tensors, unpack_strings
 from lightgcn.graph.ids import Id, find_node, index_of_ids
 from lightgcn.graph.interactions import Interactions
@@ -218,6 +218,7 @@ class Recommender:
         check_k(k, self.seen.num_items)
         index = self.item_index(item)
         items = self.ranker.item_directions
+        items = items.to(torch.promote_types(items.dtype, torch.float32))
         scores = F.cosine_similarity(items, items[index].unsqueeze(0), dim=1)
         scores[index] = -torch.inf
         best = rank_rows(scores.unsqueeze(0), k)
@@ -245,8 +246,7 @@ class Recommender:
             raise ValueError(f"items must be in [0, {count}), got {min(items)} to {max(items)}")
         given = None
         if weights is not None:
-            listed = list(map(float, _listed("weights", weights)))
-            given = torch.tensor(listed, dtype=torch.float64, device="cpu")
+            given = as_tensor("weights", _listed("weights", weights)).double()
             if len(given) != len(items) or not bool((given.isfinite() & (given > 0)).all()):
                 raise ValueError("weights must be as many as the items, finite and positive")
         order = torch.arange(len(items), dtype=torch.int64, device="cpu")
@@ -277,10 +277,10 @@ class Recommender:
             # Only the edges of these users, so that a list of one user stays small.
             own = seen.select_users(users)
             items = left_out.nonzero().flatten()
-            pairs = torch.cartesian_prod(users.unique(), items)
+            asked = users.unique()
             masked = Interactions(
-                torch.cat([own.users, pairs[:, 0]]),
-                torch.cat([own.items, pairs[:, 1]]),
+                torch.cat([own.users, asked.repeat_interleave(len(items))]),
+                torch.cat([own.items, items.repeat(len(asked))]),
                 own.num_users,
                 own.num_items,
             )
@@ -369,6 +369,10 @@ class Recommender:
 
 
 def _check_columns(side: str, columns: Columns | None, count: int) -> dict[str, list[str]]:
+    if columns is not None and not isinstance(columns, Mapping):
+        raise TypeError(
+            f'{side}_columns must be a dict such as {{"name": names}}, got {type(columns).__name__}'
+        )
     return {name: _column(side, name, values, count) for name, values in (columns or {}).items()}
 
 
@@ -387,7 +391,8 @@ def _column(side: str, name: str, values: Sequence[str], count: int) -> list[str
 
 
 def _listed(name: str, given: Any) -> list[Any]:
-    values = given.tolist() if isinstance(given, Tensor | np.ndarray) else given
+    values = as_tensor(name, given) if isinstance(given, Tensor) else given
+    values = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
     if not isinstance(values, Iterable):
         raise ValueError(f"{name} must be a list, got {given!r}")
     return list(values)

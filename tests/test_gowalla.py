@@ -23,8 +23,8 @@ def test_a_few_epochs_on_gowalla_reach_a_useful_recall(gowalla: Path) -> None:
     test = lightgcn.link_set(train, dataset.test, negatives=0)
     lightgcn.normalized_adjacency(train, config.model.normalization)
     metrics = lightgcn.evaluate(model, test)
-    baseline = lightgcn.evaluate_ranking(
-        *lightgcn.ranking.popularity(train), dataset.test, seen=train
+    baseline = lightgcn.evaluate_scores(
+        lightgcn.ranking.popularity(train).scores, dataset.test, seen=train
     )
     print(f"validation recall@20 {result.best_value:.4f}; test: {metrics}")
     assert metrics.num_users == 29_858

@@ -22,6 +22,7 @@ from lightgcn.challenge.tasks import ChallengePlaylist
 from lightgcn.challenge.title_index import TitleIndex
 from lightgcn.core.checks import checked_count, is_number
 from lightgcn.graph.interactions import Interactions
+from lightgcn.nn.link_scores import unit_rows
 from lightgcn.nn.projection import gram_matrix
 from lightgcn.ranking.item_knn import ItemKNN, nearest_items
 from lightgcn.ranking.topk import Residual, top_k
@@ -238,12 +239,13 @@ def _with_titles(
     tracks, found = users[:, :width], by_title.any(1)
     lengths = tracks.norm(dim=1, keepdim=True)
     alone = lengths.squeeze(1) == 0
-    worth = torch.where(alone, 1.0, title_weight / history.user_degrees.clamp(min=1)) * found
-    added = F.normalize(by_title) * lengths * worth.to(tracks.dtype).unsqueeze(1)
+    degrees = history.user_degrees.clamp(min=1).to(torch.float32)
+    worth = torch.where(alone, 1.0, title_weight / degrees) * found
+    added = unit_rows(by_title) * lengths * worth.unsqueeze(1)
     mixed = torch.where(alone.unsqueeze(1), by_title, tracks + added)
     if recommender.ranker.has_prior:
-        mixed = F.pad(F.normalize(mixed), (0, 1), value=1.0)
-    return mixed, worth
+        mixed = F.pad(unit_rows(mixed), (0, 1), value=1.0)
+    return mixed.to(tracks.dtype), worth
 
 
 def _gains(shares: Any, worth: Tensor, users: Tensor, items: Tensor, share_weight: float) -> Any:

@@ -36,6 +36,28 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def checked_number(name: str, value: Any, least: float | None = None) -> float:
+    """Return a finite number of at least ``least``, for None a positive one, as a float, or raise a
+    ValueError."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if number and math.isfinite(value) and (value > 0 if least is None else value >= least):
+        return float(value)
+    kind = "a positive number" if least is None else f"a number of at least {least}"
+    raise ValueError(f"{name} must be {kind}, got {value!r}")
+
+
+def check_floating(ndim: int | None = None, **given: Any) -> None:
+    """Raise an error that names the argument unless each is a floating tensor, of ``ndim``
+    dimensions."""
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a floating tensor, got {type(value).__name__}")
+        if not value.is_floating_point():
+            raise ValueError(f"{name} must be floating, got {value.dtype}; call .float()")
+        if ndim not in (None, value.ndim):
+            raise ValueError(f"{name} must have {ndim} dimensions, got shape {tuple(value.shape)}")
+
+
 def as_tensor(name: str, given: Any) -> Tensor:
     """Return a tensor as it is, and lists, NumPy arrays and columns of data frames as a CPU tensor.
 
@@ -46,6 +68,8 @@ def as_tensor(name: str, given: Any) -> Tensor:
         ValueError: if ``given`` is no array of numbers; the message names the argument.
     """
     if isinstance(given, Tensor):
+        if given.layout != torch.strided:
+            raise ValueError(f"{name} must be dense, got a tensor of {given.layout}")
         return given
     try:
         array = np.asarray(given)
@@ -72,7 +96,7 @@ def checked_integers(name: str, given: Any) -> Tensor:
 def checked_edge_index(given: Any, name: str = "edge_index") -> Tensor:
     """Return (2, E) int64 from whatever (2, E) integers were given, or raise a ValueError."""
     pairs = as_tensor(name, given)
-    if pairs.layout != torch.strided or pairs.ndim != 2 or pairs.shape[0] != 2:
+    if pairs.ndim != 2 or pairs.shape[0] != 2:
         hint = f"; pass {name}.T" if pairs.ndim == 2 and pairs.shape[1] == 2 else ""
         raise ValueError(f"{name} must have shape (2, E), got {tuple(pairs.shape)}{hint}")
     return _to_int64(name, pairs)
@@ -138,7 +162,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def check_finite(*embeddings: Tensor) -> None:
     """Raise a ValueError if an embedding, a row of one of the tensors, is NaN or infinite."""
-    if all(bool(part.sum().isfinite()) for part in embeddings):
+    if all(part.is_meta or bool(part.sum().isfinite()) for part in embeddings):
         return
     wrong = sum(int((~part.isfinite()).any(1).sum()) for part in embeddings)
     if wrong:

@@ -90,7 +90,7 @@ class Dataset:
         of_item = [
             numbers.setdefault(text, len(numbers)) if text else -1 for text in self.items[column]
         ]
-        return torch.tensor(of_item, dtype=torch.int64)
+        return torch.tensor(of_item, dtype=torch.int64, device="cpu")
 
     def _recounted(self, graph: Interactions, test: Interactions | None) -> dict[str, Any]:
         now = _counts(graph, test)

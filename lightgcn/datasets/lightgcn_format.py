@@ -68,7 +68,7 @@ def read_text(
     num_items = max(int(items.max()) for _, items, _ in parsed) + 1
     graphs, places = [], 0  # the order of test edges continues that of train
     for users, items, _ in parsed:
-        order = torch.arange(places, places + len(items))
+        order = torch.arange(places, places + len(items), dtype=torch.int64, device="cpu")
         pair = torch.from_numpy(users), torch.from_numpy(items)
         graphs.append(Interactions(*pair, num_users, num_items, order=order))
         places += len(items)

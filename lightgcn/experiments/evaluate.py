@@ -25,7 +25,7 @@ from lightgcn.experiments.run import (
 from lightgcn.graph.links import LinkSet
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.model_io import load_model
-from lightgcn.ranking.baselines import ItemScorer, ease, gf_cf, item_cosine, popularity
+from lightgcn.ranking.baselines import ItemScorer, ease, gf_cf, item_cosine
 from lightgcn.ranking.evaluation import (
     Evaluation,
     evaluate,
@@ -117,7 +117,8 @@ def evaluate_model(file: str | Path, links: LinkSet, *, ks: Sequence[int] = (20,
 
 
 def _evaluate_popularity(test: LinkSet, ks: Sequence[int]) -> Evaluation:
-    users, items = popularity(test.message)
+    items = test.message.item_degrees.to(torch.float32).unsqueeze(1)
+    users = items.new_ones(test.message.num_users, 1)
     ranking = evaluate_ranking(users, items, test.positives, seen=test.message, ks=ks)
     if not test.negatives.shape[1]:
         return ranking

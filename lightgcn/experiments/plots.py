@@ -149,7 +149,7 @@ def degree_distributions(
         mean = float(degrees.double().mean()) if len(degrees) else 0.0
         axes.plot(
             values.numpy(),
-            (at_least[values] / max(len(degrees), 1)).numpy(),
+            (at_least[values].double() / max(len(degrees), 1)).numpy(),
             style,
             color=colour,
             label=f"{len(degrees):,} {name}s, {mean:.1f} on average",
@@ -431,12 +431,20 @@ def _snowball(matrix: Any, num_users: int, num_nodes: int, seed: int) -> npt.NDA
     users = np.flatnonzero(degrees[:num_users])
     distance = np.abs(degrees[users] - np.median(degrees[users]))
     middle = users[np.argsort(distance, kind="stable")[: max(1, len(users) // 10)]]
-    start = int(middle[int(torch.randint(len(middle), (), generator=generator, device="cpu"))])
+    start = int(
+        middle[
+            int(
+                torch.randint(len(middle), (), generator=generator, dtype=torch.int64, device="cpu")
+            )
+        ]
+    )
     found, waiting = {start}, [start]
     while waiting and len(found) < num_nodes:
         node = waiting.pop(0)
         near = matrix.indices[matrix.indptr[node] : matrix.indptr[node + 1]]
-        order = torch.randperm(len(near), generator=generator, device="cpu").numpy()
+        order = torch.randperm(
+            len(near), generator=generator, dtype=torch.int64, device="cpu"
+        ).numpy()
         new = [int(other) for other in near[order] if int(other) not in found][:_NEW_NEIGHBOURS]
         new = new[: num_nodes - len(found)]
         found.update(new)

@@ -142,7 +142,9 @@ def sample_recommendations(
     """
     seen = recommender.seen
     users = seen.user_degrees.nonzero().flatten().cpu()
-    order = torch.randperm(len(users), generator=make_generator(seed), device="cpu")
+    order = torch.randperm(
+        len(users), generator=make_generator(seed), dtype=torch.int64, device="cpu"
+    )
     drawn = users[order[:num_users]].sort().values
     best = recommender.ranker.top_k(min(k, seen.num_items), drawn)
     rows = []

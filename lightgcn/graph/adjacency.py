@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import INT32_END
+from lightgcn.core.checks import INT32_END, as_tensor
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.pattern import Pattern
 
@@ -97,6 +97,8 @@ class Adjacency:
             tensor([[0.0000, 0.5000],
                     [2.0000, 0.0000]])
         """
+        if not isinstance(matrix, Tensor):
+            raise TypeError(f"expected a torch.sparse tensor, {_instead_of(matrix)}")
         if matrix.layout == torch.strided:
             raise ValueError(
                 f"expected a torch.sparse tensor, got a dense one of {tuple(matrix.shape)}; "
@@ -149,6 +151,8 @@ class Adjacency:
 
     def check_operand(self, x: Tensor) -> None:
         """Raise a ValueError unless ``x`` is (N, d) floating on this device."""
+        if not isinstance(x, Tensor) or x.layout != torch.strided:
+            raise TypeError(f"x must be a dense tensor, got {x!r:.80}")
         if x.ndim != 2 or x.shape[0] != self.num_nodes or not x.is_floating_point():
             raise ValueError(
                 f"x must be ({self.num_nodes}, d) floating for {self}, got {tuple(x.shape)} of "
@@ -223,8 +227,8 @@ class Adjacency:
         """
         device = self.device if device is None else torch.device(device)
         dtype = self.dtype if dtype is None else dtype
-        if not dtype.is_floating_point:
-            raise ValueError(f"dtype must be floating, got {dtype}")
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ValueError(f"dtype must be a floating torch.dtype, got {dtype!r}")
         if device == self.device and dtype == self.dtype:
             return self
         pattern = self.pattern.to(device)
@@ -345,8 +349,10 @@ def normalized_adjacency(
     pattern, degrees = _symmetric_pattern(interactions)
     row, column = (_scale(degrees, exponent) for exponent in pair)
     counts = interactions.num_users, interactions.num_items
-    adjacency = Adjacency(pattern, pattern, row, column, *counts, dtype, half_tables, pair)
-    return adjacency.to(interactions.device)
+    adjacency = Adjacency(
+        pattern, pattern, row, column, *counts, half_tables=half_tables, normalization=pair
+    )
+    return adjacency.to(interactions.device, dtype)
 
 
 def adjacency_of(
@@ -400,7 +406,10 @@ def exponents(normalization: Normalization | tuple[float, float]) -> tuple[float
         raise ValueError(
             f"normalization must be a name or the exponents (a, b), got {normalization!r}"
         )
-    a, b = (float(exponent) for exponent in normalization)
+    try:
+        a, b = (float(exponent) for exponent in normalization)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"normalization must be two numbers, got {normalization!r:.80}") from error
     if not (math.isfinite(a) and math.isfinite(b)):
         raise ValueError(f"the exponents of normalization must be finite, got {normalization!r}")
     return a, b
@@ -445,7 +454,7 @@ def as_adjacency(
             "expected Interactions, an Adjacency, a torch.sparse tensor or a (2, E) edge_index, "
             f"{_instead_of(graph)}"
         )
-    edge_index = graph if isinstance(graph, Tensor) else torch.as_tensor(graph, device="cpu")
+    edge_index = graph if isinstance(graph, Tensor) else as_tensor("graph", graph)
     if edge_index.shape == (num_users + num_items,) * 2 and edge_index.is_floating_point():
         raise ValueError(
             f"got a dense {tuple(edge_index.shape)} adjacency; pass adjacency.to_sparse()"

@@ -48,7 +48,12 @@ def _as_numbers(given: Any) -> npt.NDArray[Any]:
     """Return numbers as they are, and times as int64 nanoseconds."""
     if getattr(getattr(given, "dtype", None), "tz", None) is not None:
         given = given.to_numpy("datetime64[ns]")  # pandas, in UTC
-    values = np.asarray(given)
+    try:
+        values = np.asarray(given)
+    except Exception as error:  # whatever the object raises
+        raise ValueError(f"order must be numbers or times: {error}") from error
+    if values.ndim == 0:
+        raise ValueError(f"order must be a time or place for each edge, got {given!r:.80}")
     if values.dtype.kind == "O":
         listed = values.tolist()
         missing = next((place for place, value in enumerate(listed) if is_missing(value)), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -44,6 +44,8 @@ def ids_array(values: Sequence[Any] | Ids | None) -> Ids | None:
     in."""
     if values is None:
         return None
+    if not isinstance(values, np.ndarray):
+        values = list(values) if isinstance(values, Iterable) else [values]
     # A list of strings must not become a fixed-width array: one long id would set the width of all.
     strings = not isinstance(values, np.ndarray) and len(values) > 0 and isinstance(values[0], str)
     array = np.asarray(values, dtype=object if strings else None)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lightgcn.core.checks import (
     INT32_END,
+    as_tensor,
     checked_count,
     checked_edge_index,
     checked_indices,
@@ -154,6 +155,10 @@ class Interactions:
             Interactions(2 users, 4 items, 3 edges)
         """
         users, items = checked_edge_index(edge_index)
+        num_users, num_items = (
+            None if count is None else checked_count(name, count)
+            for name, count in (("num_users", num_users), ("num_items", num_items))
+        )
         if num_items is None and looks_homogeneous(users, items, num_users):
             warnings.warn(
                 "edge_index looks like that of a homogeneous graph, with items numbered after "
@@ -331,7 +336,8 @@ class Interactions:
         Raises:
             ValueError: if there is no such user.
         """
-        if not 0 <= user < self.num_users:
+        user = user.item() if isinstance(user, Tensor) and user.numel() == 1 else user
+        if checked_count("user", user) >= self.num_users:
             raise ValueError(f"user must be in [0, {self.num_users}), got {user}")
         return self.items[self.indptr[user] : self.indptr[user + 1]]
 
@@ -359,6 +365,9 @@ class Interactions:
 
     def contains(self, users: Tensor, items: Tensor) -> Tensor:
         """Return (B,) bool: whether each pair ``users[b], items[b]``, both in range, is an edge."""
+        for name, part in (("users", users), ("items", items)):
+            if not isinstance(part, Tensor) or part.dtype == torch.bool or part.is_floating_point():
+                raise TypeError(f"{name} must be an integer tensor, got {type(part).__name__}")
         users = users.long()
         if not self.num_edges:
             return torch.zeros_like(users, dtype=torch.bool)
@@ -390,6 +399,7 @@ class Interactions:
 
     def same_edges(self, other: Interactions) -> bool:
         """Return whether another graph has the same nodes and edges."""
+        other = checked_interactions("other", other)
         if self is other:
             return True
         counts = (self.num_users, self.num_items, self.num_edges)
@@ -417,6 +427,7 @@ class Interactions:
         Raises:
             ValueError: for a mask of another length, or a position out of range or given twice.
         """
+        edges = as_tensor("edges", edges).to(self.device)
         if edges.dtype != torch.bool:
             edges = checked_indices("edges", edges, self.num_edges, "num_edges").sort().values
             twice = edges[1:][edges[1:] == edges[:-1]]
@@ -431,7 +442,12 @@ class Interactions:
         return self._map_edges(lambda values: values[edges])
 
     def select_users(self, users: Tensor) -> Interactions:
-        """Keep the edges of some users, (n,) int64 in range, and all nodes."""
+        """Keep the edges of some users, (n,) integers, and all nodes.
+
+        Raises:
+            ValueError: if a user is out of range.
+        """
+        users = checked_indices("users", users, self.num_users, "num_users").to(self.device)
         kept = torch.zeros(self.num_users, dtype=torch.bool, device=self.device)
         kept[users] = True
         return self.select(kept[self.users])
@@ -481,6 +497,7 @@ class Interactions:
         Raises:
             ValueError: if the counts differ, or one graph is weighted and the other is not.
         """
+        other = checked_interactions("other", other)
         if (self.num_users, self.num_items) != (other.num_users, other.num_items):
             raise ValueError(f"cannot unite graphs over different nodes: {self} and {other}")
         if (self.weights is None) != (other.weights is None):
@@ -534,12 +551,12 @@ class Interactions:
         return f"Interactions({counts}{weighted})"
 
 
-def checked_interactions(name: str, value: object) -> Interactions:
+def checked_interactions(name: str, value: object, of_links: str = "message") -> Interactions:
     """Return an `Interactions` as it is; a ValueError for anything else names the argument and the
-    call that makes one."""
+    call that makes one, or for links the part to pass."""
     if isinstance(value, Interactions):
         return value
-    parts = [part for part in ("interactions", "message", "train") if hasattr(value, part)]
+    parts = [part for part in ("interactions", of_links, "train") if hasattr(value, part)]
     hint = f"pass its .{parts[0]}" if parts else "build one with Interactions.from_edge_index"
     shape = getattr(value, "shape", None)
     size = "" if shape is None else f" of shape {tuple(shape)}"

@@ -6,7 +6,6 @@ edges held back from the messages) can be drawn again for each epoch."""
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import checked_count, checked_edge_index
+from lightgcn.core.checks import checked_count, checked_edge_index, checked_number
 from lightgcn.core.seeding import make_generator, seed_from
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.graph.negatives import sample_negative_node_pairs, sample_negatives
@@ -265,10 +264,7 @@ def link_set(
 
 def check_negatives(negatives: float, negative_pairs: str) -> None:
     """Raise a ValueError unless the arguments of these names are allowed."""
-    if not (math.isfinite(negatives) and negatives >= 0):
-        raise ValueError(
-            f"negatives must be a finite number per positive, at least 0, got {negatives}"
-        )
+    checked_number("negatives", negatives, 0)
     if negative_pairs not in ("user_item", "all"):
         raise ValueError(f'negative_pairs must be "user_item" or "all", got {negative_pairs!r}')
 

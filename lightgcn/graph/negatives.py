@@ -225,8 +225,7 @@ def shuffled_batches(
 def _distinct_non_keys(
     sorted_keys: Tensor, total: int, num_samples: int, generator: torch.Generator
 ) -> Tensor:
-    if num_samples < 0:
-        raise ValueError(f"the number of negatives must not be negative, got {num_samples}")
+    checked_count("num_samples", num_samples)
     free = total - len(sorted_keys)
     if num_samples > free:
         raise ValueError(

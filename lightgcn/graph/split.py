@@ -15,9 +15,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lightgcn.core.checks import is_number
 from lightgcn.core.seeding import make_generator, seed_from
 from lightgcn.graph.edge_order import checked_order, rank_within_users
 from lightgcn.graph.interactions import Interactions, checked_interactions
@@ -93,7 +95,7 @@ def split_edges(
     """
     interactions = checked_interactions("interactions", interactions)
     val_share, test_share = _check_ratios(ratios)
-    if not 0 <= disjoint < 1:
+    if not (is_number(disjoint) and 0 <= disjoint < 1):
         raise ValueError(f"disjoint must be in [0, 1), got {disjoint}")
     if stratify not in (None, "user"):
         raise ValueError(f'stratify must be None or "user", got {stratify!r}')
@@ -134,12 +136,17 @@ def split_edges(
 
 
 def _check_ratios(ratios: Sequence[float]) -> tuple[float, float]:
-    shares = (ratios,) if isinstance(ratios, int | float) else tuple(map(float, ratios))
-    if isinstance(ratios, int | float) or len(shares) not in (1, 2, 3):
+    listed = isinstance(ratios, Sequence | np.ndarray) and not isinstance(ratios, str)
+    given = list(ratios) if listed else []
+    if len(given) not in (1, 2, 3):
         raise ValueError(
             "ratios must be (train, validation, test), (train, validation) or (train,), got "
-            f"{shares}"
+            f"{ratios!r:.80}"
         )
+    try:
+        shares = tuple(map(float, given))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"ratios must be numbers, got {ratios!r:.80}") from error
     if not all(math.isfinite(share) and share > 0 for share in shares):
         hint = "; leave the test share out if no test set is wanted" if len(shares) == 3 else ""
         raise ValueError(f"each of the ratios must be a positive number, got {shares}{hint}")

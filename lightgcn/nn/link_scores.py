@@ -61,6 +61,14 @@ def products(x: Tensor, y: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def unit_rows(rows: Tensor) -> Tensor:
+    """Return (N, d) rows at length 1, float32 or wider; a row of zeros stays zero.
+
+    In float16 the smallest length that `F.normalize` divides by rounds to 0.
+    """
+    return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)))
+
+
 class _LinkScores(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, left: Tensor, right: Tensor) -> Tensor:

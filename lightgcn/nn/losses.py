@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightgcn.core.checks import check_floating, checked_count, checked_number
+
 # Logits that are live at a time: 16 MiB of float32, whatever the batch is.
 _CHUNK_LOGITS = 1 << 22
 
@@ -32,6 +34,9 @@ def bce_loss(logits: Tensor, labels: Tensor) -> Tensor:
         >>> bce_loss(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 0.0]))
         tensor(0.2201)
     """
+    check_floating(logits=logits)
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
     if logits.shape != labels.shape:
         raise ValueError(
             f"logits and labels must have one shape, got {tuple(logits.shape)} and "
@@ -59,6 +64,7 @@ def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
         >>> bpr_loss(torch.tensor([2.0, 1.0]), torch.tensor([[0.0, 1.0], [1.0, 3.0]]))
         tensor(0.8151)
     """
+    check_floating(positive=positive, negative=negative)
     if positive.ndim != 1 or negative.ndim not in (1, 2) or len(positive) != len(negative):
         raise ValueError(
             f"expected (B,) and (B,) or (B, n), got {tuple(positive.shape)} and "
@@ -85,7 +91,9 @@ def softmax_loss(positive: Tensor, negative: Tensor, temperature: float = 1.0) -
         >>> softmax_loss(torch.tensor([2.0, 1.0]), torch.tensor([[0.0, 1.0], [1.0, 3.0]]))
         tensor(1.3236)
     """
-    _check_temperature(temperature)
+    if not (isinstance(temperature, Tensor) and temperature.ndim == 0):  # which may be learned
+        checked_number("temperature", temperature)
+    check_floating(positive=positive, negative=negative)
     if positive.ndim != 1 or negative.ndim != 2 or len(positive) != len(negative):
         raise ValueError(
             f"expected (B,) and (B, n), got {tuple(positive.shape)} and {tuple(negative.shape)}"
@@ -136,6 +144,7 @@ def in_batch_softmax_loss(
         >>> in_batch_softmax_loss(users, items, temperature=0.5)
         tensor(0.2395)
     """
+    check_floating(users=users, items=items)
     if users.shape != items.shape or users.ndim != 2:
         raise ValueError(
             f"expected two (B, d) tensors, got {tuple(users.shape)} and {tuple(items.shape)}"
@@ -165,13 +174,12 @@ def in_batch_softmax_part(
         offset: the position among the items of the first user's.
         batch_size: users of the whole batch: the loss is their mean.
     """
-    _check_temperature(temperature)
-    if block_size < 1 or not negative_weight > 0:
-        raise ValueError(
-            f"block_size and negative_weight must be positive, got {block_size}, {negative_weight}"
-        )
-    if logits_dtype is not None and not logits_dtype.is_floating_point:
-        raise ValueError(f"logits_dtype must be floating, got {logits_dtype}")
+    checked_number("temperature", temperature)
+    checked_number("negative_weight", negative_weight)
+    checked_count("block_size", block_size, 1)
+    floating = isinstance(logits_dtype, torch.dtype) and logits_dtype.is_floating_point
+    if logits_dtype is not None and not floating:
+        raise ValueError(f"logits_dtype must be a floating torch.dtype, got {logits_dtype!r}")
     batch = max(batch_size, 1)
     wanted = rows.requires_grad and torch.is_grad_enabled()
     part = _Part(
@@ -216,7 +224,8 @@ def _plain_in_batch_softmax(rows: Tensor, part: _Part) -> Tensor:
     users, items = F.normalize(_widened(rows), dim=1).tensor_split([part.num_users])
     total = items.new_zeros(())
     for own, theirs, block in part.blocks(len(items)):
-        logits = users[own] @ items[block].T / part.temperature
+        with torch.autocast(rows.device.type, enabled=False):
+            logits = users[own] @ items[block].T / part.temperature
         positive = (users[own] * items[theirs]).sum() / part.temperature
         total = total + part.weight * logits.logsumexp(1).sum() - positive
     return total / part.batch_size
@@ -345,18 +354,13 @@ def l2_penalty(*embeddings: Tensor, batch_size: int) -> Tensor:
         >>> l2_penalty(torch.ones(2, 3), torch.zeros(2, 3), batch_size=2)
         tensor(1.5000)
     """
-    if not embeddings or batch_size < 1:
-        raise ValueError(
-            f"l2_penalty needs embeddings and a batch_size of at least 1, got {len(embeddings)} "
-            f"tensors and {batch_size}"
-        )
+    checked_count("batch_size", batch_size, 1)
+    if not embeddings:
+        raise ValueError("l2_penalty needs embeddings, got none")
+    for embedding in embeddings:
+        check_floating(embeddings=embedding)
     squares = torch.stack([_widened(embedding).square().sum() for embedding in embeddings]).sum()
     return squares / (2 * batch_size)
-
-
-def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
 
 
 def _widened(x: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ import orjson
 import torch
 from torch import Tensor, nn
 
-from lightgcn.core.checks import checked_count
+from lightgcn.core.checks import checked_count, checked_edge_index, checked_number
 from lightgcn.core.seeding import make_generator
+from lightgcn.core.transforms import outside_transforms, values_beneath
 from lightgcn.graph.adjacency import Adjacency, Graph, Normalization, as_adjacency, exponents
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.links import LinkSet
@@ -112,8 +113,7 @@ class LightGCN(nn.Module):
         seed: int | torch.Generator = 0,
     ) -> None:
         """Draw or set the embedding table anew; the arguments are the class's."""
-        if not (math.isfinite(init_std) and init_std >= 0):
-            raise ValueError(f"init_std must be finite and not negative, got {init_std!r}")
+        init_std = checked_number("init_std", init_std, 0)
         generator = make_generator(seed)
         # On the CPU for every device, so that a seed gives the same start everywhere.
         start = torch.empty(self.embedding.shape, dtype=torch.float32, device="cpu")
@@ -146,12 +146,13 @@ class LightGCN(nn.Module):
                 "the model was trained with a torch.sparse matrix, whose normalisation is not "
                 "known: pass such a matrix to embed(), and its result to evaluate_ranking()"
             )
-        adjacency = as_adjacency(
-            graph,
-            self.num_users,
-            self.num_items,
-            "symmetric" if own is None or own == "custom" else own,
-        )
+        with outside_transforms():
+            adjacency = as_adjacency(
+                graph,
+                self.num_users,
+                self.num_items,
+                "symmetric" if own is None or own == "custom" else own,
+            )
         found = normalization_name(adjacency.normalization)
         if own is None:
             if self.training and torch.is_grad_enabled() and self.embedding.requires_grad:
@@ -241,9 +242,16 @@ class LightGCN(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, *rest: Any
     ) -> None:
+        # Before a weight is written: a refusal leaves the model as it was.
         key = prefix + "_extra_state"
-        if key in state_dict:  # before a weight is written
+        if key in state_dict:
             self._check_state(_unpacked_state(state_dict[key]))
+        table = state_dict.get(prefix + "embedding", self.embedding)
+        if table.shape != self.embedding.shape:
+            raise ValueError(
+                f"the saved embedding has shape {tuple(table.shape)}, this model's has "
+                f"{tuple(self.embedding.shape)}"
+            )
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *rest)
         missing = rest[0]
         if key in missing:  # a table from other code is loaded as it is
@@ -272,24 +280,13 @@ class LightGCN(nn.Module):
 
 def _pairs_of(edges: Any, device: torch.device) -> Tensor:
     """Return (2, B) int64 from whatever holds pairs."""
-    if isinstance(edges, LinkSet):
-        edges = edges.edges
-    elif isinstance(edges, Interactions):
-        edges = edges.edge_index
-    if not isinstance(edges, Tensor):
-        try:
-            edges = torch.as_tensor(edges, device=device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"edges must be (2, B) integers, got a {type(edges).__name__}"
-            ) from error
-    if edges.ndim != 2 or edges.shape[0] != 2:
-        hint = "; pass edges.T" if edges.ndim == 2 and edges.shape[1] == 2 else ""
-        raise ValueError(f"edges must have shape (2, B), got {tuple(edges.shape)}{hint}")
-    if edges.dtype == torch.bool or edges.is_floating_point() or edges.is_complex():
-        raise ValueError(f"edges must be integers, got {edges.dtype}")
-    pairs: Tensor = edges.long()
-    return pairs
+    with outside_transforms():  # these are kept with the graph
+        if isinstance(edges, LinkSet):
+            edges = edges.edges
+        elif isinstance(edges, Interactions):
+            edges = edges.edge_index
+    pairs = checked_edge_index(edges, "edges")
+    return pairs if isinstance(edges, Tensor) else pairs.to(device)
 
 
 def _check_range(pairs: Tensor, limits: tuple[int, int]) -> None:
@@ -297,7 +294,9 @@ def _check_range(pairs: Tensor, limits: tuple[int, int]) -> None:
         if row.device.type != "cpu":  # without waiting for the device
             torch._assert_async(((row >= 0) & (row < limit)).all())
             continue
-        wrong = row[(row < 0) | (row >= limit)]
+        with outside_transforms():
+            given = values_beneath(row)
+            wrong = given[(given < 0) | (given >= limit)]
         if len(wrong):
             raise ValueError(
                 f"edges: {name} must be in [0, {limit}), got {int(wrong[0])}; users and items "
@@ -332,9 +331,14 @@ def _layer_weights(alpha: Sequence[float] | str | None, num_layers: int) -> list
     size = num_layers + 1
     if alpha is None or (isinstance(alpha, str) and alpha == "learnable"):
         return [1 / size] * size
-    if not hasattr(alpha, "__len__") or isinstance(alpha, str) or len(alpha) != size:
+    if isinstance(alpha, Tensor) and alpha.requires_grad:
+        raise ValueError('alpha requires a gradient; alpha="learnable" makes it a parameter')
+    try:
+        weights = [float(weight) for weight in alpha]
+    except (TypeError, ValueError):  # nothing to iterate over, or no numbers
+        weights = []
+    if len(weights) != size:
         raise ValueError(f'alpha must be None, "learnable" or {size} weights, got {alpha!r}')
-    weights = [float(weight) for weight in alpha]
     if not all(map(math.isfinite, weights)):
         raise ValueError(f"alpha must be finite, got {alpha!r}")
     return weights

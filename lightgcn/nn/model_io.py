@@ -25,6 +25,8 @@ def save_model(path: str | Path, model: LightGCN) -> None:
         >>> load_model("small.model").embedding.shape
         torch.Size([5, 4])
     """
+    if not isinstance(model, LightGCN):
+        raise TypeError(f"model must be a LightGCN, got {type(model).__name__}")
     check_whole(model)
     alpha = model.alpha
     metadata = {

@@ -14,7 +14,9 @@ def leading_projection(features: Tensor, width: int) -> Tensor:
     """Return (N, f) float32 features on their ``width`` leading principal directions, followed by
     zeros if f < width."""
     directions = torch.linalg.eigh(gram_matrix(features)).eigenvectors[:, -width:].flip(1).float()
-    return F.pad(features @ directions, (0, width - directions.shape[1]))
+    with torch.autocast(features.device.type, enabled=False):
+        projected = features @ directions
+    return F.pad(projected, (0, width - directions.shape[1]))
 
 
 def gram_matrix(rows: Tensor) -> Tensor:

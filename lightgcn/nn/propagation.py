@@ -104,6 +104,8 @@ def propagate_rows(
         (tensor([[0., 1.]]), tensor([[1., 0.]]))
     """
     weights = _checked(adjacency, x, alpha)
+    if not isinstance(nodes, Tensor):
+        raise TypeError(f"nodes must be a (B,) int64 tensor, got {type(nodes).__name__}")
     if nodes.ndim != 1 or nodes.dtype != torch.int64:
         raise ValueError(f"nodes must be (B,) int64, got {tuple(nodes.shape)} of {nodes.dtype}")
     if isinstance(weights, Tensor) or x.device.type != "cpu":
@@ -122,12 +124,24 @@ def _plain_rows(
 
 
 def _checked(adjacency: Adjacency, x: Tensor, alpha: Tensor | Sequence[float]) -> Alpha:
+    if not isinstance(adjacency, Adjacency):
+        raise TypeError(
+            f"adjacency must be an Adjacency, got {type(adjacency).__name__}; "
+            "normalized_adjacency(interactions) makes one"
+        )
     adjacency.check_operand(x)
-    weights = alpha if isinstance(alpha, Tensor) else tuple(map(float, alpha))
+    weights = alpha if isinstance(alpha, Tensor) else _numbers(alpha)
     shape = tuple(weights.shape) if isinstance(weights, Tensor) else (len(weights),)
     if len(shape) != 1 or shape == (0,):
         raise ValueError(f"alpha must have shape (K + 1,) with K >= 0, got {shape}")
     return weights
+
+
+def _numbers(alpha: Any) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, alpha))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"alpha must be K + 1 numbers or a tensor, got {alpha!r:.80}") from error
 
 
 class _Propagate(torch.autograd.Function):

@@ -102,14 +102,14 @@ class TextEncoder:
         numbers: dict[str, int] = {}
         places = [numbers.setdefault(text.strip(), len(numbers)) for text in texts]
         distinct = list(numbers)
-        vectors = torch.zeros(len(distinct), self.dim)
+        vectors = torch.zeros(len(distinct), self.dim, dtype=torch.float32, device="cpu")
         with tqdm(
             total=len(distinct), desc="words", unit="text", disable=None if self.progress else True
         ) as bar:
             for first in range(0, len(distinct), _PART):
                 part = distinct[first : first + _PART]
                 vectors[first : first + len(part)] = self._part(part, bar)
-        return vectors[torch.tensor(places, dtype=torch.int64)]
+        return vectors[torch.tensor(places, dtype=torch.int64, device="cpu")]
 
     def _part(self, texts: list[str], bar: Any) -> Tensor:
         file = None
@@ -121,7 +121,7 @@ class TextEncoder:
             if file.is_file():
                 bar.update(len(texts))
                 return self._cached(file, len(texts))
-        vectors = torch.zeros(len(texts), self.dim)
+        vectors = torch.zeros(len(texts), self.dim, dtype=torch.float32, device="cpu")
         # Texts of a length together: a batch is as long as the longest of it.
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
         for first in range(0, len(order), self.batch_size):

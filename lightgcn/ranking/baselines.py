@@ -1,4 +1,4 @@
-"""Baselines: popularity as embeddings, and closed forms that score from a user's items.
+"""Baselines: popularity, and closed forms that score from a user's items.
 
 The closed forms are linear in a user's row of the graph, so they also score users on whom they were
 not fitted (`ItemScorer.for_users`). They are computed on the CPU, and edge weights are the values
@@ -6,7 +6,6 @@ of the rows. Popularity counts users and ignores weights."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -17,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import checked_count, checked_indices
-from lightgcn.graph.interactions import Interactions
+from lightgcn.core.checks import checked_count, checked_indices, checked_number
+from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.nn.spectral import normalized_matrix
 from lightgcn.ranking.inversion import check_memory, invert_, reflect_
 
@@ -53,7 +52,7 @@ class ItemScorer:
     def scores(self, users: Tensor) -> Tensor:
         """Return (B, num_items) float32 scores for (B,) users of ``history``, on their device.
 
-        A user without items gets zeros.
+        A closed form scores zero for a user without items.
 
         Raises:
             ValueError: if a user is out of range.
@@ -68,6 +67,7 @@ class ItemScorer:
         Raises:
             ValueError: if ``history`` has a different number of items.
         """
+        history = checked_interactions("history", history)
         if history.num_items != self.history.num_items:
             raise ValueError(
                 f"history is {history}, but the scorer has {self.history.num_items} items"
@@ -79,18 +79,22 @@ class ItemScorer:
         return self.history.to_scipy().astype(np.float32, copy=False)
 
 
-def popularity(interactions: Interactions) -> tuple[Tensor, Tensor]:
-    """Return (num_users, 1) and (num_items, 1) float32 embeddings whose dot product is an item's
-    number of users.
+def popularity(train: Interactions) -> ItemScorer:
+    """Score an item by its number of users, the same for every user.
 
     Example:
-        >>> users, items = popularity(Interactions([0, 1], [0, 0], num_users=2, num_items=2))
-        >>> users @ items.T
-        tensor([[2., 0.],
-                [2., 0.]])
+        >>> import torch
+        >>> graph = Interactions([0, 1, 1], [0, 0, 1], num_users=2, num_items=3)
+        >>> popularity(graph).scores(torch.tensor([0]))
+        tensor([[2., 1., 0.]])
     """
-    items = interactions.item_degrees.to(torch.float32).unsqueeze(1)
-    return torch.ones(interactions.num_users, 1, device=interactions.device), items
+    train = checked_interactions("train", train)
+    counts = train.item_degrees.cpu().numpy().astype(np.float32)
+    return ItemScorer(train, partial(_same_for_all, scores=counts))
+
+
+def _same_for_all(rows: Any, scores: Floats) -> Floats:
+    return np.tile(scores, (rows.shape[0], 1))
 
 
 def item_cosine(
@@ -123,8 +127,9 @@ def item_cosine(
     """
     from scipy.sparse import csr_array, diags_array, vstack
 
+    train = checked_interactions("train", train)
     checked_count("neighbours", neighbours, 1)
-    _check_number("shrinkage", shrinkage, 0)
+    checked_number("shrinkage", shrinkage, 0)
     matrix = train.to_scipy().astype(np.float32, copy=False)
     if tf_idf:
         rarity = np.log(train.num_items / np.maximum(train.user_degrees.cpu().numpy(), 1)).astype(
@@ -184,8 +189,9 @@ def gf_cf(
         >>> gf_cf(train, ideal_weight=0).scores(torch.tensor([1]))
         tensor([[0.7500, 0.3536]])
     """
+    train = checked_interactions("train", train)
     checked_count("rank", rank, 1)
-    _check_number("ideal_weight", ideal_weight, 0)
+    checked_number("ideal_weight", ideal_weight, 0)
     normalized, items = normalized_matrix(train)
     by_item = np.divide(1, items, out=np.zeros_like(items), where=items > 0)
     directions = _leading_directions(normalized, rank if ideal_weight else 0, progress)
@@ -260,11 +266,13 @@ def ease(train: Interactions, l2: float = 100.0, *, progress: bool = False) -> I
         >>> ease(train, l2=1.0).scores(torch.tensor([1]))
         tensor([[0.0000, 0.3333]])
     """
-    _check_number("l2", l2, None)
+    train = checked_interactions("train", train)
+    checked_number("l2", l2)
     check_memory(train.num_items)
     matrix = train.to_scipy().astype(np.float32, copy=False)
     columns = matrix.T.tocsr()
-    weights = torch.empty(train.num_items, train.num_items)
+    size = (train.num_items, train.num_items)
+    weights = torch.empty(size, dtype=torch.float32, device="cpu")
     for first, end in _blocks(
         train.num_items, max(1, _BLOCK // max(train.num_items, 1)), "ease: XᵀX", progress
     ):
@@ -296,18 +304,3 @@ def _blocks(count: int, size: int, title: str, progress: bool) -> Iterator[tuple
             end = min(first + size, count)
             yield first, end
             bar.update(end - first)
-
-
-def _check_number(name: str, value: Any, least: float | None) -> None:
-    """Raise a ValueError unless ``value`` is finite and at least ``least`` (None: positive)."""
-    wrong = (
-        isinstance(value, bool)
-        or not isinstance(value, int | float | np.number)
-        or not math.isfinite(value)
-    )
-    if wrong or (value <= 0 if least is None else value < least):
-        raise ValueError(
-            f"{name} must be a "
-            f"{'positive number' if least is None else f'number of at least {least}'}, got "
-            f"{value!r}"
-        )

@@ -9,15 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightgcn.graph.interactions import Interactions
-from lightgcn.graph.links import LinkSet, Split
+from lightgcn.core.checks import as_tensor, check_floating
+from lightgcn.graph.interactions import Interactions, checked_interactions
+from lightgcn.graph.links import LinkSet
 from lightgcn.nn.link_scores import link_scores
 from lightgcn.nn.losses import bce_loss
 from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.item_knn import ItemKNN
 from lightgcn.ranking.metrics import RANKING_METRICS, hits_of, roc_auc
 from lightgcn.ranking.ranker import Ranker
-from lightgcn.ranking.topk import TopK, check_k, top_k, top_k_scores
+from lightgcn.ranking.topk import (
+    TopK,
+    check_k,
+    check_residual,
+    check_scores,
+    top_k,
+    top_k_scores,
+)
 
 DEFAULT_METRICS = ("recall", "ndcg", "precision", "hit_rate", "mrr", "map")
 
@@ -93,8 +101,7 @@ def evaluate(
 
 def _checked(model: LightGCN | Ranker, links: LinkSet) -> tuple[Ranker, LinkSet]:
     if not isinstance(links, LinkSet):
-        hint = "; pass one of its sets, such as split.test" if isinstance(links, Split) else ""
-        raise TypeError(f"links must be a LinkSet, got {type(links).__name__}{hint}")
+        raise _no_links(links)
     if not isinstance(model, Ranker):
         ranker = Ranker.from_model(model, links.message, fold_in=False)
         return ranker, links.to(ranker.device)
@@ -105,6 +112,16 @@ def _checked(model: LightGCN | Ranker, links: LinkSet) -> tuple[Ranker, LinkSet]
             "ranker over a different graph can contain held-out edges; pass the model itself"
         )
     return model, links
+
+
+def _no_links(given: object) -> TypeError:
+    hints = {
+        "Split": "; pass one of its sets, such as split.test",
+        "Interactions": "; lightgcn.link_set(message, positives) makes one",
+        "LightGCN": "; the model comes first, then the links",
+    }
+    name = type(given).__name__
+    return TypeError(f"links must be a LinkSet, got {name}{hints.get(name, '')}")
 
 
 def evaluate_users(
@@ -168,7 +185,10 @@ def evaluate_links(
         >>> evaluate_links(users, items, links)["roc_auc"]
         1.0
     """
+    if not isinstance(links, LinkSet):
+        raise _no_links(links)
     _check_nodes(user_embeddings, item_embeddings, links.positives)
+    check_residual(residual, len(user_embeddings), len(item_embeddings))
     left, right = links.edges
     if links.negative_pairs != "all":
         right = right + links.positives.num_users
@@ -220,6 +240,7 @@ def evaluate_ranking(
         >>> evaluate_ranking(users, items, test, seen=train, ks=[1], metrics=["recall"])["recall@1"]
         1.0
     """
+    relevant = checked_interactions("relevant", relevant, "positives")
     _check_nodes(user_embeddings, item_embeddings, relevant)
 
     def best(users: Tensor, k: int, seen: Interactions | None) -> TopK:
@@ -261,6 +282,9 @@ def evaluate_scores(
         >>> evaluate_scores(scores, graph, ks=[1], metrics=["recall"])["recall@1"]
         0.5
     """
+    relevant = checked_interactions("relevant", relevant, "positives")
+    check_scores(scores)
+    seen = None if seen is None else checked_interactions("seen", seen)
     if seen is not None and (seen.num_users, seen.num_items) != (
         relevant.num_users,
         relevant.num_items,
@@ -281,9 +305,13 @@ def _evaluate_lists(
     metrics: Sequence[str],
 ) -> Evaluation:
     """Average the metrics of the lists of ``best(users, k, seen)``."""
-    unknown = [name for name in metrics if name not in RANKING_METRICS]
+    if isinstance(metrics, str | Tensor) or not isinstance(metrics, Iterable):
+        raise ValueError(f'metrics must be a list of names such as ["recall"], got {metrics!r:.80}')
+    metrics = list(metrics)
+    unknown = [name for name in metrics if str(name) not in RANKING_METRICS]
     if unknown:
         raise ValueError(f"unknown metric {unknown[0]!r}; there are {', '.join(RANKING_METRICS)}")
+    seen = None if seen is None else checked_interactions("seen", seen)
     ks = _checked_ks(ks)
     for k in ks:
         check_k(k, relevant.num_items)
@@ -305,13 +333,14 @@ def _evaluate_lists(
 
 
 def _checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
-    given = ks.tolist() if isinstance(ks, np.ndarray | Tensor) else ks
+    given = as_tensor("ks", ks).tolist() if isinstance(ks, np.ndarray | Tensor) else ks
     if not isinstance(given, Iterable) or isinstance(given, str):
         raise ValueError(f"ks must be a sequence of list lengths such as (10, 20), got {ks!r}")
     return tuple(int(k) if isinstance(k, np.integer) else k for k in given)
 
 
 def _check_nodes(users: Tensor, items: Tensor, graph: Interactions) -> None:
+    check_floating(2, user_embeddings=users, item_embeddings=items)
     if (len(users), len(items)) != (graph.num_users, graph.num_items):
         raise ValueError(
             f"there are embeddings of {len(users)} users and {len(items)} items, but the edges to "

@@ -42,7 +42,8 @@ def invert_(matrix: Tensor, *, progress: bool = False, title: str = "inverse") -
         if failed:
             raise ValueError(f"the matrix is not positive definite in {matrix.dtype}")
         inverse = torch.cholesky_inverse(factor)
-        scaled = panel @ inverse
+        with torch.autocast(matrix.device.type, enabled=False):
+            scaled = panel @ inverse
         for top in range(0, count, _PANEL):
             if top != first:
                 bottom = min(top + _PANEL, count)

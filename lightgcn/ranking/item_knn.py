@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.core.checks import INT32_END, checked_count
-from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.interactions import Interactions, checked_interactions
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32 | np.int64]
@@ -141,11 +141,8 @@ class ItemKNN:
                 (rows, sums.indices.astype(np.int64), sums.data * np.repeat(scale, counts))
             )
         if not parts:
-            return (
-                torch.empty(0, dtype=torch.int64),
-                torch.empty(0, dtype=torch.int64),
-                torch.empty(0),
-            )
+            none = torch.empty(0, dtype=torch.int64, device="cpu")
+            return none, none, none.float()
         rows, items, values = map(np.concatenate, zip(*parts, strict=True))
         return torch.from_numpy(rows), torch.from_numpy(items), torch.from_numpy(values)
 
@@ -171,7 +168,12 @@ class ItemKNN:
         users = users.to(graph.device)
         _, places = graph.edge_positions(users)
         items, ends = graph.items[places], graph.user_degrees[users].cumsum(0)
-        values = torch.ones(len(items)) if graph.weights is None else graph.weights[places].float()
+        weights = graph.weights
+        values = (
+            torch.ones(len(items), dtype=torch.float32, device="cpu")
+            if weights is None
+            else weights[places].float()
+        )
         narrow = torch.int32 if max(len(items), graph.num_items) < INT32_END else torch.int64
         columns, row_ends = (
             part.to("cpu", narrow).numpy() for part in (items, F.pad(ends, (1, 0)))
@@ -207,6 +209,7 @@ def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool =
     from scipy.sparse import csr_array, diags_array
     from tqdm import tqdm
 
+    train = checked_interactions("train", train)
     neighbours = checked_count("neighbours", neighbours, 1)
     matrix, count = train.to_scipy().astype(np.float32, copy=False), train.num_items
     users, items = (np.asarray(matrix.sum(axis=axis)) for axis in (1, 0))
@@ -230,7 +233,7 @@ def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool =
 def _blocks(train: Interactions) -> Iterator[tuple[int, int]]:
     """Yield (first, end) of blocks of items: one item, or as many as keep memory bounded."""
     # An item has at most as many similarities as its users have items.
-    most = torch.zeros(train.num_items, dtype=torch.int64).index_add_(
+    most = torch.zeros(train.num_items, dtype=torch.int64, device="cpu").index_add_(
         0, train.items.cpu(), train.user_degrees.cpu()[train.users.cpu()]
     )
     ends = most.cumsum(0)

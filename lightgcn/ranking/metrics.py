@@ -76,7 +76,7 @@ def r_precision(hits: Tensor, num_relevant: Tensor) -> Tensor:
 
     Of a list shorter than |relevant|, the missing ranks count as misses.
     """
-    ranks = torch.arange(hits.shape[1], device=hits.device)
+    ranks = torch.arange(hits.shape[1], dtype=torch.int64, device=hits.device)
     counted = hits & (ranks < num_relevant.unsqueeze(1))
     return counted.sum(1).double() / num_relevant
 

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn.core.checks import check_finite
+from lightgcn.core.checks import check_finite, checked_indices
 from lightgcn.graph.adjacency import exponents, normalized_adjacency
-from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.interactions import Interactions, checked_interactions
+from lightgcn.graph.links import LinkSet
 from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.nn.config import RankingConfig
-from lightgcn.nn.link_scores import products
+from lightgcn.nn.link_scores import products, unit_rows
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.model_io import check_whole
 from lightgcn.nn.propagation import propagate
@@ -42,7 +43,7 @@ class Ranker:
         history: the users' items: masked in their rankings, the input of item kNN and time decay.
         config: the parts of a score, without time decay if the graph has no order.
         item_knn: the similarities of items, or None.
-        fold_in_table: (num_items, d): the sum of each item's messages to a new user,
+        fold_in_table: (num_items, d), float32 or wider: each item's messages to a new user summed,
             m(i) Σ_{k≥1} αₖ e_i^(k-1); None for a model without layers.
         user_exponent: a of D⁻ᵃ P D⁻ᵇ; the sum over a new user's n items is divided by nᵃ.
 
@@ -109,11 +110,20 @@ class Ranker:
         if not isinstance(model, LightGCN):
             raise TypeError(f"model must be a LightGCN, got {_described(model)}")
         if not isinstance(graph, Interactions):
+            hint = "; pass its .message" if hasattr(graph, "message") else ""
             raise TypeError(
                 f"graph must be Interactions, from which the adjacency is made, got "
-                f"{type(graph).__name__}"
+                f"{type(graph).__name__}{hint}"
+            )
+        if side_nodes is not None and not isinstance(side_nodes, SideNodes):
+            raise TypeError(
+                f"side_nodes must be SideNodes, got {type(side_nodes).__name__}; "
+                "SideNodes.of(groups) makes them"
             )
         config = model.ranking if config is None else config
+        if not isinstance(config, RankingConfig):
+            hint = "; pass its .ranking" if hasattr(config, "ranking") else ""
+            raise TypeError(f"config must be a RankingConfig, got {type(config).__name__}{hint}")
         graph = graph.to(model.embedding.device)
         message = graph if side_nodes is None else side_nodes.extend(graph)
         if message.order is None:
@@ -176,19 +186,37 @@ class Ranker:
         )
 
     def score_pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return the scores of (B,) pairs: (B,) float32 or wider."""
+        """Return the scores of (B,) pairs of integers: (B,) float32 or wider.
+
+        Raises:
+            ValueError: if a user or an item is out of range, or they are not as many.
+        """
+        users, items = self._checked("users", users), self._checked("items", items)
+        if len(users) != len(items):
+            raise ValueError(f"users and items must be as many, got {len(users)} and {len(items)}")
         scores = products(self.users, self.items, users, items)
         if self.item_knn is not None:
             scores += self.item_knn.of_links(users, items)
         return scores
 
     def score_users(self, users: Tensor) -> Tensor:
-        """Return the scores of all items for (B,) users: (B, num_items)."""
-        scores = self.users[users] @ self.items.T
+        """Return the scores of all items for (B,) integer users: (B, num_items).
+
+        Raises:
+            ValueError: if a user is out of range.
+        """
+        users = self._checked("users", users)
+        with torch.autocast(self.device.type, enabled=False):
+            scores = self.users[users] @ self.items.T
         if self.item_knn is not None:
             rows, items, gains = self.item_knn.of_users(users)
             scores[rows, items] += gains.to(scores.dtype)
         return scores
+
+    def _checked(self, name: str, given: Any) -> Tensor:
+        """Return (B,) int64 users or items on the ranker's device, each in range."""
+        count = len(self.users if name == "users" else self.items)
+        return checked_indices(name, given, count, f"num_{name}").to(self.device)
 
     def top_k(
         self, k: int, users: Tensor | None = None, *, seen: Interactions | None = None
@@ -222,6 +250,7 @@ class Ranker:
         Raises:
             ValueError: if ``history`` has a different number of items, or the model has no layers.
         """
+        history = checked_interactions("history", history)
         if self.fold_in_table is None:
             raise ValueError(
                 "a model without layers cannot fold in a new user: it passes no messages"
@@ -244,13 +273,14 @@ class Ranker:
             weight = config.time_decay_weight
             users = towards_latest(users, self.item_directions, weighted, weight)
         if self.has_prior:
-            users = F.pad(F.normalize(users), (0, 1), value=1.0)
+            users = F.pad(unit_rows(users), (0, 1), value=1.0)
         elif not config.time_decay:
             degrees = history.user_degrees.double()
             if weights is not None:
                 degrees = torch.zeros_like(degrees).index_add_(0, history.users, weights.double())
             scale = torch.where(degrees > 0, degrees.pow(-self.user_exponent), 0.0)
             users = users * scale.to(users.dtype).unsqueeze(1)
+        users = users.to(self.items.dtype)
         knn = None if self.item_knn is None else replace(self.item_knn, history=weighted)
         return replace(self, users=users, history=history, item_knn=knn)
 
@@ -349,7 +379,7 @@ def _unit_rows_and(rows: Tensor, last: Tensor | float) -> Tensor:
     """Return (N, d + 1): rows of length 1, and a last column."""
     result = rows.new_empty(len(rows), rows.shape[1] + 1)
     for first in range(0, len(rows), _ROWS):  # no second copy of a large table
-        result[first : first + _ROWS, :-1] = F.normalize(rows[first : first + _ROWS])
+        result[first : first + _ROWS, :-1] = unit_rows(rows[first : first + _ROWS])
     result[:, -1] = last
     return result
 
@@ -357,6 +387,8 @@ def _unit_rows_and(rows: Tensor, last: Tensor | float) -> Tensor:
 def _fold_in_table(model: LightGCN, adjacency: Any) -> Tensor:
     """Return (num_items, d): what each item sends to a new user, m(i) Σ_{k≥1} αₖ e_i^(k-1)."""
     table = propagate(adjacency, model.embedding, model.alpha[1:])[model.num_users :]
+    # In float32 at least: the sum over a new user's items, by weight, may be large.
+    table = table.to(torch.promote_types(table.dtype, torch.float32))
     if adjacency.column_scale is None:
         return table.clone()  # without the users' rows
     scaled: Tensor = table * adjacency.column_scale[model.num_users :].to(table.dtype).unsqueeze(1)
@@ -364,5 +396,9 @@ def _fold_in_table(model: LightGCN, adjacency: Any) -> Tensor:
 
 
 def _described(model: Any) -> str:
-    wrapped = isinstance(getattr(model, "module", None), LightGCN)
-    return type(model).__name__ + ("; pass its .module" if wrapped else "")
+    hint = ""
+    if isinstance(getattr(model, "module", None), LightGCN):
+        hint = "; pass its .module"
+    elif isinstance(model, Interactions | LinkSet):
+        hint = "; the model comes first, then the graph or the links"
+    return type(model).__name__ + hint

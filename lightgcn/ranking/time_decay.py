@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightgcn.graph.edge_order import edge_ages
 from lightgcn.graph.interactions import Interactions
+from lightgcn.nn.link_scores import unit_rows
 
 
 def decayed(interactions: Interactions, exponent: float = 1.0) -> Interactions:
@@ -63,12 +64,13 @@ def towards_latest(users: Tensor, items: Tensor, history: Interactions, weight: 
         (num_users, d) of the same dtype; the row of a user without items is only scaled.
     """
     assert history.weights is not None
+    directions = unit_rows(items)
     latest = F.embedding_bag(
         history.items,
-        F.normalize(items),
+        directions,
         history.indptr,
         mode="sum",
-        per_sample_weights=history.weights.to(items.dtype),
+        per_sample_weights=history.weights.to(directions.dtype),
         include_last_offset=True,
     )
-    return F.normalize(users).add_(F.normalize(latest), alpha=weight)
+    return unit_rows(users).add_(unit_rows(latest), alpha=weight).to(users.dtype)

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import checked_count, checked_indices
+from lightgcn.core.checks import as_tensor, check_floating, checked_count, checked_indices
 from lightgcn.core.processor import fast_bfloat16
-from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.nn.link_scores import products
+from lightgcn.nn.model import LightGCN
 
 # Bytes of a chunk's scores: on a CPU they stay in cache, other devices need more to be busy.
 _CPU_BYTES, _DEVICE_BYTES = 1 << 24, 1 << 28
@@ -84,17 +85,18 @@ def top_k(
         >>> top_k(users, items, 2).items
         tensor([[1, 0]])
     """
+    check_floating(2, user_embeddings=user_embeddings, item_embeddings=item_embeddings)
     left, right = user_embeddings.detach(), item_embeddings.detach()
     check_k(k, len(right))
-    if left.ndim != 2 or left.shape[1:] != right.shape[1:]:
+    if left.shape[1:] != right.shape[1:]:
         shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
         raise ValueError(f"expected (num_users, d) and (num_items, d) embeddings, got {shapes}")
-    history = None if residual is None else residual.history
-    for name, graph in (("seen", seen), ("residual", history)):
-        if graph is not None and (graph.num_users, graph.num_items) != (len(left), len(right)):
-            raise ValueError(
-                f"{name} is {graph}, the embeddings are of {len(left)} users and {len(right)} items"
-            )
+    seen = None if seen is None else checked_interactions("seen", seen)
+    if seen is not None and (seen.num_users, seen.num_items) != (len(left), len(right)):
+        raise ValueError(
+            f"seen is {seen}, the embeddings are of {len(left)} users and {len(right)} items"
+        )
+    check_residual(residual, len(left), len(right))
     if users is None:
         users = torch.arange(len(left), dtype=torch.int64, device=left.device)
     else:
@@ -172,12 +174,14 @@ def top_k_scores(
                 [2, 0]])
     """
     check_k(k, num_items)
+    check_scores(scores)
+    seen = None if seen is None else checked_interactions("seen", seen)
     if seen is not None and seen.num_items != num_items:
         raise ValueError(f"seen is {seen}, the scores are of {num_items} items")
     none = torch.empty(0, k, dtype=torch.float32, device=users.device)
     best = [TopK(users.new_empty(0, k), none)]
     for chunk in users.split(_chunk_size(chunk_size, _CPU_BYTES, range(num_items))):
-        rows = scores(chunk).detach()
+        rows = as_tensor("scores", scores(chunk)).detach()
         if rows.shape != (len(chunk), num_items):
             raise ValueError(
                 f"scores must have shape ({len(chunk)}, {num_items}) here, got {tuple(rows.shape)}"
@@ -203,6 +207,28 @@ def check_k(k: int, num_items: int) -> None:
     checked_count("k", k, 1)
     if k > num_items:
         raise ValueError(f"k is {k}, but there are only {num_items} items")
+
+
+def check_scores(scores: object) -> None:
+    """Raise a TypeError unless ``scores`` is a function."""
+    if not callable(scores) or isinstance(scores, LightGCN):
+        hint = "; pass its .scores" if hasattr(scores, "scores") else ""
+        hint = "; evaluate(model, links) takes a model" if callable(scores) else hint
+        raise TypeError(f"scores must be a function of users, got {type(scores).__name__}{hint}")
+
+
+def check_residual(residual: Any, num_users: int, num_items: int) -> None:
+    """Raise an error unless ``residual`` is None, or a term of so many users and items."""
+    if residual is None:
+        return
+    if not hasattr(residual, "of_users"):
+        raise TypeError(f"residual must be an ItemKNN or None, got {type(residual).__name__}")
+    history = residual.history
+    if (history.num_users, history.num_items) != (num_users, num_items):
+        raise ValueError(
+            f"the residual is of {history}, the embeddings are of {num_users} users and "
+            f"{num_items} items"
+        )
 
 
 class _Coarse:
@@ -288,17 +314,17 @@ def _highest(scores: Tensor, count: int) -> Tensor:
     num_groups = scores.shape[1] // size
     maxima = scores[:, : size * num_groups].unflatten(1, (size, num_groups)).amax(1)
     groups = maxima.topk(count, dim=1, sorted=False).indices
-    firsts = torch.arange(0, size * num_groups, num_groups, device=scores.device)
+    firsts = torch.arange(0, size * num_groups, num_groups, dtype=torch.int64, device=scores.device)
     members = (groups.unsqueeze(1) + firsts.unsqueeze(1)).flatten(1)
-    rest = torch.arange(size * num_groups, scores.shape[1], device=scores.device)
+    rest = torch.arange(size * num_groups, scores.shape[1], dtype=torch.int64, device=scores.device)
     members = torch.cat([members, rest.expand(len(members), -1)], dim=1)
     return members.gather(1, scores.gather(1, members).topk(count, dim=1, sorted=False).indices)
 
 
 def _chunk_size(given: int | None, room: int, items: Sequence[int] | Tensor) -> int:
-    if given is not None and given < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {given}")
-    return given or max(32, room // len(items))
+    if given is None:
+        return max(32, room // len(items))
+    return checked_count("chunk_size", given, 1)
 
 
 def _mask_(scores: Tensor, seen: Interactions, users: Tensor) -> Tensor:

@@ -136,6 +136,13 @@ class Preset:
     ranking: RankingConfig = field(default_factory=RankingConfig)
 
     def __post_init__(self) -> None:
+        kinds = {"model": ModelConfig, "train": TrainConfig, "ranking": RankingConfig}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(
+                    f"{name} must be a {kind.__name__}, got {getattr(self, name)!r:.80}; "
+                    'lightgcn.preset("fast", epochs=3) changes settings by name'
+                )
         if self.ranking.item_knn and self.train.negative_pairs == "all":
             raise ValueError(
                 'item_knn must be 0 with negative_pairs="all": it scores user-item pairs'
@@ -273,9 +280,11 @@ def preset(name: str | Path, **changes: Any) -> Preset:
         >>> lightgcn.preset("paper", epochs=3).train.epochs
         3
     """
+    if not isinstance(name, str | Path):
+        raise TypeError(f"name must be a preset's name or file, got {name!r:.80}")
     if str(name).endswith(".json"):
         start = _load_preset(Path(name))
-    elif name in PRESETS:
+    elif str(name) in PRESETS:
         start = PRESETS[str(name)]
     else:
         raise ValueError(

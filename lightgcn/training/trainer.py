@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightgcn.core.process_group import ProcessLostError
-from lightgcn.graph.links import Split
+from lightgcn.graph.links import LinkSet, Split
 from lightgcn.nn.model import LightGCN
 from lightgcn.training.batches import check_split, learnable_links, num_samples, num_steps
 from lightgcn.training.checkpoint import CHECKPOINT_FILE
@@ -95,7 +95,7 @@ def train(
         >>> lightgcn.evaluate(model, split.test).num_users > 0
         True
     """
-    _check_split_type(split)
+    check_split_type(split)
     if isinstance(settings, Preset):
         chosen = settings.changed(**changes)
     else:
@@ -181,7 +181,7 @@ def fit(
         [1, 2]
     """
     _check_model_type(model)
-    _check_split_type(split)
+    check_split_type(split)
     given = preset(settings) if isinstance(settings, str | Path) else settings
     config = _training_of(model, given)
     processes = processes_of(model)
@@ -257,13 +257,17 @@ def _check_model_type(model: Any) -> None:
         raise ValueError("model: it was made in torch.inference_mode() and cannot be trained")
 
 
-def _check_split_type(split: Any) -> None:
+def check_split_type(split: Any) -> None:
+    """Raise a TypeError that says what to pass unless ``split`` is a Split of link sets."""
     if not isinstance(split, Split):
         hint = {
             "Interactions": "; lightgcn.split_edges(interactions) makes one",
             "LinkSet": "; pass the whole split, not one of its sets",
         }.get(type(split).__name__, "")
         raise TypeError(f"split must be a Split, got {type(split).__name__}{hint}")
+    for name, links in (("train", split.train), ("val", split.val)):
+        if not isinstance(links, LinkSet):
+            raise TypeError(f"split.{name} must be a LinkSet, got {type(links).__name__}")
 
 
 def _training_of(model: LightGCN, settings: Any) -> TrainConfig:

@@ -32,7 +32,7 @@ from lightgcn.training.search_space import (
     require_optuna,
     search_space,
 )
-from lightgcn.training.trainer import fit
+from lightgcn.training.trainer import check_split_type, fit
 from lightgcn.training.trials import Trial, best_trial, clock_time
 
 STUDY_FILE = "study.log"
@@ -134,6 +134,7 @@ def tune(
         >>> result.ended
         'trials'
     """
+    check_split_type(split)
     require_optuna()
     start = start or preset("fast")
     _check_limits(minutes, trials, max_dim)

@@ -207,7 +207,7 @@ def test_wrong_ids(ids, message):
 
 @pytest.mark.parametrize("user", [-1, USERS])
 def test_items_of_a_user_that_is_not_there(user):
-    with pytest.raises(ValueError, match=re.escape(f"user must be in [0, 4), got {user}")):
+    with pytest.raises(ValueError, match=rf"user must be.*got {user}"):
         build(PAIRS).items_of(user)
 
 

@@ -564,7 +564,7 @@ def test_wrong_ratios(ratios, message):
         ("disjoint", 1.0, "disjoint must be in [0, 1), got 1.0"),
         ("disjoint", -0.1, "disjoint must be in [0, 1), got -0.1"),
         ("disjoint", float("nan"), "disjoint must be in [0, 1), got nan"),
-        ("negatives", -1.0, "negatives must be a finite number per positive, at least 0, got -1.0"),
+        ("negatives", -1.0, "negatives must be a number of at least 0, got -1.0"),
         ("negatives", float("inf"), "at least 0, got inf"),
         ("stratify", "item", "stratify must be None or \"user\", got 'item'"),
         ("negative_pairs", "items", 'negative_pairs must be "user_item" or "all", got \'items\''),

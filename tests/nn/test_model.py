@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vmap
 
 from lightgcn import Interactions, LightGCN, bce_loss, normalized_adjacency
 
@@ -110,6 +111,49 @@ def test_a_graph_without_edges() -> None:
     torch.testing.assert_close(model.propagate(normalized_adjacency(empty)), model.embedding / 3)
 
 
+def test_torch_func() -> None:
+    """`forward` under transforms equals the dense formula, the first time a graph is seen and
+    afterwards: what is kept with the graph was made outside of the transform."""
+    pairs = torch.tensor([[0, 1, 3], [1, 4, 0]])
+    several = torch.stack([pairs, pairs.flip(1), pairs[:, [0, 0, 2]]])
+    for alpha, weighted in ((None, False), ("learnable", True)):
+        weights = torch.arange(1.0, 8.0) if weighted else None
+        shared = Interactions.from_edge_index(EDGES, USERS, ITEMS, weights=weights)
+        matrix = normalized_adjacency(shared, dtype=torch.float64).to_dense()
+        model = LightGCN(USERS, ITEMS, 3, 2, alpha=alpha, seed=2).double()  # type: ignore[arg-type]
+        parameters = {name: value.detach() for name, value in model.named_parameters()}
+        along = {name: value.cos() for name, value in parameters.items()}
+        batch = {name: torch.stack([v, 2 * v, v + 1]) for name, v in parameters.items()}
+
+        def found(
+            values: Any, edges: Any = pairs, *, graph: Any = shared, model: Any = model
+        ) -> Any:
+            return functional_call(model, values, (graph, edges)).square().sum()
+
+        def dense(values: Any, edges: Any = pairs, *, matrix: Any = matrix) -> Any:
+            weights = values.get("alpha", torch.full((3,), 1 / 3, dtype=torch.float64))
+            table = values["embedding"]
+            layers = [table, matrix @ table, matrix @ matrix @ table]
+            z = sum(weights[k] * layer for k, layer in enumerate(layers))
+            return (z[edges[0]] * z[USERS + edges[1]]).sum(1).square().sum()  # type: ignore[index]
+
+        transforms: list[Any] = [
+            lambda f: grad(f)(parameters),
+            lambda f: jvp(f, (parameters,), (along,)),
+            lambda f: jvp(grad(f), (parameters,), (along,)),
+            lambda f: vmap(f)(batch),
+            lambda f: vmap(grad(f))(batch),
+            lambda f: vmap(f, (None, 0))(parameters, several),
+            lambda f: vmap(grad(f), (None, 0))(parameters, several),
+        ]
+        for transform in transforms:
+            torch.testing.assert_close(transform(found), transform(dense))
+        scores = functional_call(model, parameters, (shared, shared))
+        torch.testing.assert_close(model(shared, shared.edge_index), scores)
+    with pytest.raises(ValueError, match=r"items.*got 5"):
+        vmap(lambda edges: model(shared, edges))(several + several.new_tensor([[0], [1]]))
+
+
 def test_learnable_layer_weights_get_the_gradient_of_the_formula() -> None:
     model = LightGCN(USERS, ITEMS, 3, 2, "learnable").double()
     alpha = model.alpha
@@ -150,8 +194,8 @@ def test_forward_scores_any_two_nodes() -> None:
 @pytest.mark.parametrize(
     ("edges", "node_pairs", "message"),
     [
-        ([[0, 1]], False, r"shape \(2, B\), got \(1, 2\)"),
-        ([0, 1], False, r"shape \(2, B\), got \(2,\)"),
+        ([[0, 1]], False, r"shape \(2, E\), got \(1, 2\)"),
+        ([0, 1], False, r"shape \(2, E\), got \(2,\)"),
         (
             [[0, 4], [0, 0]],
             False,

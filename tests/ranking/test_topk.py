@@ -166,7 +166,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         top_k(torch.ones(2, 2), torch.ones(3, 2), 1, seen=edges({(0, 0)}, 3, 2))
     with pytest.raises(ValueError, match=r"\(2, 2\) and \(3, 4\)"):
         top_k(torch.ones(2, 2), torch.ones(3, 4), 1)
-    with pytest.raises(ValueError, match=r"\(2,\) and \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"user_embeddings.*\(2,\)"):
         top_k(torch.ones(2), torch.ones(3, 2), 1)
     for wrong in (2, -1):
         with pytest.raises(ValueError, match=r"users\[1\] is -?\d+, outside \[0, num_users=2\)"):

@@ -248,7 +248,8 @@ class _Builder:
             )
             raise ValueError(f"{self.files[0]}: no playlist in {len(self.files)} file(s){left_out}")
         users = torch.repeat_interleave(
-            torch.arange(num_users), torch.from_numpy(np.concatenate(self.degrees))
+            torch.arange(num_users, dtype=torch.int64, device="cpu"),
+            torch.from_numpy(np.concatenate(self.degrees)),
         )
         items = torch.from_numpy(np.concatenate(self.items))
         user_ids = np.fromiter(self.file_of, np.int64, num_users)
