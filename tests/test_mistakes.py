@@ -62,6 +62,7 @@ RANKER = RECOMMENDER.ranker
 Z_USERS, Z_ITEMS = RANKER.users, RANKER.items
 FRAME = pd.DataFrame({"user": EDGES[0].tolist(), "item": EDGES[1].tolist()})
 ONE = torch.tensor([1])
+WANTED = torch.ones(3, requires_grad=True)
 
 
 class Wrapped(nn.Module):
@@ -136,6 +137,14 @@ REFUSED: list[tuple[Callable[[], Any], str, str]] = [
     (lambda: RANKER.fold_in(EDGES), "history", "from_edge_index"),
     (lambda: top_k(MODEL, Z_ITEMS, 3), "user_embeddings", "tensor"),
     (lambda: top_k(Z_USERS, Z_ITEMS, 3, seen=TEST), "seen", ".message"),
+    (lambda: MODEL(ADJACENCY.to_sparse_coo().requires_grad_(), EDGES), "gradient", "detach"),
+    (lambda: Interactions([0], [0], 1, 1, WANTED[:1]), "weights", "detach"),
+    (lambda: LightGCN(3, 3, num_layers=2, alpha=WANTED), "alpha", "learnable"),
+    (
+        lambda: lightgcn.in_batch_softmax_loss(Z_USERS, Z_USERS, temperature=WANTED),
+        "temper",
+        "number",
+    ),
     (lambda: lightgcn.save_model("model", RECOMMENDER), "model", "LightGCN"),
     (lambda: LinkSet(EDGES, EDGES, EDGES), "message", "from_edge_index"),
     (lambda: lightgcn.sample_negative_items(EDGES, ONE, 0), "exclude", "from_edge_index"),

@@ -116,6 +116,15 @@ def test_torch_func() -> None:
     afterwards: what is kept with the graph was made outside of the transform."""
     pairs = torch.tensor([[0, 1, 3], [1, 4, 0]])
     several = torch.stack([pairs, pairs.flip(1), pairs[:, [0, 0, 2]]])
+    transforms: list[Any] = [
+        lambda f, x, along, batch, several: grad(f)(x),
+        lambda f, x, along, batch, several: jvp(f, (x,), (along,)),
+        lambda f, x, along, batch, several: jvp(grad(f), (x,), (along,)),
+        lambda f, x, along, batch, several: vmap(f)(batch),
+        lambda f, x, along, batch, several: vmap(grad(f))(batch),
+        lambda f, x, along, batch, several: vmap(f, (None, 0))(x, several),
+        lambda f, x, along, batch, several: vmap(grad(f), (None, 0))(x, several),
+    ]
     for alpha, weighted in ((None, False), ("learnable", True)):
         weights = torch.arange(1.0, 8.0) if weighted else None
         shared = Interactions.from_edge_index(EDGES, USERS, ITEMS, weights=weights)
@@ -137,17 +146,9 @@ def test_torch_func() -> None:
             z = sum(weights[k] * layer for k, layer in enumerate(layers))
             return (z[edges[0]] * z[USERS + edges[1]]).sum(1).square().sum()  # type: ignore[index]
 
-        transforms: list[Any] = [
-            lambda f: grad(f)(parameters),
-            lambda f: jvp(f, (parameters,), (along,)),
-            lambda f: jvp(grad(f), (parameters,), (along,)),
-            lambda f: vmap(f)(batch),
-            lambda f: vmap(grad(f))(batch),
-            lambda f: vmap(f, (None, 0))(parameters, several),
-            lambda f: vmap(grad(f), (None, 0))(parameters, several),
-        ]
         for transform in transforms:
-            torch.testing.assert_close(transform(found), transform(dense))
+            given = parameters, along, batch, several
+            torch.testing.assert_close(transform(found, *given), transform(dense, *given))
         scores = functional_call(model, parameters, (shared, shared))
         torch.testing.assert_close(model(shared, shared.edge_index), scores)
     with pytest.raises(ValueError, match=r"items.*got 5"):
