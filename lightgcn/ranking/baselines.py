@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from lightgcn.core.checks import checked_count, checked_indices, checked_number
+from lightgcn.core.memory import available_memory
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.nn.spectral import normalized_matrix
-from lightgcn.ranking.inversion import check_memory, invert_, reflect_
 
 Floats = npt.NDArray[np.floating[Any]]
 
 # Entries of a block of rows: at most 64 MiB of float32 if dense.
 _BLOCK = 1 << 24
+# Rows of a square matrix that are worked on at a time.
+_ROWS = 1024
 # Up to this many users or items all eigenvectors are computed, in a second or less.
 _FEW_NODES = 1000
 
@@ -278,15 +280,42 @@ def ease(train: Interactions, l2: float = 100.0, *, progress: bool = False) -> I
     ):
         (columns[first:end] @ matrix).toarray(out=weights[first:end].numpy())
     weights.diagonal().add_(l2)
-    try:
-        invert_(weights, progress=progress, title="ease: inverse")
-    except ValueError as error:
+    if train.num_items and not _invert_(weights):
         raise ValueError(
             f"l2={l2!r} is too small: XᵀX + l2 I has no inverse in float32; use a larger l2"
-        ) from error
-    reflect_(weights)
+        )
     weights.div_(-weights.diagonal().clone()).fill_diagonal_(0)
     return ItemScorer(train, partial(_weighted_sum, weights=weights.numpy()))
+
+
+def check_memory(num_items: int) -> None:
+    """Raise a ValueError if EASE of ``num_items`` items needs more memory than is available."""
+    needed = 4 * num_items * (num_items + 4 * _ROWS)
+    available = available_memory()
+    if available is not None and needed > available:
+        raise ValueError(
+            f"EASE of {num_items:,} items needs {needed / 1e9:.1f} GB of memory (num_items² "
+            f"float32), {available / 1e9:.1f} GB are available; leave it out, or keep fewer items "
+            "(lightgcn.graph.k_core)"
+        )
+
+
+def _invert_(matrix: Tensor) -> bool:
+    """Overwrite a symmetric matrix with its inverse, without a second matrix; return whether it is
+    positive definite."""
+    from scipy.linalg import lapack
+
+    # The transposed view is in LAPACK's order, so that it works in place. Its lower triangle is
+    # the upper one here.
+    factor, failed = lapack.spotrf(matrix.numpy().T, lower=1, clean=0, overwrite_a=1)
+    if failed == 0:
+        _, failed = lapack.spotri(factor, lower=1, overwrite_c=1)
+    for first in range(0, len(matrix), _ROWS):
+        rows = slice(first, first + _ROWS)
+        corner = matrix[rows, rows]
+        corner.copy_(corner.triu() + corner.triu(1).T)
+        matrix[first + _ROWS :, rows] = matrix[rows, first + _ROWS :].T
+    return bool(failed == 0)
 
 
 def _weighted_sum(rows: Any, weights: Any) -> Floats:

@@ -16,7 +16,7 @@ from lightgcn.cli import results as result_commands
 from lightgcn.cli import train as train_commands
 from lightgcn.datasets import open_dataset
 from lightgcn.experiments import evaluate as evaluation
-from lightgcn.ranking import inversion
+from lightgcn.ranking import baselines
 
 
 def test_baselines_stand_beside_the_model(
@@ -54,7 +54,7 @@ def test_ease_that_does_not_fit_is_said_before_anything_is_computed(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(inversion, "available_memory", lambda: 1000)
+    monkeypatch.setattr(baselines, "available_memory", lambda: 1000)
     monkeypatch.setattr(evaluation, "evaluate", None)
     command = ("evaluate", own_run, "--baselines", "popularity", "ease")
     assert "items" in refusal(capsys, *command)

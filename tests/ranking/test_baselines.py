@@ -17,7 +17,6 @@ from lightgcn.ranking import (
     baselines,
     ease,
     gf_cf,
-    inversion,
     item_cosine,
     popularity,
     top_k_scores,
@@ -143,7 +142,7 @@ def test_equally_near_items_are_kept_by_index() -> None:
 def test_ease_equals_the_inverse(
     panel: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inversion, "_PANEL", panel)
+    monkeypatch.setattr(baselines, "_ROWS", panel)
     monkeypatch.setattr(baselines, "_BLOCK", 5 * ITEMS)
     x = dense(graph(weighted))
     p = np.linalg.inv(x.T @ x + 3.0 * np.eye(ITEMS))
@@ -312,37 +311,17 @@ def test_too_small_l2_is_said() -> None:
 def test_ease_that_does_not_fit_is_refused_before_anything_is_formed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(inversion, "available_memory", lambda: 1000)
+    monkeypatch.setattr(baselines, "available_memory", lambda: 1000)
     with pytest.raises(ValueError, match="EASE of 23 items needs"):
         ease(graph())
-    monkeypatch.setattr(inversion, "available_memory", lambda: 5_000_000_000)
+    monkeypatch.setattr(baselines, "available_memory", lambda: 5_000_000_000)
     with pytest.raises(
         ValueError, match=r"EASE of 40,981 items needs 7\.4 GB .* 5\.0 GB are available"
     ):
-        inversion.check_memory(40_981)
-    inversion.check_memory(30_000)
-    monkeypatch.setattr(inversion, "available_memory", lambda: None)
-    inversion.check_memory(40_981)
-
-
-@pytest.mark.parametrize("size", [1, 4, 9])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_inverse_in_place_by_panels(
-    size: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inversion, "_PANEL", 4)
-    root = torch.randn(size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    matrix = root @ root.T + torch.eye(size, dtype=torch.float64)
-    given = matrix.to(dtype).tril() + torch.full((size, size), torch.nan, dtype=dtype).triu(
-        1
-    )  # never read
-    found = inversion.invert_(given)
-    assert found is given
-    inversion.reflect_(found)
-    torch.testing.assert_close(found.double(), torch.linalg.inv(matrix), rtol=1e-4, atol=1e-5)
-    assert torch.equal(found, found.T)
-    with pytest.raises(ValueError, match="not positive definite"):
-        inversion.invert_(-torch.eye(size, dtype=dtype))
+        baselines.check_memory(40_981)
+    baselines.check_memory(30_000)
+    monkeypatch.setattr(baselines, "available_memory", lambda: None)
+    baselines.check_memory(40_981)
 
 
 def test_best_items_of_unseen_users_with_their_own_left_out() -> None:
