@@ -16,7 +16,7 @@ import torch
 from lightgcn import top_k
 from lightgcn.datasets import read_mpd
 from lightgcn.ranking import topk as retrieval
-from lightgcn.ranking.candidates import TopK
+from lightgcn.ranking.topk import TopK
 
 PROGRAM = """
 import hashlib, json, sys, torch

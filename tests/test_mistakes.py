@@ -94,7 +94,7 @@ REFUSED: list[tuple[Callable[[], Any], str, str]] = [
     (lambda: evaluate(MODEL, EDGES), "links", "LinkSet"),
     (lambda: evaluate(TEST, MODEL), "links", "model comes first"),
     (lambda: evaluate(Wrapped(MODEL), TEST), "model", ".module"),
-    (lambda: evaluate(RANKER, TEST), "messages", "the model itself"),
+    (lambda: evaluate(RANKER, TEST), "held-out", "the model itself"),
     (lambda: evaluate(MODEL, TEST, ks=20), "ks", "20"),
     (lambda: evaluate(MODEL, TEST, metrics="recall"), "metrics", "list"),
     (lambda: evaluate_links(Z_USERS, Z_ITEMS, SPLIT), "links", "split.test"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import orjson
 import torch
@@ -309,7 +309,7 @@ def normalization_name(
     given: tuple[float, float] | None,
 ) -> Normalization | tuple[float, float] | Literal["custom"]:
     """Return the name of exponents (a, b) if they have one; "custom" for a matrix without."""
-    names: dict[tuple[float, float], Normalization] = {(1, 0): "mean", (0.5, 0.5): "symmetric"}
+    names = {exponents(name): name for name in get_args(Normalization)}
     return "custom" if given is None else names.get(given, given)
 
 

@@ -32,7 +32,13 @@ _ALIGNED = 32
 class TopK(NamedTuple):
     """The best items of each user, best first: ``items`` (B, k) int64, ``scores`` (B, k) floating.
 
-    A user with fewer than k items left has -1 and -inf in the remaining places."""
+    A user with fewer than k items left has -1 and -inf in the remaining places.
+
+    Example:
+        >>> best = top_k(torch.tensor([[2.0]]), torch.tensor([[1.0], [3.0]]), 1)
+        >>> best.items, best.scores
+        (tensor([[1]]), tensor([[6.]]))
+    """
 
     items: Tensor
     scores: Tensor

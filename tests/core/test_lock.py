@@ -36,6 +36,7 @@ def holder(tmp_path: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_another_process_is_refused_until_the_owner_is_killed(
     holder: subprocess.Popen[str], tmp_path: Path
 ) -> None:
@@ -51,6 +52,7 @@ def test_another_process_is_refused_until_the_owner_is_killed(
     assert not (tmp_path / "run" / LOCK_FILE).exists()
 
 
+@pytest.mark.slow
 def test_every_command_that_writes_a_folder_is_refused(
     holder: subprocess.Popen[str], tmp_path: Path, slices: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,6 +156,7 @@ def test_a_file_system_without_locks_holds_nothing(
     assert os.listdir(tmp_path / "run") == ["file"]
 
 
+@pytest.mark.slow
 def test_many_processes_that_take_turns_never_hold_a_folder_together(tmp_path: Path) -> None:
     code = """
 import sys, time, random

@@ -153,6 +153,7 @@ def test_temporary_folders_of_killed_processes_are_removed(file: Path) -> None:
     assert not old.exists() and new.exists() and other.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_save_leaves_the_old_file_and_nothing_for_long(tmp_path: Path) -> None:
     """safetensors leaves a half-written file of its own, in the same temporary folder."""
     file = tmp_path / "some.safetensors"
@@ -180,6 +181,7 @@ while True:
         assert os.listdir(tmp_path) == [file.name]
 
 
+@pytest.mark.slow
 def test_the_temporary_folder_of_a_living_process_is_left_alone(file: Path) -> None:
     code = """
 import sys

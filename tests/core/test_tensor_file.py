@@ -95,6 +95,7 @@ def test_loaded_tensors_outlive_the_file(file):
     assert tensors["a"].tolist() == list(range(10))
 
 
+@pytest.mark.slow
 def test_the_same_content_is_the_same_bytes_in_every_process(tmp_path):
     code = """
 import sys, torch

@@ -297,6 +297,7 @@ def test_reindex_keeps_info_true_and_counts_what_it_drops():
     assert whole.info == info
 
 
+@pytest.mark.slow
 def test_the_edges_of_a_file_are_mapped_and_not_copied(tmp_path):
     graph = synthetic_interactions(3000, 2000, 400_000, seed=3)
     Dataset(graph, {}, {}).save(tmp_path)

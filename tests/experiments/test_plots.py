@@ -177,6 +177,7 @@ def test_the_map_draws_the_most_popular_and_writes_names_that_are_no_formulas() 
         plots.embedding_map(items, popularity, names[:3])
 
 
+@pytest.mark.slow
 def test_names_do_not_overlap() -> None:
     items = torch.randn(300, 4, generator=torch.Generator().manual_seed(1))
     figure = plots.embedding_map(

@@ -158,6 +158,7 @@ def test_metrics_of_an_earlier_model_are_not_shown(run: Path, tmp_path: Path) ->
     assert "Not evaluated yet" in report.write_report(dataset, tmp_path / "run").read_text()
 
 
+@pytest.mark.slow
 def test_training_that_went_on_without_an_end_is_told_and_not_mixed_in(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

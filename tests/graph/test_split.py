@@ -272,6 +272,7 @@ def test_weights_and_ids_travel_with_the_edges():
             assert part.user_ids is graph.user_ids
 
 
+@pytest.mark.slow
 def test_every_edge_is_held_out_as_often_as_any_other():
     graph, counts = random_graph(20), np.zeros((3, 20))
     for seed in range(1500):

@@ -55,6 +55,7 @@ def test_signs_are_fixed_and_isolated_nodes_are_zero() -> None:
     assert float(first.users[3].abs().max()) < 1e-5 and float(first.items[5].abs().max()) < 1e-5
 
 
+@pytest.mark.slow
 def test_all_triplets_of_a_long_matrix_stay_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
     """64 users of 300,000 items: 154 MB dense in float64, and so is nothing of it."""
     generator = torch.Generator().manual_seed(0)

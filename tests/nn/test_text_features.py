@@ -230,7 +230,7 @@ def test_a_start_from_words_needs_a_model_and_a_model_such_a_start(
     assert cli.main(["train", str(prepared), run, "--words", str(tmp_path / "missing")]) == 2
     assert "no language model" in capsys.readouterr().err
     assert not Path(run).exists()
-    with pytest.raises(ValueError, match="--words MODEL"):
+    with pytest.raises(ValueError, match="--words"):
         preset("fast", init="words").new_model(
             Interactions.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 3, 4)
         )

@@ -241,6 +241,7 @@ def test_scores_are_evaluated_as_embeddings_are(dtype: torch.dtype, chunk_size: 
     )
 
 
+@pytest.mark.slow
 def test_only_users_with_something_to_find_are_scored_in_chunks_of_bounded_size() -> None:
     relevant = Interactions.from_edge_index(torch.tensor([[1, 3], [0, 1]]), 5, 1 << 23)
     asked: list[list[int]] = []

@@ -105,6 +105,7 @@ def test_the_test_set_is_not_read(split, tmp_path) -> None:
     assert tune(hidden, tmp_path, trials=1, **QUICK).best is not None
 
 
+@pytest.mark.slow
 def test_the_time_ends_the_search_and_a_trial_has_a_tenth_of_it(
     split, tmp_path, monkeypatch
 ) -> None:
