@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lightgcn.core.checks import check_floating, checked_count, checked_number
 
-# Logits that are live at a time: 16 MiB of float32, whatever the batch is.
-_CHUNK_LOGITS = 1 << 22
+# Logits that are live at a time: 8 MiB of float32, whatever the batch is.
+_CHUNK_LOGITS = 1 << 21
 
 
 def bce_loss(logits: Tensor, labels: Tensor) -> Tensor:
