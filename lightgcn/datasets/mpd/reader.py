@@ -1,16 +1,17 @@
 """The Spotify Million Playlist Dataset: JSON slices to a `Dataset` of playlists (users) and tracks
 (items).
 
-A slice is parsed by orjson in pieces, its tracks become integers through one dictionary, and
-everything else is dropped at once, so memory follows the number of edges and distinct tracks, not
-the 33 GB of JSON. Several processes read slices side by side (`workers`); this one merges what they
-give in the order of the files."""
+`slice_reader` turns a slice into arrays, in several processes side by side (`workers`); here they
+are merged in the order of the files. Memory follows the number of edges and distinct tracks, not
+the 33 GB of JSON."""
 
 from __future__ import annotations
 
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,12 @@ import torch
 
 from lightgcn.datasets.dataset import Dataset
 from lightgcn.datasets.files import existing_file, with_progress
-from lightgcn.datasets.mpd.slice_reader import COLUMNS, Part, Reader, parse, problem
+from lightgcn.datasets.mpd.slice_reader import COLUMNS, Part, Reader, parse, problems
 from lightgcn.datasets.mpd.slices import chosen_slices, slice_files
 from lightgcn.datasets.mpd.workers import parts_by_workers, process_count
 from lightgcn.graph.interactions import Interactions
 
-# Playlists that were left out of which it is said what is wrong with them.
-_LISTED = 1000
+_LISTED = 1000  # playlists left out whose problems are kept
 
 
 def read_mpd(
@@ -79,7 +79,14 @@ def read_mpd(
     else:
         files = chosen_slices(slice_files(source), slices)
         total = len(files)
-    with _parts(files, process_count(files, processes), order, skip_bad) as (builder, parts):
+    count, reader = process_count(files, processes), Reader(skip_bad)
+    parts = (
+        parts_by_workers(files, count, skip_bad)
+        if count > 1
+        else ((path, 0, reader.read(path)) for path in files)
+    )
+    builder = _Builder(reader.index, order, skip_bad)
+    with closing(parts):
         for path, worker, part in with_progress(parts, progress, total=total, unit="slice"):
             builder.add(path, worker, part)
     if not builder.files:
@@ -88,40 +95,19 @@ def read_mpd(
     return builder.finish({"format": "mpd", "source": listed, "slices": len(builder.files)})
 
 
-@contextmanager
-def _parts(
-    files: Iterable[Path], processes: int, order: bool, skip_bad: bool
-) -> Iterator[tuple[_Builder, Iterator[tuple[Path, int, Part]]]]:
-    if processes > 1:
-        with parts_by_workers(files, processes, skip_bad) as parts:
-            yield _Builder(Reader().index, processes, order, skip_bad), parts
-    else:
-        reader = Reader(skip_bad)
-        yield _Builder(reader.index, 0, order, skip_bad), _parts_here(files, reader)
-
-
-def _parts_here(files: Iterable[Path], reader: Reader) -> Iterator[tuple[Path, int, Part]]:
-    for path in files:
-        try:
-            part = reader.read(path)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        yield path, 0, part
-
-
 class _Builder:
     """Merges parts in the order of their files: flat integer arrays, and the texts of each distinct
     track once.
 
-    ``index`` numbers the tracks of all. Where processes read, each has numbers of its own:
-    ``tables`` turns them into those. The reader of this process uses ``index`` itself."""
+    ``index`` numbers the tracks of all; ``tables`` has these numbers by those of each process. A
+    reader in this process shares ``index``, so that its table changes nothing."""
 
-    def __init__(self, index: dict[str, int], processes: int, order: bool, skip_bad: bool) -> None:
+    def __init__(self, index: dict[str, int], order: bool, skip_bad: bool) -> None:
         self.index = index
         self.skip_bad = skip_bad
-        self.skipped = 0
+        self.tables: defaultdict[int, array[int]] = defaultdict(lambda: array("i"))
         self.problems: list[str] = []
-        self.tables = [array("i") for _ in range(processes)]
+        self.skipped = 0
         self.files: list[Path] = []
         self.file_of: dict[int, int] = {}  # pid -> position in files; its order is the users' order
         self.titles: list[str] = []
@@ -134,82 +120,46 @@ class _Builder:
         self.empty = 0
 
     def add(self, path: Path, worker: int, part: Part) -> None:
-        if self.skip_bad:
-            part = self._without_repeats(part)
-            self.skipped += len(part.problems)
-            self.problems += [
-                f"{path}: {problem}" for problem in part.problems[: _LISTED - len(self.problems)]
-            ]
-        codes, columns = np.frombuffer(part.codes, np.int32), part.columns
-        if self.tables:
-            codes, columns = self._renumbered(self.tables[worker], part)
-        # Here, not where it was read: which file has a track first is known here alone.
-        if not all(set(map(type, values)) <= {str} for values in columns):
-            raise ValueError(f"{path}: {problem(parse(path.read_bytes()))}")
-        self._add_pids(path, part.pids.tolist())
-        self.titles += part.titles
-        for name, values in zip(COLUMNS, columns, strict=True):
-            share = name != "name"
-            self.columns[name] += map(self.pool.setdefault, values, values) if share else values
-        self._add_edges(np.frombuffer(part.lengths, np.int32), codes)
-
-    def _renumbered(
-        self, table: array[int], part: Part
-    ) -> tuple[npt.NDArray[np.int32], list[list[str]]]:
-        """Return the codes in the numbers of all, and the texts of the tracks that no earlier file
-        has."""
-        known = len(self.index)
+        table, known = self.tables[worker], len(self.columns["name"])
         numbers = list(map(self.index.__getitem__, part.uris))
         table.extend(numbers)
-        fresh = [place for place, number in enumerate(numbers) if number >= known]
-        columns = part.columns
-        if len(fresh) < len(numbers):
-            columns = [list(map(column.__getitem__, fresh)) for column in columns]
-        return np.frombuffer(table, np.int32)[np.frombuffer(part.codes, np.int32)], columns
-
-    def _without_repeats(self, part: Part) -> Part:
-        """Leave out playlists whose pid was there before, in this file or another."""
-        fresh: list[bool] = []
-        seen: set[int] = set()
-        for pid in part.pids:
-            fresh.append(pid not in seen and pid not in self.file_of)
-            seen.add(pid)
-        if all(fresh):
-            return part
-        kept = np.array(fresh)
-        lengths, codes = np.frombuffer(part.lengths, np.int32), np.frombuffer(part.codes, np.int32)
-        repeated = [
-            f"pid {pid} is there again"
-            + (f", after {self.files[self.file_of[pid]]}" if pid in self.file_of else "")
-            for pid, first in zip(part.pids, fresh, strict=True)
-            if not first
-        ]
-        return part._replace(
-            pids=array("q", np.frombuffer(part.pids, np.int64)[kept].tobytes()),
-            lengths=array("i", lengths[kept].tobytes()),
-            codes=array("i", codes[np.repeat(kept, lengths)].tobytes()),
-            titles=[title for title, first in zip(part.titles, fresh, strict=True) if first],
-            problems=[*part.problems, *repeated],
-        )
-
-    def _add_pids(self, path: Path, pids: list[int]) -> None:
-        if len(set(pids)) != len(pids) or not self.file_of.keys().isdisjoint(pids):
-            place_of: dict[int, int] = {}
-            for place, pid in enumerate(pids):
-                if pid in self.file_of or pid in place_of:
-                    other = (
-                        self.files[self.file_of[pid]]
-                        if pid in self.file_of
-                        else f"playlist {place_of[pid]} there"
-                    )
-                    raise ValueError(
-                        f"{path}: playlist {place}: pid {pid} is also that of {other}; pids must "
-                        "be distinct; "
-                        "a slice may be there twice, or playlists were renumbered slice by slice"
-                    )
-                place_of[pid] = place
-        self.file_of.update(dict.fromkeys(pids, len(self.files)))
+        fresh = [number >= known for number in numbers]
+        for (name, column), texts in zip(self.columns.items(), part.columns, strict=True):
+            new = list(compress(texts, fresh))
+            # Here, not where it was read: only here is known which file has a track first.
+            if not set(map(type, new)) <= {str}:
+                raise ValueError(f"{path}: {next(iter(problems(parse(path)).values()))}")
+            column += new if name == "name" else map(self.pool.setdefault, new, new)
+        codes = np.frombuffer(table, np.int32)[np.frombuffer(part.codes, np.int32)]
+        lengths = np.frombuffer(part.lengths, np.int32)
+        repeated = self._repeated(part.pids)
+        kept = [place not in repeated for place in range(len(lengths))]
+        if repeated:
+            place, problem = next(iter(repeated.items()))
+            if not self.skip_bad:
+                raise ValueError(
+                    f"{path}: playlist {place}: {problem}; pids must be distinct; a slice may be "
+                    "there twice, or playlists were renumbered slice by slice"
+                )
+            codes, lengths = codes[np.repeat(kept, lengths)], lengths[kept]
+        found = [*part.problems, *repeated.values()]
+        self.skipped += len(found)
+        self.problems += [f"{path}: {one}" for one in found[: _LISTED - len(self.problems)]]
+        self.file_of.update(dict.fromkeys(compress(part.pids, kept), len(self.files)))
         self.files.append(path)
+        self.titles += compress(part.titles, kept)
+        self._add_edges(lengths, codes)
+
+    def _repeated(self, pids: Iterable[int]) -> dict[int, str]:
+        """Return the places of playlists whose pid an earlier one has, and which one that is."""
+        found: dict[int, str] = {}
+        place_of: dict[int, int] = {}
+        for place, pid in enumerate(pids):
+            if pid in self.file_of:
+                found[place] = f"pid {pid} is also that of {self.files[self.file_of[pid]]}"
+            elif place_of.setdefault(pid, place) != place:
+                found[place] = f"pid {pid} is also that of playlist {place_of[pid]} there"
+        return found
 
     def _add_edges(self, lengths: npt.NDArray[np.int32], codes: npt.NDArray[np.int32]) -> None:
         """Sort and merge the slice's pairs here, while they are few: the whole graph then needs no
@@ -246,14 +196,13 @@ class _Builder:
         items = torch.from_numpy(np.concatenate(self.items))
         user_ids = np.fromiter(self.file_of, np.int64, num_users)
         item_ids = np.array(list(self.index), dtype=object)
-        if self.skip_bad:  # of tracks that only playlists hold that were left out nothing is kept
+        if self.skip_bad:  # nothing is kept of tracks that only repeated playlists hold
             held = torch.bincount(items, minlength=num_items) > 0
-            kept = held.nonzero().flatten().tolist()
-            if len(kept) < num_items:
-                items, num_items = (held.cumsum(0) - 1)[items.long()], len(kept)
-                item_ids = item_ids[kept]
+            if not held.all():
+                items, num_items = (held.cumsum(0) - 1)[items.long()], int(held.sum())
+                item_ids = item_ids[held.numpy()]
                 self.columns = {
-                    name: [texts[place] for place in kept] for name, texts in self.columns.items()
+                    name: list(compress(texts, held)) for name, texts in self.columns.items()
                 }
         order = None if self.places is None else torch.from_numpy(np.concatenate(self.places))
         graph = Interactions(users, items, num_users, num_items, None, user_ids, item_ids, order)
