@@ -125,7 +125,7 @@ class _Builder:
         table.extend(numbers)
         fresh = [number >= known for number in numbers]
         for (name, column), texts in zip(self.columns.items(), part.columns, strict=True):
-            new = list(compress(texts, fresh))
+            new = texts if all(fresh) else list(compress(texts, fresh))
             # Here, not where it was read: only here is known which file has a track first.
             if not set(map(type, new)) <= {str}:
                 raise ValueError(f"{path}: {next(iter(problems(parse(path)).values()))}")
