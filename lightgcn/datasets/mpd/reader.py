@@ -38,36 +38,40 @@ def read_mpd(
     skip_bad: bool = False,
     progress: bool = False,
 ) -> Dataset:
-    """Read Million Playlist Dataset slices: playlists are users in file order, tracks items by
-    first appearance.
+    """Read slices of the Million Playlist Dataset.
 
-    ``user_ids`` are the pids and ``item_ids`` the track URIs. A track repeated within a playlist is
-    one edge, and a playlist without tracks is a user without edges; ``info`` counts both. Only
-    ``pid``, ``tracks`` and each track's ``track_uri`` are required; a missing name is "".
+    Playlists are users, in file order; tracks are items, by first appearance. ``user_ids`` are pids
+    and ``item_ids`` track URIs. A track repeated within a playlist is one edge, and a playlist
+    without tracks is a user without edges; ``info`` counts both. ``pid``, ``tracks`` and
+    ``track_uri`` are required; a missing name is "".
 
     Args:
-        source: a folder of slices, one file, or several files. Slices go by the first pid in their
-            name, as a number. An iterator gives files one by one, read in its order, so that slices
-            need not lie on the disk together: it is asked for the next one while at most 2 ×
-            ``processes`` of those that it gave are still to be read.
-        slices: ``(start, stop)`` positions in that order to read, half-open; all where left out.
-            Not of an iterator.
-        processes: how many read slices side by side, not more than there are files; the result is
-            the same. 1 starts none. None is one per core that this process may use and 16 MB of
-            JSON, and 8 at most.
-        order: whether to keep each track's place in its playlist (`Interactions.order`; the first,
-            of a repeated one).
-        skip_bad: whether to leave out playlists that are not what they must be, in place of an
-            error; ``info`` then has how many ("skipped_playlists") and says what is wrong with the
-            first thousand ("skipped"). A file that is no slice is an error in any case.
-        progress: show a bar on stderr, if that is a terminal.
+        source: a folder of slices, one file, or several files, read in the order of the first pid
+            in their names. An iterator is read in its own order; its next file is taken while at
+            most 2 × ``processes`` files are unread, so earlier ones can be removed meanwhile.
+        slices: ``(start, stop)`` positions to read, half-open; None reads all. Not for iterators.
+        processes: number of reading processes; the result does not depend on it. 1 starts none;
+            None is one per available core and 16 MB of JSON, at most 8.
+        order: keep each track's place in its playlist as `Interactions.order`; the first place, if
+            the track is repeated.
+        skip_bad: leave out malformed playlists; ``info["skipped_playlists"]`` counts them and
+            ``info["skipped"]`` describes the first thousand. A malformed file is still an error.
+        progress: show a progress bar on stderr if it is a terminal.
 
     Raises:
-        FileNotFoundError: if a path is not there.
-        ValueError: naming file, playlist, field and value, for a file that is not an MPD slice, a
-            playlist without an integer pid or with one seen before, a track without a URI, or
-            ``slices`` or ``processes`` out of range.
-        ChildProcessError: if a process that reads slices dies.
+        FileNotFoundError: if a path does not exist.
+        ValueError: if a file is not an MPD slice, a playlist has no integer pid or a repeated one,
+            a track has no URI, or a text is not a string, with file, playlist, field and value; or
+            if ``slices`` or ``processes`` is out of range.
+        ChildProcessError: if a reading process dies.
+
+    Example:
+        >>> import tempfile
+        >>> from lightgcn.datasets import read_mpd, write_synthetic_mpd
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = write_synthetic_mpd(folder, num_playlists=20, num_tracks=50, mean_length=5)
+        >>> read_mpd(folder).interactions.num_users
+        20
     """
     files: Iterable[Path]
     if isinstance(source, Iterator):
@@ -112,7 +116,6 @@ class _Builder:
         self.file_of: dict[int, int] = {}  # pid -> position in files; its order is the users' order
         self.titles: list[str] = []
         self.columns: dict[str, list[str]] = {name: [] for name in COLUMNS}
-        self.pool: dict[str, str] = {}  # one object per artist or album, not one per track
         self.degrees: list[npt.NDArray[np.int64]] = []
         self.items: list[npt.NDArray[np.int32]] = []
         self.places: list[npt.NDArray[np.int32]] | None = [] if order else None
@@ -124,12 +127,12 @@ class _Builder:
         numbers = list(map(self.index.__getitem__, part.uris))
         table.extend(numbers)
         fresh = [number >= known for number in numbers]
-        for (name, column), texts in zip(self.columns.items(), part.columns, strict=True):
+        for column, texts in zip(self.columns.values(), part.columns, strict=True):
             new = texts if all(fresh) else list(compress(texts, fresh))
-            # Here, not where it was read: only here is known which file has a track first.
+            # Checked here, where it is known which file has a track first.
             if not set(map(type, new)) <= {str}:
                 raise ValueError(f"{path}: {next(iter(problems(parse(path)).values()))}")
-            column += new if name == "name" else map(self.pool.setdefault, new, new)
+            column += new
         codes = np.frombuffer(table, np.int32)[np.frombuffer(part.codes, np.int32)]
         lengths = np.frombuffer(part.lengths, np.int32)
         repeated = self._repeated(part.pids)
@@ -158,57 +161,53 @@ class _Builder:
             if pid in self.file_of:
                 found[place] = f"pid {pid} is also that of {self.files[self.file_of[pid]]}"
             elif place_of.setdefault(pid, place) != place:
-                found[place] = f"pid {pid} is also that of playlist {place_of[pid]} there"
+                found[place] = (
+                    f"pid {pid} is also that of playlist {place_of[pid]} of the same file"
+                )
         return found
 
     def _add_edges(self, lengths: npt.NDArray[np.int32], codes: npt.NDArray[np.int32]) -> None:
-        """Sort and merge the slice's pairs here, while they are few: the whole graph then needs no
-        sort at all."""
+        """Sort and merge the pairs of one slice; the whole graph then needs no sort."""
         count = len(lengths)
         keys = np.repeat(np.arange(count, dtype=np.int64) << 32, lengths) | codes
         if self.places is None:
-            keys.sort()
-            keys = keys[np.diff(keys, prepend=-1) != 0]
+            keys = np.unique(keys)
         else:
-            by_key = np.argsort(keys, kind="stable")
-            keys = keys[by_key]
-            first = np.diff(keys, prepend=-1) != 0
-            keys = keys[first]
+            keys, first = np.unique(keys, return_index=True)
             starts = np.cumsum(lengths, dtype=np.int64) - lengths
-            self.places.append((by_key[first] - starts[keys >> 32]).astype(np.int32))
+            self.places.append((first - starts[keys >> 32]).astype(np.int32))
         self.degrees.append(np.bincount(keys >> 32, minlength=count))
         self.items.append((keys & 0xFFFF_FFFF).astype(np.int32))
         self.entries += len(codes)
         self.empty += int((lengths == 0).sum())
 
     def finish(self, info: dict[str, Any]) -> Dataset:
-        num_users, num_items = len(self.titles), len(self.index)
-        if num_users == 0:
-            left_out = (
-                f"; {self.skipped} were left out, such as {self.problems[0]}"
-                if self.problems
-                else ""
+        if not self.titles:
+            skipped = f"; {self.skipped} were left out, such as {self.problems[:1]}"
+            raise ValueError(
+                f"{self.files[0]}: no playlist in {len(self.files)} file(s)"
+                + (skipped if self.skipped else "")
             )
-            raise ValueError(f"{self.files[0]}: no playlist in {len(self.files)} file(s){left_out}")
-        users = torch.repeat_interleave(
-            torch.arange(num_users), torch.from_numpy(np.concatenate(self.degrees))
-        )
-        items = torch.from_numpy(np.concatenate(self.items))
-        user_ids = np.fromiter(self.file_of, np.int64, num_users)
+        users = np.repeat(np.arange(len(self.titles), dtype=np.int64), np.concatenate(self.degrees))
+        items = np.concatenate(self.items)
+        user_ids = np.fromiter(self.file_of, np.int64)
         item_ids = np.array(list(self.index), dtype=object)
-        if self.skip_bad:  # nothing is kept of tracks that only repeated playlists hold
-            held = torch.bincount(items, minlength=num_items) > 0
-            if not held.all():
-                items, num_items = (held.cumsum(0) - 1)[items.long()], int(held.sum())
-                item_ids = item_ids[held.numpy()]
-                self.columns = {
-                    name: list(compress(texts, held)) for name, texts in self.columns.items()
-                }
-        order = None if self.places is None else torch.from_numpy(np.concatenate(self.places))
-        graph = Interactions(users, items, num_users, num_items, None, user_ids, item_ids, order)
+        if self.skip_bad:  # Drop tracks that only repeated playlists hold.
+            held = np.bincount(items, minlength=len(item_ids)) > 0
+            items, item_ids = (held.cumsum() - 1)[items], item_ids[held]
+            self.columns = {name: list(compress(c, held)) for name, c in self.columns.items()}
+        graph = Interactions(
+            torch.from_numpy(users),
+            torch.from_numpy(items),
+            len(user_ids),
+            len(item_ids),
+            user_ids=user_ids,
+            item_ids=item_ids,
+            order=None if self.places is None else torch.from_numpy(np.concatenate(self.places)),
+        )
         info |= {
-            "playlists": num_users,
-            "tracks": num_items,
+            "playlists": graph.num_users,
+            "tracks": graph.num_items,
             "entries": self.entries,
             "edges": graph.num_edges,
             "duplicate_entries": self.entries - graph.num_edges,
