@@ -171,7 +171,8 @@ class _Builder:
         count = len(lengths)
         keys = np.repeat(np.arange(count, dtype=np.int64) << 32, lengths) | codes
         if self.places is None:
-            keys = np.unique(keys)
+            keys.sort()  # several times as fast as np.unique
+            keys = keys[np.diff(keys, prepend=-1) != 0]
         else:
             keys, first = np.unique(keys, return_index=True)
             starts = np.cumsum(lengths, dtype=np.int64) - lengths
