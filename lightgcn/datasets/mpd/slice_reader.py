@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from operator import itemgetter
@@ -25,6 +25,11 @@ COLUMNS = {
     "artist_id": "artist_uri",
     "album": "album_name",
 }
+_Field = tuple[Callable[[Any], bool], str]  # whether a value is sound, and what one is
+_PID: _Field = (lambda v: type(v) is int and 0 <= v < 2**63, "a non-negative integer below 2^63")
+_LIST: _Field = (lambda v: isinstance(v, list), "a list")
+_TEXT: _Field = (lambda v: v is None or isinstance(v, str), "a string")
+_URI: _Field = (lambda v: isinstance(v, str) and v != "", "a string such as spotify:track:...")
 PIECE = 120_000  # bytes of JSON whose objects fit a core's second-level cache
 _OPENING = re.compile(rb'"playlists"\s*:\s*\[(\s*\n\s*)(?=\{)')
 _MARK = -7_046_029_254_386_353_131
@@ -193,31 +198,30 @@ def problems(playlists: list[Any]) -> dict[int, str]:
 
 def _problem(place: int, playlist: Any) -> str | None:
     where = f"playlist {place}"
-    if not isinstance(playlist, dict):
-        return f"{where} is {_kind(playlist)}, expected an object with pid and tracks"
-    pid = playlist.get("pid")
-    if type(pid) is not int or not 0 <= pid < 2**63:
-        return _wrong(where, playlist, "pid", "a non-negative integer below 2^63")
-    where += f" (pid {pid})"
-    if not isinstance(playlist.get("tracks"), list):
-        return _wrong(where, playlist, "tracks", "a list")
-    if not isinstance(playlist.get("name"), str | None):
-        return _wrong(where, playlist, "name", "a string")
-    for position, track in enumerate(playlist["tracks"]):
-        at = f"{where}: track {position}"
-        if not isinstance(track, dict):
-            return f"{at} is {_kind(track)}, expected an object with track_uri"
-        if not isinstance(track.get("track_uri"), str) or not track["track_uri"]:
-            return _wrong(at, track, "track_uri", 'a non-empty string such as "spotify:track:..."')
-        for key in COLUMNS.values():
-            if not isinstance(track.get(key), str | None):
-                return _wrong(at, track, key, "a string")
+    problem = _wrong(where, playlist, {"pid": _PID})
+    if problem is not None:
+        return problem
+    where += f" (pid {playlist['pid']})"
+    problem = _wrong(where, playlist, {"tracks": _LIST, "name": _TEXT})
+    if problem is not None:
+        return problem
+    fields = {"track_uri": _URI} | dict.fromkeys(COLUMNS.values(), _TEXT)
+    found = (
+        _wrong(f"{where}: track {position}", track, fields)
+        for position, track in enumerate(playlist["tracks"])
+    )
+    return next((problem for problem in found if problem is not None), None)
+
+
+def _wrong(where: str, record: Any, fields: dict[str, _Field]) -> str | None:
+    """Describe the first field of a record that is malformed; None if all are sound."""
+    if not isinstance(record, dict):
+        return f"{where} is {_kind(record)}, expected an object with {next(iter(fields))}"
+    for key, (sound, expected) in fields.items():
+        if not sound(record.get(key)):
+            found = repr(record[key])[:80] if key in record else "missing"
+            return f'{where}: "{key}" is {found}, expected {expected}'
     return None
-
-
-def _wrong(where: str, record: dict[str, Any], key: str, expected: str) -> str:
-    found = repr(record[key])[:80] if key in record else "missing"
-    return f'{where}: "{key}" is {found}, expected {expected}'
 
 
 def _kind(value: object) -> str:

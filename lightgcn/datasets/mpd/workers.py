@@ -73,8 +73,8 @@ def parts_by_workers(
     Closing the generator ends the processes.
 
     Raises:
-        OSError, ValueError, MemoryError: as `Reader.read`, when the turn of the file comes.
-        ChildProcessError: if a process dies.
+        OSError, ValueError: as `Reader.read`, when the turn of the file comes.
+        ChildProcessError: if a process is killed or runs out of memory.
     """
     packages = {name: sys.modules[name].__path__[0] for name in ("lightgcn", "lightgcn.datasets")}
     pool = ProcessPoolExecutor(
@@ -94,11 +94,11 @@ def parts_by_workers(
                 coming.append((path, pool.submit(_read, path, skip_bad)))
         while coming:
             yield _first(coming)
-    except BrokenProcessPool as error:
+    except (BrokenProcessPool, MemoryError) as error:
         raise ChildProcessError(
             f"{coming[0][0] if coming else path}: a process that read this file or one of the "
-            f"{2 * processes} after it was killed; if memory ran out, fewer processes need less "
-            "(processes=1: none)"
+            f"{2 * processes} after it was killed or ran out of memory; fewer processes need less "
+            "memory (processes=1: none)"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
