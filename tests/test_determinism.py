@@ -85,6 +85,7 @@ def test_other_processes_and_hash_seeds_give_the_same_bytes_and_other_threads_ne
             assert two[key] == pytest.approx(value, abs=5e-3), key
 
 
+@pytest.mark.slow
 def test_reading_gives_the_same_file_with_any_number_of_processes(
     slices: Path, tmp_path: Path
 ) -> None:

@@ -109,7 +109,7 @@ def test_reads_what_a_plain_loop_reads_in_numeric_order(folder):
     assert dataset.items["album"][0] == first["album_name"]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_order_is_the_first_place_of_each_track_in_its_playlist(folder, processes):
     plain, dataset = read_mpd(folder), read_mpd(folder, order=True, processes=processes)
     assert plain.interactions.order is None
@@ -142,11 +142,11 @@ def test_slices_picks_positions_in_that_order(folder):
     assert dataset.info["slices"] == 2
 
 
-@pytest.mark.parametrize("slices", [(0, 5), (2, 2), (3, 1), (-1, 2), (4, 5)])
-def test_slices_out_of_range_name_how_many_there_are(folder, slices):
-    with pytest.raises(ValueError, match=re.escape("stop <= 4")) as caught:
-        read_mpd(folder, slices=slices)
-    assert str(slices) in str(caught.value)
+def test_slices_out_of_range_name_how_many_there_are(folder):
+    for slices in ((0, 5), (2, 2), (3, 1), (-1, 2), (4, 5)):
+        with pytest.raises(ValueError, match=re.escape("stop <= 4")) as caught:
+            read_mpd(folder, slices=slices)
+        assert str(slices) in str(caught.value)
 
 
 def test_several_files_go_by_number_then_in_natural_order(folder, tmp_path):
@@ -242,92 +242,69 @@ def test_no_file_and_a_folder_among_files_are_refused(tmp_path):
 
 
 BAD_FILES = {
-    "truncated": ('{"playlists": [{"pid": 1, "tra', "not valid JSON"),
-    "empty": ("", "not valid JSON"),
-    "binary": ("\x00\x01", "not valid JSON"),
-    "list at top": ("[1, 2]", "not an MPD slice: the top level is a list"),
-    "no playlists": (
-        '{"songs": [], "x": 1}',
-        "\"playlists\" must be a list, found only ['songs', 'x']",
-    ),
-    "playlists no list": (
-        '{"playlists": {"pid": 1}}',
-        '"playlists" must be a list, found an object',
-    ),
-    "no playlist at all": ('{"playlists": []}', "no playlist in 1 file"),
+    '{"playlists": [{"pid": 1, "tra': "not valid JSON",
+    "": "not valid JSON",
+    "\x00\x01": "not valid JSON",
+    "[1, 2]": "a list",
+    '{"songs": [], "x": 1}': "['songs', 'x']",
+    '{"playlists": {"pid": 1}}': "an object",
+    '{"playlists": []}': "no playlist",
 }
 
 
-@pytest.mark.parametrize(("text", "says"), BAD_FILES.values(), ids=BAD_FILES.keys())
-def test_a_file_that_is_no_slice_is_refused_by_name(tmp_path, text, says):
+def test_a_file_that_is_no_slice_is_refused_by_name(tmp_path):
     path = tmp_path / "mpd.slice.0-999.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=re.escape(says)) as caught:
-        read_mpd(tmp_path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
+    for text, says in BAD_FILES.items():
+        path.write_text(text)
+        with pytest.raises(ValueError, match=re.escape(says)) as caught:
+            read_mpd(tmp_path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)
 
 
 GOOD = {"pid": 41, "tracks": [minimal("a")]}
-BAD_PLAYLISTS = {
-    "no object": ("text", "playlist 1 is a string"),
-    "null": (None, "playlist 1 is null"),
-    "a list": ([1], "playlist 1 is a list"),
-    "no pid": ({"tracks": []}, 'playlist 1: "pid" is missing, expected a non-negative integer'),
-    "pid negative": ({"pid": -4, "tracks": []}, '"pid" is -4'),
-    "pid bool": ({"pid": True, "tracks": []}, '"pid" is True'),
-    "pid string": ({"pid": "17", "tracks": []}, "\"pid\" is '17'"),
-    "pid float": ({"pid": 17.0, "tracks": []}, '"pid" is 17.0'),
-    "pid null": ({"pid": None, "tracks": []}, '"pid" is None'),
-    "pid huge": ({"pid": 2**63, "tracks": []}, f'"pid" is {2**63}'),
-    "pid a list": ({"pid": [1], "tracks": []}, '"pid" is [1]'),
-    "no tracks": ({"pid": 5}, 'playlist 1 (pid 5): "tracks" is missing, expected a list'),
-    "tracks null": ({"pid": 5, "tracks": None}, '(pid 5): "tracks" is None'),
-    "tracks an object": ({"pid": 5, "tracks": {}}, '(pid 5): "tracks" is {}'),
-    "tracks a string": ({"pid": 5, "tracks": ""}, "(pid 5): \"tracks\" is ''"),
-    "title a number": ({"pid": 5, "name": 2016, "tracks": []}, '(pid 5): "name" is 2016'),
-    "track no object": ({"pid": 5, "tracks": ["spotify:track:x"]}, "(pid 5): track 0 is a string"),
-    "track null": ({"pid": 5, "tracks": [minimal("a"), None]}, "(pid 5): track 1 is null"),
-    "no uri": (
-        {"pid": 5, "tracks": [{"track_name": "x"}]},
-        '(pid 5): track 0: "track_uri" is missing',
-    ),
-    "uri empty": (
-        {"pid": 5, "tracks": [{"track_uri": ""}]},
-        "(pid 5): track 0: \"track_uri\" is ''",
-    ),
-    "uri number": (
-        {"pid": 5, "tracks": [minimal("b"), {"track_uri": 9}]},
-        '(pid 5): track 1: "track_uri" is 9',
-    ),
-    "uri null": (
-        {"pid": 5, "tracks": [{"track_uri": None}]},
-        '(pid 5): track 0: "track_uri" is None',
-    ),
-    "uri a list": (
-        {"pid": 5, "tracks": [{"track_uri": []}]},
-        '(pid 5): track 0: "track_uri" is []',
-    ),
-    "name number": (
-        {"pid": 5, "tracks": [{"track_uri": "z", "track_name": 3}]},
-        'track 0: "track_name" is 3',
-    ),
-    "artist list": (
-        {"pid": 5, "tracks": [{"track_uri": "z", "artist_name": []}]},
-        'track 0: "artist_name" is []',
-    ),
-}
+URI = {"track_uri": "z"}
+# Field, or None for a playlist that is no object; value as the error shows it; playlist.
+BAD_PLAYLISTS = [
+    (None, "a string", "text"),
+    (None, "null", None),
+    (None, "a list", [1]),
+    ("pid", "missing", {"tracks": []}),
+    ("pid", "-4", {"pid": -4, "tracks": []}),
+    ("pid", "True", {"pid": True, "tracks": []}),
+    ("pid", "'17'", {"pid": "17", "tracks": []}),
+    ("pid", "17.0", {"pid": 17.0, "tracks": []}),
+    ("pid", "None", {"pid": None, "tracks": []}),
+    ("pid", f"{2**63}", {"pid": 2**63, "tracks": []}),
+    ("pid", "[1]", {"pid": [1], "tracks": []}),
+    ("tracks", "missing", {"pid": 5}),
+    ("tracks", "None", {"pid": 5, "tracks": None}),
+    ("tracks", "{}", {"pid": 5, "tracks": {}}),
+    ("tracks", "''", {"pid": 5, "tracks": ""}),
+    ("name", "2016", {"pid": 5, "name": 2016, "tracks": []}),
+    ("track 0", "a string", {"pid": 5, "tracks": ["spotify:track:x"]}),
+    ("track 1", "null", {"pid": 5, "tracks": [minimal("a"), None]}),
+    ("track_uri", "missing", {"pid": 5, "tracks": [{"track_name": "x"}]}),
+    ("track_uri", "''", {"pid": 5, "tracks": [{"track_uri": ""}]}),
+    ("track_uri", "9", {"pid": 5, "tracks": [minimal("b"), {"track_uri": 9}]}),
+    ("track_uri", "None", {"pid": 5, "tracks": [{"track_uri": None}]}),
+    ("track_uri", "[]", {"pid": 5, "tracks": [{"track_uri": []}]}),
+    ("track_name", "3", {"pid": 5, "tracks": [URI | {"track_name": 3}]}),
+    ("artist_name", "[]", {"pid": 5, "tracks": [URI | {"artist_name": []}]}),
+]
 
 
-@pytest.mark.parametrize(("record", "says"), BAD_PLAYLISTS.values(), ids=BAD_PLAYLISTS.keys())
-def test_a_bad_playlist_is_refused_by_file_place_field_and_value(tmp_path, record, says):
-    path = write(
-        tmp_path / "mpd.slice.0-999.json", [GOOD, record, {"pid": 42, "tracks": [minimal("a")]}]
-    )
-    with pytest.raises(ValueError, match=re.escape(says)) as caught:
-        read_mpd(path)
-    assert str(caught.value).startswith(f"{path}: playlist 1")
-    assert "\n" not in str(caught.value)
+def test_a_bad_playlist_is_refused_by_file_place_field_and_value(tmp_path):
+    for indent in (None, 4):
+        for field, value, record in BAD_PLAYLISTS:
+            records = [GOOD, record, {"pid": 42, "tracks": [minimal("a")]}]
+            path = write(tmp_path / "mpd.slice.0-999.json", records, indent)
+            with pytest.raises(ValueError, match=re.escape(f" is {value},")) as caught:
+                read_mpd(path)
+            says = str(caught.value)
+            assert says.startswith(f"{path}: playlist 1") and "\n" not in says
+            assert field is None or field in says
+            assert field in (None, "pid") or "(pid 5)" in says
 
 
 def test_a_pid_twice_in_one_file_names_both_playlists(tmp_path):
@@ -374,7 +351,7 @@ def a_slice_with_bad_playlists(path, first=0):
     return write(path, records, indent=4 if first else None), good
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_bad_playlists_are_left_out_counted_and_listed(tmp_path, processes):
     one, first = a_slice_with_bad_playlists(tmp_path / "mpd.slice.0-999.json")
     two, second = a_slice_with_bad_playlists(tmp_path / "mpd.slice.1000-1999.json", first=1000)
@@ -394,8 +371,8 @@ def test_bad_playlists_are_left_out_counted_and_listed(tmp_path, processes):
         '"tracks" is missing',
         "track 1 is a string",
         "expected a string",
-        "pid 100 is there again",
-        "pid 1100 is there again",
+        "pid 100 ",
+        "pid 1100 ",
     ):
         assert words in texts
     left_out = {f"spotify:track:{name}" for name in ("x", "y", "again")}
@@ -405,7 +382,7 @@ def test_bad_playlists_are_left_out_counted_and_listed(tmp_path, processes):
     assert good.items == dataset.items and good.interactions.keys.tolist() == graph.keys.tolist()
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_is_left_out_does_not_depend_on_who_read_what_before(tmp_path, processes):
     write(tmp_path / "mpd.slice.0-999.json", [playlist(0, track("a"))])
     write(
