@@ -115,7 +115,7 @@ def _mpd_arguments(mpd: Any) -> None:
         "--processes",
         type=int,
         metavar="N",
-        help="number of reading processes (one per core and 16 MB, up to 8)",
+        help="number of reading processes (one per core and 50 MB, up to 8)",
     )
     mpd.add_argument(
         "--order",

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lightgcn.datasets import read_mpd, write_synthetic_mpd
-from lightgcn.datasets.mpd.workers import parts_by_workers
+from lightgcn.datasets.mpd.workers import parts_by_workers, process_count
 
 needs_proc = pytest.mark.skipif(not Path("/proc").exists(), reason="finds processes in /proc")
 
@@ -236,7 +236,11 @@ def test_a_process_that_may_start_none_reads_alone(folder):
     assert said[0] == "[210]\n", said[1]
 
 
-def test_the_number_of_processes_is_checked(folder):
+def test_the_number_of_processes(folder):
+    files = list(folder.glob("*.json"))
+    assert process_count(files, None) == 1  # too little to be worth a start
+    assert [process_count(files, count) for count in (1, 2, 50)] == [1, 2, len(files)]
+    assert process_count(iter(files), 50) == 50
     for wrong in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match=f"processes .* got {wrong!r}"):
             read_mpd(folder, processes=wrong)

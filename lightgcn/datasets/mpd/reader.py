@@ -51,7 +51,7 @@ def read_mpd(
             most 2 × ``processes`` files are unread, so earlier ones can be removed meanwhile.
         slices: ``(start, stop)`` positions to read, half-open; None reads all. Not for iterators.
         processes: number of reading processes; the result does not depend on it. 1 starts none;
-            None is one per available core and 16 MB of JSON, at most 8.
+            None is one per available core and 50 MB of JSON, at most 8.
         order: keep each track's place in its playlist as `Interactions.order`; the first place, if
             the track is repeated.
         skip_bad: leave out malformed playlists; ``info["skipped_playlists"]`` counts them and

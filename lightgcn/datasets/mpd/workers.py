@@ -21,7 +21,7 @@ import orjson
 from lightgcn.datasets.mpd.slice_reader import Part, Reader
 
 MOST = 8
-WORTH = 16_000_000  # bytes of JSON that are parsed in about the time in which a process starts
+WORTH = 50_000_000  # bytes of JSON per process; with fewer, starting it takes longer than it saves
 
 # A worker starts with this. Empty packages in place of the real ones save it the import of torch;
 # Ctrl-C is the caller's to handle; a worker ends when the caller does, even by a kill.
