@@ -30,7 +30,8 @@ _ALIGNED = 32
 
 
 class TopK(NamedTuple):
-    """The best items of each user, best first: ``items`` (B, k) int64, ``scores`` (B, k) floating.
+    """The best items of each user, best first: ``items`` (B, k) int64, ``scores`` (B, k),
+    float32 at least.
 
     A user with fewer than k items left has -1 and -inf in the remaining places.
 
@@ -115,7 +116,7 @@ def top_k(
     size = _chunk_size(chunk_size, (_CPU_BYTES if cpu else _DEVICE_BYTES) // dtype.itemsize, right)
     coarse, buffer = _Coarse(right, dtype, largest), right.new_empty(0)
     gains = right.new_zeros(0)
-    result = TopK(users.new_empty(len(users), k), right.new_empty(len(users), k))
+    result = TopK(users.new_empty(len(users), k), right.new_empty(len(users), k, dtype=wide))
     for first in range(0, len(users), size):
         chunk = users[first : first + size]
         if buffer.dtype != coarse.dtype or not len(buffer):
@@ -192,6 +193,7 @@ def top_k_scores(
             raise ValueError(
                 f"scores must have shape ({len(chunk)}, {num_items}) here, got {tuple(rows.shape)}"
             )
+        check_floating(scores=rows)
         if seen is not None:
             # A copy: the scores may be rows of a table that the caller keeps.
             rows = _mask_(rows.clone(memory_format=torch.contiguous_format), seen, chunk)
@@ -243,11 +245,12 @@ class _Coarse:
     def __init__(self, items: Tensor, dtype: torch.dtype, largest: float) -> None:
         self.dtype, self._items, self._largest = dtype, items.to(dtype), largest
         self._item_error = 0.0 if dtype.itemsize > 2 else _largest_norm(items, self._items)
-        wide = torch.finfo(torch.promote_types(items.dtype, torch.float32))
+        wide = torch.finfo(torch.promote_types(dtype, torch.float32))  # in which products are added
         # Sums of d products, and of these with gains, round by at most d/2 + 2 eps, here and in
         # exact scores.
         self._adding = (items.shape[1] + 8) * wide.eps
-        self._tiny = items.shape[1] * wide.tiny
+        # Some processors take numbers below the normal ones for zeros.
+        self._tiny = items.shape[1] * wide.tiny * (1.0 + largest)
         if _products_may_be_coarser(items.device):
             self._adding += 2**-7  # TF32, or bfloat16 on a CPU
 
@@ -257,12 +260,15 @@ class _Coarse:
         rounded = users.to(out.dtype)
         torch.mm(rounded, self._items.T, out=out)
         norms, errors = _norms(users), _norms(users.double() - rounded.double())
-        if not bool((norms * self._largest < torch.inf).all()):
-            raise ValueError(_NOT_FINITE)
         length = self._largest + self._item_error
         bound: Tensor = (
             norms * (self._item_error + self._adding * length) + errors * length + self._tiny
         )
+        # An infinite score would be taken for a seen item's. bfloat16's largest number is a little
+        # below float32's, and lists must not depend on it.
+        limit = torch.bfloat16 if out.dtype == torch.float32 else out.dtype
+        if not bool((norms * length + bound < torch.finfo(limit).max).all()):
+            raise ValueError(_NOT_FINITE)
         return bound
 
 
@@ -302,6 +308,11 @@ def _rank(
     least = coarse.amin(1, keepdim=True)
     again = (may_reach(least, rows.flatten()) & (least > -torch.inf)).flatten().nonzero()
     for row in again if items.shape[1] < scores.shape[1] else again[:0]:
+        if error is None:  # only items equal to the last of the list can be different ones
+            tied = best.scores[row] == best.scores[row, -1:]
+            equal = (scores[row] == best.scores[row, -1:])[0].nonzero().flatten()
+            best.items[row[0], tied[0]] = equal[: int(tied.sum())]
+            continue
         near = (may_reach(scores[row], row) & (scores[row] > -torch.inf))[0].nonzero().flatten()
         values, order = exact(row.expand_as(near), near).sort(descending=True, stable=True)
         best.items[row], best.scores[row] = near[order[:k]], values[:k]

@@ -171,7 +171,7 @@ def test_other_dtypes(coarse: bool, dtype: torch.dtype) -> None:
     users, items = (part.to(dtype) for part in embeddings(7))
     scores, best = reference(users, items, K)
     found = top_k(users, items, K)
-    assert found.scores.dtype == dtype
+    assert found.scores.dtype == torch.promote_types(dtype, torch.float32)
     assert_best(found, scores, best, 2 * torch.finfo(dtype).eps)
 
 
@@ -243,3 +243,47 @@ def test_products_that_a_setting_makes_coarser_are_ranked_exactly() -> None:
         assert torch.equal(top_k(users, items, K).items, best.items)
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_float64_embeddings_multiplied_in_bfloat16(coarse: bool) -> None:
+    # Products are added up in float32, where 60 and 2^30 leave little.
+    items = torch.tensor([[2.0**30, 60, 60, -(2.0**30)]] + [[2.0**30, 100, 0, -(2.0**30)]] * 399)
+    assert (top_k(torch.ones(128, 4).double(), items.double(), 1).items == 0).all()
+    users, items = (part.double() * 1e-25 for part in embeddings(17))
+    scores, best = reference(users, items, K)
+    assert_best(top_k(users, items, K), scores, best, 1e-9)
+
+
+@pytest.mark.parametrize("exponent", [-133, -128, -127, -126])
+def test_users_whose_bfloat16_may_be_taken_for_zero(coarse: bool, exponent: int) -> None:
+    users = torch.full((128, 2), 2.0**exponent)
+    items = torch.randn(400, 2, generator=torch.Generator().manual_seed(3)) * 2.0**96
+    scores, best = reference(users, items, 3)
+    assert_best(top_k(users, items, 3), scores, best)
+
+
+def test_scores_that_may_overflow_are_refused(coarse: bool) -> None:
+    for users, items in (
+        (torch.tensor([[1e20]]), torch.tensor([[-1e20], [-2e20], [-3e20]])),
+        (torch.full((128, 1), 1e10), torch.full((200, 1), -3.4e28)),
+        (torch.full((5, 1), 1e10), torch.full((200, 1), -3.4e28)),
+    ):
+        with pytest.raises(ValueError, match="not finite"):
+            top_k(users, items, 2)
+
+
+def test_float64_users_beyond_float32(coarse: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    users = torch.randn(1, 8, generator=generator, dtype=torch.float64) * 1e40
+    items = torch.randn(500, 8, generator=generator) * 1e-20
+    try:
+        found = top_k(users, items, 5)
+    except ValueError as error:
+        assert "not finite" in str(error)
+    else:
+        assert torch.equal(found.items, (users @ items.double().T).topk(5).indices)
+
+
+def test_half_precision_scores_do_not_overflow() -> None:
+    users, items = torch.tensor([[300.0]]).half(), torch.tensor([[-300.0], [-301.0]]).half()
+    assert top_k(users, items, 2).scores.tolist() == [[-90000.0, -90300.0]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -90,7 +91,7 @@ def parts_by_workers(
         for path in files:
             if len(coming) == 2 * processes:
                 yield _first(coming)
-            with _no_main():
+            with _quiet_start():
                 coming.append((path, pool.submit(_read, path, skip_bad)))
         while coming:
             yield _first(coming)
@@ -121,11 +122,16 @@ def _first(coming: deque[tuple[Path, Future[_Packed]]]) -> tuple[Path, int, Part
 
 
 @contextmanager
-def _no_main() -> Iterator[None]:
-    """Hide the caller's script: a process started here would run it again, guarded or not."""
+def _quiet_start() -> Iterator[None]:
+    """Hide the caller's script, which a process started here would run again, guarded or not, and
+    hold Ctrl-C back, which would interrupt a process before it can ignore it."""
+    masks = hasattr(signal, "pthread_sigmask")  # not on Windows
     with _main_lock:
         script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
         try:
             yield
         finally:
             sys.modules["__main__"] = script
+            if masks:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
