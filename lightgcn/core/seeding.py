@@ -38,7 +38,7 @@ def generator_of(
 
 
 def seed_from(seed: int | torch.Generator) -> int:
-    """Return ``seed`` itself, or one draw from it where it is a ``torch.Generator``."""
+    """Return ``seed`` itself, or one draw from it if it is a ``torch.Generator``."""
     if isinstance(seed, torch.Generator):
         return int(torch.randint(2**62, (), generator=seed, dtype=torch.int64, device=seed.device))
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:

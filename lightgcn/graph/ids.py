@@ -147,7 +147,7 @@ Id = int | str
 
 
 def index_of_ids(ids: Any, count: int) -> dict[Id, int]:
-    """Return each id's index; indices are the ids where there are none."""
+    """Return each id's index; if there are no ids, indices serve as ids."""
     return {
         value: index for index, value in enumerate(range(count) if ids is None else ids.tolist())
     }

@@ -279,7 +279,7 @@ class LightGCN(nn.Module):
 
 
 def _pairs_of(edges: Any, device: torch.device) -> Tensor:
-    """Return (2, B) int64 from whatever holds pairs."""
+    """Return (2, B) int64 from a `LinkSet`, `Interactions` or an array of pairs."""
     with outside_transforms():  # these are kept with the graph
         if isinstance(edges, LinkSet):
             edges = edges.edges
