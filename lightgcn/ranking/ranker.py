@@ -77,6 +77,12 @@ class Ranker:
         if table is not None and table.shape != shape:
             raise ValueError(f"fold_in_table must have shape {shape}, got {tuple(table.shape)}")
         check_finite(users, items, *(() if table is None else (table,)))
+        if not users.is_meta and users.numel() and items.numel():
+            largest = float(users.abs().max()) * float(items.abs().max()) * users.shape[1]
+            if largest > 1e38:
+                raise ValueError(
+                    f"scores may be as large as {largest:.0e}, which float32 cannot hold"
+                )
 
     @classmethod
     @torch.no_grad()
