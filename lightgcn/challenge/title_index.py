@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lightgcn.core.checks import checked_count, is_number
+from lightgcn.core.sorting import largest_of_rows
 from lightgcn.graph.interactions import Interactions
 
 Encode = Callable[[list[str]], Tensor]
@@ -226,19 +227,6 @@ def require_scikit_learn() -> None:
         raise ValueError(
             'comparing titles needs scikit-learn: pip install "lightgcn[challenge]"'
         ) from error
-
-
-def largest_of_rows(matrix: Any, most: int) -> Any:
-    """Return a CSR array with the ``most`` largest entries of each row; ties break by column."""
-    from scipy.sparse import csr_array
-
-    matrix.sort_indices()
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    order = np.lexsort((-matrix.data, rows))
-    kept = np.sort(order[np.arange(len(rows)) - matrix.indptr[rows] < most])
-    counts = np.bincount(rows[kept], minlength=matrix.shape[0])
-    ends = np.concatenate([[0], np.cumsum(counts)])
-    return csr_array((matrix.data[kept], matrix.indices[kept], ends), shape=matrix.shape)
 
 
 def _unit(vectors: Tensor) -> npt.NDArray[np.float32]:

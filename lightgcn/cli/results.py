@@ -94,6 +94,14 @@ def _note_newer_training(run: Path) -> tuple[int, int] | None:
     return newer
 
 
+def _dataset_to_show(arguments: argparse.Namespace) -> Dataset:
+    """Return the dataset of a run for `plot` and `report`, which compute on the CPU."""
+    chosen_device(arguments.device)  # unused, but checked
+    dataset = _dataset_of_run(arguments)
+    _note_newer_training(Path(arguments.run))
+    return dataset
+
+
 def _recommend_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run folder, or a recommender.safetensors file")
     who = parser.add_mutually_exclusive_group(required=True)
@@ -152,9 +160,7 @@ def plot(arguments: argparse.Namespace) -> int:
     """Draw pictures of a run."""
     from lightgcn.experiments.plots import plot_run
 
-    chosen_device(arguments.device)  # unused, but checked
-    dataset = _dataset_of_run(arguments)
-    _note_newer_training(Path(arguments.run))
+    dataset = _dataset_to_show(arguments)
     files = plot_run(
         dataset,
         arguments.run,
@@ -191,9 +197,7 @@ def report(arguments: argparse.Namespace) -> int:
     """Write the HTML report of a run."""
     from lightgcn.experiments.report import write_report
 
-    chosen_device(arguments.device)  # unused, but checked
-    dataset = _dataset_of_run(arguments)
-    _note_newer_training(Path(arguments.run))
+    dataset = _dataset_to_show(arguments)
     file = write_report(
         dataset,
         arguments.run,

@@ -160,6 +160,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_torch
 
 
+def largest_entry(embeddings: Tensor) -> float:
+    """Return the largest absolute value, 0 for none."""
+    if not embeddings.numel():
+        return 0.0
+    low, high = embeddings.detach().aminmax()  # no copy of the absolute values
+    return max(-float(low), float(high))
+
+
 def check_finite(*embeddings: Tensor) -> None:
     """Raise a ValueError if an embedding, a row of one of the tensors, is NaN or infinite."""
     if all(part.is_meta or bool(part.sum().isfinite()) for part in embeddings):

@@ -1,6 +1,8 @@
-"""Sorted and distinct numbers: edge keys are sorted whenever a graph is made."""
+"""Sorted and distinct numbers, and the largest of sparse rows."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,3 +27,16 @@ def distinct_integers(values: Tensor) -> Tensor:
     first = torch.ones(len(ordered), dtype=torch.bool, device=ordered.device)
     torch.ne(ordered[1:], ordered[:-1], out=first[1:])
     return ordered if bool(first.all()) else ordered[first]
+
+
+def largest_of_rows(matrix: Any, most: int) -> Any:
+    """Return a CSR array with the ``most`` largest entries of each row; ties break by column."""
+    from scipy.sparse import csr_array
+
+    matrix.sort_indices()
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((-matrix.data, rows))
+    kept = np.sort(order[np.arange(len(rows)) - matrix.indptr[rows] < most])
+    counts = np.bincount(rows[kept], minlength=matrix.shape[0])
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    return csr_array((matrix.data[kept], matrix.indices[kept], ends), shape=matrix.shape)

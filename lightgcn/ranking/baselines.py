@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lightgcn.core.checks import checked_count, checked_indices, checked_number
 from lightgcn.core.memory import available_memory
+from lightgcn.core.sorting import largest_of_rows
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.nn.spectral import normalized_matrix
 
@@ -155,16 +156,12 @@ def _nearest(products: Any, first: int, norms: Floats, neighbours: int, shrinkag
     """Return the similarities of each row's neighbours; row 0 of ``products`` is item ``first``."""
     from scipy.sparse import csr_array
 
-    products.sort_indices()
     rows = np.repeat(np.arange(products.shape[0]), np.diff(products.indptr))
-    items = products.indices
-    similarities = products.data / (norms[rows + first] * norms[items] + np.float32(shrinkage))
-    similarities[items == rows + first] = -np.inf
-    order = np.lexsort((-similarities, rows))
-    place = np.arange(len(rows)) - products.indptr[rows]
-    kept = order[place < neighbours]
-    kept = kept[similarities[kept] > -np.inf]
-    return csr_array((similarities[kept], (rows[kept], items[kept])), shape=products.shape)
+    other = products.indices != rows + first
+    rows, items = rows[other], products.indices[other]
+    scale = norms[rows + first] * norms[items] + np.float32(shrinkage)
+    similarities = csr_array((products.data[other] / scale, (rows, items)), shape=products.shape)
+    return largest_of_rows(similarities, neighbours)
 
 
 def gf_cf(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn.core.checks import check_finite, checked_indices
+from lightgcn.core.checks import check_finite, checked_indices, largest_entry
 from lightgcn.graph.adjacency import exponents, normalized_adjacency
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.graph.links import LinkSet
@@ -77,12 +77,11 @@ class Ranker:
         if table is not None and table.shape != shape:
             raise ValueError(f"fold_in_table must have shape {shape}, got {tuple(table.shape)}")
         check_finite(users, items, *(() if table is None else (table,)))
-        if not users.is_meta and users.numel() and items.numel():
-            largest = float(users.abs().max()) * float(items.abs().max()) * users.shape[1]
-            if largest > 1e38:
-                raise ValueError(
-                    f"scores may be as large as {largest:.0e}, which float32 cannot hold"
-                )
+        largest = 0.0
+        if not users.is_meta:
+            largest = largest_entry(users) * largest_entry(items) * users.shape[1]
+        if largest > 1e38:
+            raise ValueError(f"scores may be as large as {largest:.0e}, which float32 cannot hold")
 
     @classmethod
     @torch.no_grad()

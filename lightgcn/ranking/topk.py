@@ -114,20 +114,17 @@ def top_k(
     # Gains rounded to bfloat16 would leave too many candidates.
     dtype = torch.bfloat16 if cpu and fast and residual is None and 1e-30 < largest < 1e30 else wide
     size = _chunk_size(chunk_size, (_CPU_BYTES if cpu else _DEVICE_BYTES) // dtype.itemsize, right)
-    coarse, buffer = _Coarse(right, dtype, largest), right.new_empty(0)
-    gains = right.new_zeros(0)
+    coarse = _Coarse(right, dtype, largest)
+    # Rows that begin at a cache line: products take half the time.
+    shape = min(size, len(users)), -(-len(right) // _ALIGNED) * _ALIGNED
+    buffer = right.new_empty(shape, dtype=dtype)
+    gains = None if residual is None else right.new_zeros(shape, dtype=torch.float32)
     result = TopK(users.new_empty(len(users), k), right.new_empty(len(users), k, dtype=wide))
     for first in range(0, len(users), size):
         chunk = users[first : first + size]
-        if buffer.dtype != coarse.dtype or not len(buffer):
-            # Rows that begin at a cache line: products take half the time.
-            width = -(-len(right) // _ALIGNED) * _ALIGNED
-            buffer = right.new_empty(len(chunk), width, dtype=coarse.dtype)
         scores = buffer[: len(chunk)]
         error = coarse.write(left[chunk], scores[:, : len(right)])
-        places = chunk.new_empty(0)
-        if residual is not None:
-            gains = gains if len(gains) else right.new_zeros(scores.shape, dtype=torch.float32)
+        if residual is not None and gains is not None:
             rows, items, values = residual.of_users(chunk)
             places = rows * scores.shape[1] + items
             gains.view(-1)[places] = values
@@ -135,18 +132,17 @@ def top_k(
         if seen is not None:
             _mask_(scores, seen, chunk)
 
-        def exact(
-            rows: Tensor, items: Tensor, chunk: Tensor = chunk, gains: Tensor = gains
-        ) -> Tensor:
+        def exact(rows: Tensor, items: Tensor, chunk: Tensor = chunk) -> Tensor:
             found = products(left, right, chunk[rows], items)
-            return found if residual is None else found + gains[rows, items].to(found.dtype)
+            return found if gains is None else found + gains[rows, items].to(found.dtype)
 
         best, num_again = _rank(scores[:, : len(right)], k, exact, error)
         result.items[first : first + size], result.scores[first : first + size] = best
-        gains.view(-1).index_fill_(0, places, 0.0)
+        if gains is not None:
+            gains.view(-1).index_fill_(0, places, 0.0)
         if num_again > len(chunk) // 4 and coarse.dtype != wide:
             # If few items are much longer than the others, bfloat16 cannot tell these apart.
-            coarse = _Coarse(right, wide, largest)
+            coarse, buffer = _Coarse(right, wide, largest), right.new_empty(shape, dtype=wide)
     return result
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import checked_count
+from lightgcn.core.checks import checked_count, is_number
 from lightgcn.core.storage import append_jsonl, read_jsonl, write_jsonl
 from lightgcn.core.tensor_file import load_shared, save_shared
 from lightgcn.graph.links import Split
@@ -267,17 +267,13 @@ def _checked_progress(metadata: Mapping[str, Any], has_best: bool) -> dict[str, 
     """Return the progress in a checkpoint, or raise a ValueError that names a wrong value."""
     found = {name: checked_count(name, metadata[name]) for name in _COUNTS}
     seconds, history, best = metadata["seconds"], metadata["history"], metadata["best_value"]
-    if not _is_number(seconds) or not 0 <= seconds < math.inf:
+    if not is_number(seconds) or seconds < 0:
         raise ValueError(f"seconds is {seconds!r}")
     if [record["epoch"] for record in history] != list(range(1, found["epoch"] + 1)):
         raise ValueError(f"the history has {len(history)} records, and epoch is {found['epoch']}")
     if found["best_epoch"] > found["epoch"] or (found["best_epoch"] > 0) != has_best:
         raise ValueError(f"best_epoch is {found['best_epoch']} of {found['epoch']}")
-    if best is not None and not _is_number(best):
+    if best is not None and not is_number(best):
         raise ValueError(f"best_value is {best!r}")
     best_value = math.nan if best is None else float(best)
     return {**found, "history": history, "seconds": seconds, "best_value": best_value}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

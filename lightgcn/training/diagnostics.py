@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import warnings
 
-from torch import Tensor
-
 from lightgcn.graph.links import LinkSet, Split
 from lightgcn.ranking.metrics import parse_metric
 from lightgcn.training.batches import learnable_links, num_samples, num_steps
@@ -46,7 +44,7 @@ def warn_of_size(largest: float, at_start: float, epoch: int) -> bool:
     """Warn, and return True, if embeddings have grown as in a diverging run.
 
     Args:
-        largest: their largest entry (`largest_entry`).
+        largest: their largest entry (`lightgcn.core.checks.largest_entry`).
         at_start: the largest entry before training.
         epoch: number of the epoch, for the message.
     """
@@ -59,14 +57,6 @@ def warn_of_size(largest: float, at_start: float, epoch: int) -> bool:
         stacklevel=2,
     )
     return True
-
-
-def largest_entry(embeddings: Tensor) -> float:
-    """Return the largest absolute value."""
-    if not embeddings.numel():
-        return 0.0
-    low, high = embeddings.detach().aminmax()  # no copy of the absolute values
-    return max(-float(low), float(high))
 
 
 def _unlearned_edges(train: LinkSet, config: TrainConfig) -> str | None:

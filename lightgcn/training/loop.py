@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightgcn.core.checks import largest_entry
 from lightgcn.core.seeding import make_generator
 from lightgcn.graph.adjacency import Adjacency, normalized_adjacency
 from lightgcn.graph.interactions import Interactions
@@ -26,7 +27,7 @@ from lightgcn.ranking.metrics import is_better, parse_metric
 from lightgcn.training.batches import batch_loss, epoch_batches, learnable_links, num_samples
 from lightgcn.training.checkpoint import Progress, RunFiles, weights_of
 from lightgcn.training.config import TrainConfig
-from lightgcn.training.diagnostics import largest_entry, warn_of_size
+from lightgcn.training.diagnostics import warn_of_size
 from lightgcn.training.sharded import evaluate_shared, processes_of
 
 Ended = Literal["finished", "early", "interrupted"]
@@ -116,9 +117,8 @@ class TrainingLoop:
             loss = batch_loss(self.model, adjacency, batch, self.config, self.processes)
             loss.backward()
             if isinstance(self.model.alpha, Tensor) and self.model.alpha.grad is not None:
-                self.processes.all_reduce_(
-                    self.model.alpha.grad
-                )  # each has the part of its columns
+                # Each process has the part of its columns.
+                self.processes.all_reduce_(self.model.alpha.grad)
             self.optimizer.step()
             now.loss_sum += loss.detach().double() * len(batch.left)
             now.step += 1

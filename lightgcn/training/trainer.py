@@ -258,7 +258,7 @@ def _check_model_type(model: Any) -> None:
 
 
 def check_split_type(split: Any) -> None:
-    """Raise a TypeError that says what to pass unless ``split`` is a Split of link sets."""
+    """Raise a TypeError unless ``split`` is a `Split` of link sets."""
     if not isinstance(split, Split):
         hint = {
             "Interactions": "; lightgcn.split_edges(interactions) makes one",

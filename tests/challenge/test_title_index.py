@@ -4,7 +4,8 @@ import torch
 
 import lightgcn.challenge.title_index as titles_module
 from lightgcn import Interactions
-from lightgcn.challenge.title_index import TitleIndex, largest_of_rows, plain_title
+from lightgcn.challenge.title_index import TitleIndex, plain_title
+from lightgcn.core.sorting import largest_of_rows
 
 TITLES = ["Rainy Day Jazz", "rainy day jazz!!", "gym rock", "Gym: Metal", "", "summer 2017 ☀"]
 
