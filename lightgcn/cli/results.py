@@ -220,7 +220,7 @@ COMMANDS = {
         "test metrics of a run beside baselines",
         (
             "lightgcn evaluate runs/first --k 10 20 50",
-            "lightgcn evaluate runs/first --baselines popularity item_cosine ease gf_cf mf",
+            "lightgcn evaluate runs/first --baselines popularity ease gf_cf cheby_cf mf",
         ),
     ),
     "recommend": Command(

@@ -25,7 +25,7 @@ from lightgcn.experiments.run import (
 from lightgcn.graph.links import LinkSet
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.model_io import load_model
-from lightgcn.ranking.baselines import ItemScorer, check_memory, ease, gf_cf, item_cosine
+from lightgcn.ranking.baselines import ItemScorer, check_memory, ease, item_cosine
 from lightgcn.ranking.evaluation import (
     Evaluation,
     evaluate,
@@ -33,12 +33,14 @@ from lightgcn.ranking.evaluation import (
     evaluate_ranking,
     evaluate_scores,
 )
+from lightgcn.ranking.graph_filters import cheby_cf, gf_cf
 from lightgcn.training.trainer import fit
 
 _SCORERS: dict[str, Callable[..., ItemScorer]] = {
     "item_cosine": item_cosine,
     "ease": ease,
     "gf_cf": gf_cf,
+    "cheby_cf": cheby_cf,
 }
 BASELINES = ("popularity", *_SCORERS, "mf")
 

@@ -43,6 +43,7 @@ _MODELS = {
     "item_cosine": "item cosine",
     "ease": "EASE",
     "gf_cf": "GF-CF",
+    "cheby_cf": "ChebyCF",
     "mf": "matrix factorisation",
 }
 

@@ -60,7 +60,7 @@ class Pattern:
     def to_sparse_csr(self, dtype: torch.dtype) -> Tensor:
         """Return the matrix as an (N, N) ``torch.sparse_csr`` tensor."""
         size = (len(self.row_ends) - 1,) * 2
-        _suppress_beta_warning()
+        suppress_beta_warning()
         place, values = self.columns.device, self.values
         if values is None:
             values = torch.ones(len(self.columns), dtype=dtype, device=place)
@@ -143,7 +143,7 @@ def _gathers(x: Tensor) -> bool:
 
 
 @cache
-def _suppress_beta_warning() -> None:
+def suppress_beta_warning() -> None:
     """Make a CSR tensor with warnings off: PyTorch warns each process once that CSR is in beta."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

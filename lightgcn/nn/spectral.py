@@ -3,6 +3,7 @@ from them."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.pattern import suppress_beta_warning
 
 # Rows whose singular vectors are computed at a time.
 _ROWS = 1 << 16
+# Block Krylov iteration: steps, and vectors of the basis for each that is asked for. 48 times 4
+# agree with ARPACK in 99 % of Gowalla's top 20 of a filter of rank 512, 20 times 2.5 in 96 %.
+_KRYLOV_STEPS = 48
+_KRYLOV_SIZE = 4
+# Up to this many users or items all singular vectors are computed, in a second or less.
+_FEW_NODES = 1000
 
 
 class SpectralDecomposition(NamedTuple):
@@ -105,6 +113,92 @@ def _all_triplets(matrix: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.
     for first in range(0, len(others), _ROWS):
         others[first : first + _ROWS] = tall[first : first + _ROWS] @ scaled
     return (vectors, values, others.T) if wide else (others, values, vectors.T)
+
+
+def right_singular_vectors(
+    matrix: Any, rank: int, *, progress: bool = False, title: str = ""
+) -> tuple[Tensor, Tensor]:
+    """Return the largest singular values of a sparse matrix and their right singular vectors.
+
+    By block Krylov iteration from a fixed random start (Musco and Musco, NeurIPS 2015), in float32:
+    within 1e-3 of the values, in a fraction of ARPACK's time for hundreds of vectors. Exact if a
+    side of the matrix is small. Values of zero are left out, because their vectors are not unique.
+
+    Args:
+        matrix: a SciPy CSR array.
+        rank: number of vectors, at most.
+        progress: show a progress bar on a terminal.
+        title: of the bar.
+
+    Returns:
+        (r,) float64 values, decreasing, and (columns, r) float64 orthonormal vectors, on the CPU.
+    """
+    rank = min(rank, *matrix.shape)
+    if not rank or not matrix.nnz:
+        none = torch.zeros(matrix.shape[1], 0, dtype=torch.float64, device="cpu")
+        return none[:0].flatten(), none
+    width = math.ceil(rank / _KRYLOV_STEPS * _KRYLOV_SIZE)
+    if min(matrix.shape) <= max(_FEW_NODES, width * _KRYLOV_STEPS):
+        _, values, right = _all_triplets(matrix)
+        kept = int((values[:rank] > 1e-5 * values[0]).sum())
+        vectors = torch.from_numpy(right[:kept].T.astype(np.float64, order="C"))
+        return torch.from_numpy(values[:kept].copy()), vectors
+    with torch.autocast("cpu", enabled=False):
+        return _krylov(matrix.astype(np.float32), rank, width, progress, title)
+
+
+def _krylov(
+    matrix: Any, rank: int, width: int, progress: bool, title: str
+) -> tuple[Tensor, Tensor]:
+    from tqdm import tqdm
+
+    forward, back = sparse_csr(matrix), sparse_csr(matrix.T.tocsr())
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    factory: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    start = torch.randn(matrix.shape[0], width, generator=generator, **factory)
+    block = torch.linalg.qr(back @ start).Q
+    basis = torch.empty(matrix.shape[1], width * _KRYLOV_STEPS, **factory)
+    steps = tqdm(range(_KRYLOV_STEPS), desc=title, disable=None if progress else True)
+    for step in steps:
+        basis[:, step * width : (step + 1) * width] = block
+        if step + 1 < _KRYLOV_STEPS:
+            block = _orthogonal_to(
+                basis[:, : (step + 1) * width], back @ (forward @ block), generator
+            )
+    images = forward @ basis
+    squares, mixtures = torch.linalg.eigh((images.T @ images).double())
+    squares, mixtures = squares.flip(0)[:rank], mixtures.flip(1)[:, :rank]
+    kept = int((squares > 1e-6 * squares[0]).sum())
+    vectors = (basis @ mixtures[:, :kept].float()).double()
+    return squares[:kept].sqrt(), vectors
+
+
+def _orthogonal_to(basis: Tensor, block: Tensor, generator: torch.Generator) -> Tensor:
+    """Return orthonormal columns that span, with those of ``basis``, what both span; columns that
+    it spans already are replaced by random ones."""
+    for passes in range(4):  # one leaves rounding errors behind
+        block = block - basis @ (basis.T @ block)
+        spanned = block.norm(dim=0) < 1e-4
+        if spanned.any():
+            size = (len(block), int(spanned.sum()))
+            block[:, spanned] = torch.randn(
+                size, generator=generator, dtype=block.dtype, device=block.device
+            )
+        block = torch.linalg.qr(block).Q
+        if passes and not spanned.any():
+            break
+    return block
+
+
+def sparse_csr(matrix: Any) -> Tensor:
+    """Return a SciPy CSR array as a ``torch.sparse_csr`` tensor on the CPU, of its dtype."""
+    suppress_beta_warning()
+    parts = (matrix.indptr, matrix.indices)
+    ends, columns = (torch.from_numpy(part.astype(np.int64)) for part in parts)
+    values = torch.from_numpy(matrix.data)
+    return torch.sparse_csr_tensor(
+        ends, columns, values, matrix.shape, device="cpu", check_invariants=False
+    )
 
 
 def spectral_embeddings(

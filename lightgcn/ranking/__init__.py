@@ -1,6 +1,6 @@
 """From embeddings to ranked lists: scores, top-k, metrics, evaluation, baselines."""
 
-from lightgcn.ranking.baselines import ItemScorer, ease, gf_cf, item_cosine, popularity
+from lightgcn.ranking.baselines import ItemScorer, ease, item_cosine, popularity
 from lightgcn.ranking.evaluation import (
     Evaluation,
     evaluate,
@@ -8,6 +8,7 @@ from lightgcn.ranking.evaluation import (
     evaluate_ranking,
     evaluate_scores,
 )
+from lightgcn.ranking.graph_filters import cheby_cf, gf_cf
 from lightgcn.ranking.item_knn import ItemKNN, nearest_items
 from lightgcn.ranking.ranker import Ranker, with_popularity_prior
 from lightgcn.ranking.topk import TopK, top_k, top_k_scores
@@ -18,6 +19,7 @@ __all__ = [
     "ItemScorer",
     "Ranker",
     "TopK",
+    "cheby_cf",
     "ease",
     "evaluate",
     "evaluate_links",

