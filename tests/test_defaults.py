@@ -37,7 +37,7 @@ from lightgcn.graph.links import link_set
 from lightgcn.graph.negatives import sample_user_positives, saturated_users, shuffled_batches
 from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.nn.spectral import spectral_embeddings
-from lightgcn.ranking import baselines, graph_filters
+from lightgcn.ranking import baselines, graph_filters, sparse_ease
 from lightgcn.ranking.item_knn import ItemKNN
 from lightgcn.ranking.metrics import RANKING_METRICS
 from lightgcn.ranking.time_decay import decayed
@@ -163,6 +163,7 @@ def graph_calls() -> dict[str, Callable[[], Any]]:
                 baselines.popularity,
                 baselines.item_cosine,
                 baselines.ease,
+                sparse_ease,
                 graph_filters.gf_cf,
                 graph_filters.cheby_cf,
             )

@@ -34,11 +34,13 @@ from lightgcn.ranking.evaluation import (
     evaluate_scores,
 )
 from lightgcn.ranking.graph_filters import cheby_cf, gf_cf
+from lightgcn.ranking.sparse_ease import sparse_ease
 from lightgcn.training.trainer import fit
 
 _SCORERS: dict[str, Callable[..., ItemScorer]] = {
     "item_cosine": item_cosine,
     "ease": ease,
+    "sparse_ease": sparse_ease,
     "gf_cf": gf_cf,
     "cheby_cf": cheby_cf,
 }

@@ -42,6 +42,7 @@ _MODELS = {
     "popularity": "popularity",
     "item_cosine": "item cosine",
     "ease": "EASE",
+    "sparse_ease": "sparse EASE",
     "gf_cf": "GF-CF",
     "cheby_cf": "ChebyCF",
     "mf": "matrix factorisation",

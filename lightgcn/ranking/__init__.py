@@ -11,6 +11,7 @@ from lightgcn.ranking.evaluation import (
 from lightgcn.ranking.graph_filters import cheby_cf, gf_cf
 from lightgcn.ranking.item_knn import ItemKNN, nearest_items
 from lightgcn.ranking.ranker import Ranker, with_popularity_prior
+from lightgcn.ranking.sparse_ease import sparse_ease
 from lightgcn.ranking.topk import TopK, top_k, top_k_scores
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "item_cosine",
     "nearest_items",
     "popularity",
+    "sparse_ease",
     "top_k",
     "top_k_scores",
     "with_popularity_prior",

@@ -24,7 +24,7 @@ from lightgcn.graph.interactions import Interactions, checked_interactions
 Floats = npt.NDArray[np.floating[Any]]
 
 # Entries of a block of rows: at most 64 MiB of float32 if dense.
-_BLOCK = 1 << 24
+BLOCK = 1 << 24
 # Rows of a square matrix that are worked on at a time.
 _ROWS = 1024
 
@@ -139,14 +139,14 @@ def item_cosine(
     norms = np.sqrt((matrix * matrix).sum(axis=0))
     columns = matrix.T.tocsr()
     nearest = [csr_array((0, train.num_items), dtype=np.float32)]
-    for first, end in _blocks(
-        train.num_items, max(1, _BLOCK // max(train.num_items, 1)), "item_cosine", progress
+    for first, end in item_blocks(
+        train.num_items, max(1, BLOCK // max(train.num_items, 1)), "item_cosine", progress
     ):
         products = (columns[first:end] @ matrix).tocsr()
         nearest.append(_nearest(products, first, norms, neighbours, shrinkage))
     # Row i of `nearest` has the neighbours of i; row j of its transpose the items that have
     # neighbour j.
-    return ItemScorer(train, partial(_weighted_sum, weights=vstack(nearest).T.tocsr()))
+    return ItemScorer(train, partial(weighted_sum, weights=vstack(nearest).T.tocsr()))
 
 
 def _nearest(products: Any, first: int, norms: Floats, neighbours: int, shrinkage: float) -> Any:
@@ -189,8 +189,8 @@ def ease(train: Interactions, l2: float = 100.0, *, progress: bool = False) -> I
     columns = matrix.T.tocsr()
     size = (train.num_items, train.num_items)
     weights = torch.empty(size, dtype=torch.float32, device="cpu")
-    for first, end in _blocks(
-        train.num_items, max(1, _BLOCK // max(train.num_items, 1)), "ease: XᵀX", progress
+    for first, end in item_blocks(
+        train.num_items, max(1, BLOCK // max(train.num_items, 1)), "ease: XᵀX", progress
     ):
         (columns[first:end] @ matrix).toarray(out=weights[first:end].numpy())
     weights.diagonal().add_(l2)
@@ -199,7 +199,7 @@ def ease(train: Interactions, l2: float = 100.0, *, progress: bool = False) -> I
             f"l2={l2!r} is too small: XᵀX + l2 I has no inverse in float32; use a larger l2"
         )
     weights.div_(-weights.diagonal().clone()).fill_diagonal_(0)
-    return ItemScorer(train, partial(_weighted_sum, weights=weights.numpy()))
+    return ItemScorer(train, partial(weighted_sum, weights=weights.numpy()))
 
 
 def check_memory(num_items: int) -> None:
@@ -232,13 +232,13 @@ def _invert_(matrix: Tensor) -> bool:
     return bool(failed == 0)
 
 
-def _weighted_sum(rows: Any, weights: Any) -> Floats:
+def weighted_sum(rows: Any, weights: Any) -> Floats:
     scores = rows @ weights
     dense: Floats = scores if isinstance(scores, np.ndarray) else scores.toarray()
     return dense
 
 
-def _blocks(count: int, size: int, title: str, progress: bool) -> Iterator[tuple[int, int]]:
+def item_blocks(count: int, size: int, title: str, progress: bool) -> Iterator[tuple[int, int]]:
     """Yield (first, end) of blocks of rows, with a progress bar."""
     from tqdm import tqdm
 

@@ -36,6 +36,7 @@ def test_baselines_stand_beside_the_model(
         "popularity",
         "item_cosine",
         "ease",
+        "sparse_ease",
         "gf_cf",
         "cheby_cf",
         "mf",
@@ -68,7 +69,7 @@ def test_ease_that_does_not_fit_is_said_before_anything_is_computed(
     assert "items" in refusal(capsys, *command)
     assert "'als'" in refusal(capsys, "evaluate", own_run, "--baselines", "als")
     with pytest.raises(
-        ValueError, match=r"'als'.*popularity, item_cosine, ease, gf_cf, cheby_cf, mf"
+        ValueError, match=r"'als'.*popularity, item_cosine, ease, sparse_ease, gf_cf, cheby_cf, mf"
     ):
         evaluation.evaluate_run(open_dataset(prepared), own_run, baselines=("als",))
     assert not (own_run / "test.json").exists()
