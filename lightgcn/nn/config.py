@@ -90,6 +90,17 @@ class RankingConfig:
             check_least(self, name)
 
 
+def check_scores_all_pairs(ranking: RankingConfig) -> None:
+    """Raise a ValueError if a part of a score is not defined for pairs of any two nodes."""
+    for name, unset in (("item_knn", 0), ("popularity_prior", None)):
+        value = getattr(ranking, name)
+        if value != unset:
+            raise ValueError(
+                f'{name} must be {unset} with negative_pairs="all", got {value!r}: it scores '
+                "user-item pairs"
+            )
+
+
 def plain_numbers(config: Any) -> None:
     """Replace NumPy numbers among the fields of a frozen dataclass by Python's."""
     for name in config.__dataclass_fields__:

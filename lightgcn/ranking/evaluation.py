@@ -12,6 +12,7 @@ from torch import Tensor
 from lightgcn.core.checks import as_tensor, check_floating
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.graph.links import LinkSet
+from lightgcn.nn.config import check_scores_all_pairs
 from lightgcn.nn.link_scores import link_scores
 from lightgcn.nn.losses import bce_loss
 from lightgcn.nn.model import LightGCN
@@ -138,6 +139,8 @@ def evaluate_users(
     """
     ks, result = _checked_ks(ks), Evaluation({})
     if links.negatives.shape[1]:
+        if links.negative_pairs == "all":
+            check_scores_all_pairs(ranker.config)
         result = evaluate_links(ranker.users, ranker.items, links, residual=ranker.item_knn)
     if ks:
         relevant = links.positives if users is None else links.positives.select_users(users)

@@ -13,7 +13,14 @@ from lightgcn.core.checks import checked_count, is_number
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.links import NegativePairs
-from lightgcn.nn.config import ModelConfig, RankingConfig, check_choice, check_least, plain_numbers
+from lightgcn.nn.config import (
+    ModelConfig,
+    RankingConfig,
+    check_choice,
+    check_least,
+    check_scores_all_pairs,
+    plain_numbers,
+)
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.spectral import spectral_embeddings
 from lightgcn.nn.text_features import word_embeddings
@@ -143,10 +150,8 @@ class Preset:
                     f"{name} must be a {kind.__name__}, got {getattr(self, name)!r:.80}; "
                     'lightgcn.preset("fast", epochs=3) changes settings by name'
                 )
-        if self.ranking.item_knn and self.train.negative_pairs == "all":
-            raise ValueError(
-                'item_knn must be 0 with negative_pairs="all": it scores user-item pairs'
-            )
+        if self.train.negative_pairs == "all":
+            check_scores_all_pairs(self.ranking)
 
     def changed(self, **settings: Any) -> Preset:
         """Return the preset with some settings changed, by name: of model, training or ranking.

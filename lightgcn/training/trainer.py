@@ -187,7 +187,8 @@ def fit(
     processes = processes_of(model)
     # The test set stays on its device, unread.
     split = split._replace(test=split.val)
-    check_split(model, split, config)
+    ranking = given.ranking if isinstance(given, Preset) else model.ranking
+    check_split(model, split, config, ranking)
     if resume and run_dir is None:
         raise ValueError("resume needs the run_dir that holds the checkpoint")
     there = run_dir is not None and (Path(run_dir) / CHECKPOINT_FILE).exists()

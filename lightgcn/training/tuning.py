@@ -7,6 +7,7 @@ preset.json     the best settings so far, for `lightgcn.preset` and ``lightgcn t
 from __future__ import annotations
 
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Collection
@@ -155,7 +156,7 @@ def tune(
         advice = "use a smaller max_dim, or less data (prepare --slices, --sample)"
         warn_of_shortage("a search", needed, advice)
     smallest = LightGCN(nodes.num_users, nodes.num_items, embedding_dim=1, init_std=0)
-    check_split(smallest, split, start.train)
+    check_split(smallest, split, start.train, start.ranking)
     with folder_lock(folder), quiet_optuna():
         search = _Search(split, Path(folder), start, tuple(sorted(fixed)), max_dim, minutes, trials)
         search.should_stop = should_stop
@@ -472,7 +473,7 @@ def _drop_partial_line(path: Path) -> None:
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if whole != data:
-        path.write_bytes(whole)
+        os.truncate(path, len(whole))  # writing anew could lose the search
 
 
 class _NoLock:

@@ -130,6 +130,15 @@ def test_negatives_of_any_two_nodes() -> None:
     assert result["roc_auc"] == pytest.approx(roc_auc_score(links.labels.tolist(), scores))
 
 
+def test_a_prior_or_item_knn_is_refused_for_negatives_of_any_two_nodes() -> None:
+    links = split(negative_pairs="all").val
+    for ranking in (RankingConfig(popularity_prior=0.0), RankingConfig(item_knn=3)):
+        trained = model()
+        trained.ranking = ranking
+        with pytest.raises(ValueError, match='negative_pairs="all"'):
+            evaluate(trained, links, ks=(3,))
+
+
 def test_without_negatives_link_metrics_are_left_out() -> None:
     links = split(negatives=0.0).val
     result = evaluate(model(), links, ks=(4,), metrics=("recall",))

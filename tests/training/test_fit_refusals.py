@@ -138,6 +138,13 @@ def test_what_would_end_the_run_later_is_refused_at_once(tmp_path: Path) -> None
     ):
         settings = PAPER.changed(**{name: value})
         refused(ValueError, value, folder=folder, settings=settings, split=split)
+    pairs = small_split(PAPER, negative_pairs="all")
+    for name, weight in (("item_knn", 3), ("popularity_prior", 0.1)):
+        settings = PAPER.changed(**{name: weight})
+        refused(ValueError, name, "negative_pairs", folder=folder, settings=settings, split=pairs)
+        model = new_model(settings)
+        for given in (settings.train, None):
+            refused(ValueError, name, folder=folder, model=model, settings=given, split=pairs)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
