@@ -203,9 +203,7 @@ def num_steps(links: LinkSet, config: TrainConfig) -> int:
     )
 
 
-def check_split(
-    model: LightGCN, split: Split, config: TrainConfig, ranking: RankingConfig
-) -> None:
+def check_split(model: LightGCN, split: Split, config: TrainConfig, ranking: RankingConfig) -> None:
     """Raise a ValueError if a split has other nodes than the model, and as `check_links` does."""
     for links in (split.train, split.val):
         for graph in (links.message, links.positives):

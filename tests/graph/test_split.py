@@ -397,7 +397,7 @@ def test_given_negatives_are_in_range():
                 LinkSet(graph, graph, torch.tensor([pair]).T, pairs)
         made = LinkSet(graph, graph, torch.tensor([fitting]).T, pairs)
         assert made.negatives.T.tolist() == [fitting]
-    with pytest.raises(ValueError, match="negative_pairs.*'items'"):
+    with pytest.raises(ValueError, match=r"negative_pairs.*'items'"):
         LinkSet(graph, graph, torch.tensor([[0], [0]]), "items")
 
 
