@@ -53,8 +53,9 @@ class TrainConfig:
         metric: the validation metric that chooses the best epoch: "roc_auc", "loss", or a ranking
             metric such as "recall@20".
         eval_every: epochs between validations.
-        eval_users: number of users to validate on, drawn by the seed, with their links; None for
-            all. On large data ten thousand users suffice, in a fraction of the time.
+        eval_users: number of users to rank for in a validation, drawn by the seed; None for all. On
+            large data ten thousand suffice, in a fraction of the time. "roc_auc" and "loss" are of
+            all links.
         patience: validations without a new best before training stops; None to run all epochs.
         precision: "float32", or "mixed": on a CPU propagation gathers from float16 tables
             (unweighted edges), and the softmax loss multiplies in bfloat16 if the CPU has
