@@ -208,12 +208,22 @@ def test_a_preset_without_a_search_is_not_overwritten(split, tmp_path) -> None:
         ({"trials": 1, "max_dim": 0}, "max_dim"),
         ({"trials": 1, "fixed": ["width"]}, "width"),
         ({"trials": 1, "start": preset("fast", metric="loss")}, "loss"),
+        ({"trials": 1, "start": preset("fast", init_std=0)}, "init_std"),
+        ({"trials": 1, "start": preset("fast", item_knn_weight=0.0)}, "item_knn_weight"),
+        ({"trials": 1, "start": preset("fast", time_decay_weight=0.0)}, "time_decay_weight"),
     ],
 )
 def test_bad_arguments_are_named_and_leave_no_trace(split, tmp_path, options, named) -> None:
     with pytest.raises(ValueError, match=named):
         tune(split, tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_start_is_tried_as_it_is_and_what_is_zero_may_be_fixed(split, tmp_path) -> None:
+    start = POOR.changed(learning_rate=1 / 900, init_std=0, negative_weight=2 / 3)
+    fixed = (*QUICK["fixed"], "init_std")
+    first = tune(split, tmp_path, trials=1, start=start, fixed=fixed).trials[0]
+    assert first.settings == {name: start.flat()[name] for name in first.settings}
 
 
 def test_every_start_is_in_its_space() -> None:
