@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lightgcn.core.checks import checked_count, is_number
+from lightgcn.core.checks import checked_count, checked_number, is_number
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.links import NegativePairs
@@ -17,7 +17,6 @@ from lightgcn.nn.config import (
     ModelConfig,
     RankingConfig,
     check_choice,
-    check_least,
     check_scores_all_pairs,
     plain_numbers,
 )
@@ -106,10 +105,9 @@ class TrainConfig:
                 checked_count(name, getattr(self, name), 1)
         checked_count("seed", self.seed, 0)
         for name in ("learning_rate", "temperature", "negative_weight"):
-            if not (is_number(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
+            checked_number(name, getattr(self, name))
         for name in ("weight_decay", "l2"):
-            check_least(self, name)
+            checked_number(name, getattr(self, name), 0)
         if not (is_number(self.disjoint) and 0 <= self.disjoint < 1):
             raise ValueError(f"disjoint must be in [0, 1), got {self.disjoint!r}")
         if self.loss == "bce" and self.positives != "edges":

@@ -6,7 +6,6 @@ preset.json     the best settings so far, for `lightgcn.preset` and ``lightgcn t
 
 from __future__ import annotations
 
-import math
 import os
 import time
 import warnings
@@ -18,7 +17,7 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 import torch
 
-from lightgcn.core.checks import checked_count, is_out_of_memory
+from lightgcn.core.checks import checked_count, checked_number, is_out_of_memory
 from lightgcn.core.lock import folder_lock
 from lightgcn.core.memory import training_memory, warn_of_shortage
 from lightgcn.graph.links import Split
@@ -172,8 +171,8 @@ def tune(
 def _check_limits(minutes: float | None, trials: int | None, max_dim: int) -> None:
     if minutes is None and trials is None:
         raise ValueError("give minutes, trials, or both, to limit the search")
-    if minutes is not None and not (math.isfinite(minutes) and minutes > 0):
-        raise ValueError(f"minutes must be a positive number, got {minutes}")
+    if minutes is not None:
+        checked_number("minutes", minutes)
     for name, value in (("trials", trials), ("max_dim", max_dim)):
         if value is not None:
             checked_count(name, value, 1)
