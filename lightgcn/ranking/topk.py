@@ -79,7 +79,7 @@ def top_k(
         user_embeddings: (num_users, d).
         item_embeddings: (num_items, d).
         k: length of the lists, at most the number of items.
-        seen: interactions whose items are left out for their user.
+        seen: interactions whose items are left out for their user, on any device.
         users: (B,) integer rows of ``user_embeddings``; None for all.
         residual: a term added to the dot products.
         chunk_size: users at a time; None for as many as keep the scores in cache.

@@ -44,6 +44,8 @@ _TRIAL_SHARE, _TICK_SHARE = 1 / 10, 1 / 60
 # Epochs before a trial is compared with others, in a search without a time limit.
 _GRACE_EPOCHS = 10
 _LEAST_RIVALS = 3
+# Parts of a score that are not defined for negatives of any two nodes.
+_USER_ITEM_PARTS = ("popularity_prior", "item_knn", "item_knn_weight")
 
 
 class TuneProgress(NamedTuple):
@@ -206,7 +208,10 @@ class _Search:
             else max(self.start.train.epochs, _LEAST_EPOCHS),
         )
         num_edges = self.split.train.positives.num_edges
-        self.space = search_space(self.base, num_edges, max_dim=self.max_dim, fixed=self.fixed)
+        fixed = self.fixed
+        if "all" in (self.split.val.negative_pairs, self.start.train.negative_pairs):
+            fixed += _USER_ITEM_PARTS
+        self.space = search_space(self.base, num_edges, max_dim=self.max_dim, fixed=fixed)
         if not self.space:
             raise ValueError("all settings are fixed: nothing is left to search")
 

@@ -226,6 +226,15 @@ def test_the_start_is_tried_as_it_is_and_what_is_zero_may_be_fixed(split, tmp_pa
     assert first.settings == {name: start.flat()[name] for name in first.settings}
 
 
+def test_with_negatives_of_any_two_nodes_parts_of_user_item_scores_are_left_out(tmp_path) -> None:
+    graph = synthetic_interactions(USERS, ITEMS, 700, seed=1, num_tastes=3)
+    pairs = split_edges(graph, negative_pairs="all")
+    start = POOR.changed(popularity_prior=None, item_knn=0, metric="roc_auc", epochs=2)
+    found = tune(pairs, tmp_path, trials=6, start=start, fixed=QUICK["fixed"])
+    assert all(trial.ended != "failed" for trial in found.trials)
+    assert not {"popularity_prior", "item_knn"} & found.trials[0].settings.keys()
+
+
 def test_every_start_is_in_its_space() -> None:
     for name in PRESETS:
         for edges in (100, 10_000, 1_000_000, 66_000_000):
