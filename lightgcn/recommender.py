@@ -194,13 +194,13 @@ class Recommender:
             ValueError: for an unknown item, no item at all, only items without users, a wrong k, or
                 a model that cannot fold in.
         """
-        if isinstance(items, str):
-            raise ValueError(f"items must be a list of ids or names, got the one string {items!r}")
         indices = [self.item_index(item) for item in _listed("items", items)]
         k = _plain(k)
         check_k(k, self.seen.num_items)
-        ranker = self.ranker.fold_in(self._history(indices, weights))
-        if not bool(ranker.users[:, : ranker.item_directions.shape[1]].any()):
+        history = self._history(indices, weights)
+        ranker, linked = self.ranker.fold_in(history), self.ranker.linked
+        linked = self.seen.item_degrees > 0 if linked is None else linked
+        if not bool(linked[history.items.to(linked.device)].any()):
             raise ValueError(
                 "none of the given items has a user, so their embeddings are untrained"
             )
@@ -238,8 +238,6 @@ class Recommender:
     def _history(self, items: list[int], weights: Sequence[float] | None) -> Interactions:
         """Return one new user's items as a graph."""
         count = self.seen.num_items
-        if self.ranker.fold_in_table is None:
-            raise ValueError("a model without layers cannot fold in a new user")
         if not items:
             raise ValueError("a new user needs at least one item")
         if min(items) < 0 or max(items) >= count:
@@ -354,7 +352,7 @@ class Recommender:
                 side, kind, *name = key.split(".", 2)
                 values = unpack_strings(tensors.pop(key))
                 if kind == "ids":
-                    dtype = np.int64 if isinstance(values[0], int) else object
+                    dtype = np.int64 if values and isinstance(values[0], int) else object
                     ids[f"{side}_ids"] = np.asarray(values, dtype=dtype)
                 else:
                     columns[side][name[0]] = values
@@ -391,6 +389,8 @@ def _column(side: str, name: str, values: Sequence[str], count: int) -> list[str
 
 
 def _listed(name: str, given: Any) -> list[Any]:
+    if isinstance(given, str | bytes):
+        raise ValueError(f"{name} must be a list, got the one string {given!r}")
     values = as_tensor(name, given) if isinstance(given, Tensor) else given
     values = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
     if not isinstance(values, Iterable):

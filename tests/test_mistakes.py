@@ -119,7 +119,7 @@ REFUSED: list[tuple[Callable[[], Any], str, str]] = [
     (lambda: RECOMMENDER.recommend("ann"), "user", "ann"),
     (lambda: RECOMMENDER.recommend(3), "user", "3"),
     (lambda: RECOMMENDER.recommend("u1", k=ITEMS + 1), "k is", str(ITEMS)),
-    (lambda: RECOMMENDER.recommend("u1", exclude="i1"), "item", "'i'"),
+    (lambda: RECOMMENDER.recommend("u1", exclude="i1"), "exclude", "'i1'"),
     (lambda: RECOMMENDER.recommend_new("i1"), "items", "list"),
     (lambda: RECOMMENDER.recommend_new(["i1"], weights=[1, 2]), "weights", "as many"),
     (lambda: MODEL(GRAPH, EDGES.T), "edges", "edges.T"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lightgcn import (
     normalized_adjacency,
 )
 from lightgcn.core.tensor_file import load_tensors, save_tensors
+from lightgcn.graph.side_nodes import SideNodes
 
 USERS, ITEMS = 7, 9
 NAMES = ["Dawn", "Night", "Rain", "dawn", "Rain", "Echo", "1999", " Space ", ""]
@@ -267,7 +269,7 @@ def test_what_a_new_user_cannot_be() -> None:
     found = recommender()
     with pytest.raises(ValueError, match="at least one item"):
         found.recommend_new([], 3)
-    with pytest.raises(ValueError, match="list of ids or names, got the one string 'Echo'"):
+    with pytest.raises(ValueError, match="items must be a list, got the one string 'Echo'"):
         found.recommend_new("Echo", 3)
     with pytest.raises(ValueError, match="unknown item 77"):
         found.recommend_new([1, 77], 3)
@@ -276,15 +278,26 @@ def test_what_a_new_user_cannot_be() -> None:
             ValueError, match="weights must be as many as the items, finite and positive"
         ):
             found.recommend_new([1, 2], 3, weights=weights)
+    # "12" is not the items "1" and "2".
+    for options in ({"exclude": "12"}, {"only": "12"}, {"exclude": b"12"}):
+        (name,) = options
+        refusal = pytest.raises(ValueError, match=f"{name} must be a list.*12")
+        with refusal:
+            found.recommend(0, 3, **options)
+        with refusal:
+            found.recommend_new([1], 3, **options)
     for wrong in (9, -1):
         with pytest.raises(ValueError, match=r"items must be in \[0, 9\)"):
             found.fold_in_user([1, wrong])
 
 
 def test_a_model_without_layers_cannot_fold_in() -> None:
+    bare = Ranker.from_model(model(), graph(), fold_in=False)
+    with pytest.raises(ValueError, match="fold_in=False"):
+        bare.fold_in(graph())
     found = recommender(0)
     assert found.ranker.fold_in_table is None and len(found.recommend(0, 3)) == 3
-    with pytest.raises(ValueError, match="a model without layers cannot fold in"):
+    with pytest.raises(ValueError, match=r"cannot fold in.*without layers"):
         found.recommend_new([1], 3)
     with pytest.raises(ValueError, match="without layers"):
         found.ranker.fold_in(graph())
@@ -591,8 +604,35 @@ def test_cuda_equals_cpu(tmp_path: Path) -> None:
 
 
 def test_a_new_user_with_unknown_items_alone_is_refused() -> None:
-    # With the symmetric normalisation an item without users sends nothing, so every score would be
-    # zero.
-    with pytest.raises(ValueError, match="has a user"):
-        recommender().recommend_new([8], 3)
-    assert recommender().recommend_new([8, 0], 3)
+    # An item without users sends nothing in the symmetric normalisation, and in others what is
+    # not trained.
+    ordered = replace(graph(), order=torch.arange(graph().num_edges))
+    for normalization, decay in product(("symmetric", "mean", (0.5, 0.0)), (0.0, 1.0)):
+        chosen = normalised(model(), normalization)
+        chosen.ranking = RankingConfig(time_decay=decay)
+        found = Recommender(chosen, ordered)
+        with pytest.raises(ValueError, match="has a user"):
+            found.recommend_new([8], 3)
+        assert found.recommend_new([8, 0], 3)
+
+
+def test_a_group_gives_a_new_item_messages(tmp_path: Path) -> None:
+    for groups, known in (([0] * ITEMS, True), ([0, 0] + [-1] * (ITEMS - 2), False)):
+        chosen = LightGCN(USERS + 1, ITEMS, 4, 2, normalization="mean", seed=2)
+        made = Recommender(chosen, graph(), side_nodes=SideNodes.of(torch.tensor(groups)))
+        made.save(tmp_path / "file")
+        for found in (made, Recommender.load(tmp_path / "file")):
+            if known:
+                assert found.recommend_new([8], 3)
+                continue
+            with pytest.raises(ValueError, match="has a user"):
+                found.recommend_new([8], 3)
+
+
+def test_a_recommender_of_no_users_comes_back(tmp_path: Path) -> None:
+    nobody = Interactions([], [], 0, 2, user_ids=[], item_ids=["a", "b"])
+    ranker = Ranker(torch.ones(0, 2), torch.ones(2, 2), nobody, RankingConfig())
+    Recommender(ranker).save(tmp_path / "file")
+    found = Recommender.load(tmp_path / "file")
+    assert (found.seen.num_users, list(found.seen.item_ids)) == (0, ["a", "b"])
+    assert found.similar_items("a", 1)[0].id == "b"

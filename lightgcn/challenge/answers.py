@@ -20,7 +20,7 @@ from torch import Tensor
 from lightgcn.challenge.scores import LIST_LENGTH
 from lightgcn.challenge.tasks import ChallengePlaylist
 from lightgcn.challenge.title_index import TitleIndex
-from lightgcn.core.checks import checked_count, is_number
+from lightgcn.core.checks import checked_count, checked_number
 from lightgcn.graph.interactions import Interactions
 from lightgcn.nn.link_scores import unit_rows
 from lightgcn.nn.projection import gram_matrix
@@ -80,8 +80,7 @@ def answer_playlists(
         ['a', 'c']
     """
     for name, weight in (("title_weight", title_weight), ("share_weight", share_weight)):
-        if not (is_number(weight) and weight >= 0):
-            raise ValueError(f"{name} must be a number of at least 0, got {weight!r}")
+        checked_number(name, weight, 0)
     if titles is not None:
         known, seen = titles.interactions, recommender.seen
         if (known.num_users, known.num_items) != (seen.num_users, seen.num_items):

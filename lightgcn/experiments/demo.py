@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lightgcn.core.checks import checked_count
 from lightgcn.core.lock import folder_lock, holds_files
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset, read_mpd, write_synthetic_mpd
@@ -156,15 +157,7 @@ def _run_demo(
 
 
 def _checked_settings(num_playlists: int, seed: int) -> Preset:
-    if (
-        isinstance(num_playlists, bool)
-        or not isinstance(num_playlists, int)
-        or num_playlists < _LEAST_PLAYLISTS
-    ):
-        raise ValueError(
-            f"num_playlists must be an integer of at least {_LEAST_PLAYLISTS}, got "
-            f"{num_playlists!r}"
-        )
+    checked_count("num_playlists", num_playlists, _LEAST_PLAYLISTS)
     # Smaller batches for few playlists, so that an epoch has about twenty steps.
     return preset(
         "fast", seed=seed, batch_size=min(PRESETS["fast"].train.batch_size or 0, 2 * num_playlists)

@@ -82,7 +82,7 @@ def train_run(
         split, side_nodes = split_run(config, dataset), run_side_nodes(config, dataset)
         if side_nodes is not None:
             split = side_nodes.extend_split(split)
-        check_links(split, config.settings.train)
+        check_links(split, config.settings.train, config.settings.ranking)
         if device.type == "cpu":
             _warn_of_memory(split, config, processes)
         began = time.monotonic()

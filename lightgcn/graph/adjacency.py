@@ -420,8 +420,6 @@ def as_adjacency(
     num_users: int,
     num_items: int,
     normalization: Normalization | tuple[float, float] = "symmetric",
-    *,
-    device: torch.device | str | None = None,
 ) -> Adjacency:
     """Return the adjacency of a graph in any form that a caller may hold it.
 
@@ -433,7 +431,6 @@ def as_adjacency(
         num_users: expected number of users.
         num_items: expected number of items.
         normalization: of interactions and of an ``edge_index``.
-        device: where the adjacency of interactions or an ``edge_index`` goes; None for theirs.
 
     Raises:
         TypeError: for anything else; names what to pass instead.
@@ -446,7 +443,7 @@ def as_adjacency(
             )
         if isinstance(graph, Adjacency):
             return graph
-        return adjacency_of(graph, normalization, device=device)
+        return adjacency_of(graph, normalization)
     if isinstance(graph, Tensor) and graph.layout != torch.strided:
         return Adjacency.from_sparse(graph, num_users, num_items)
     if not isinstance(graph, Tensor | np.ndarray | list) and type(graph) is not tuple:
@@ -460,7 +457,7 @@ def as_adjacency(
             f"got a dense {tuple(edge_index.shape)} adjacency; pass adjacency.to_sparse()"
         )
     built = Interactions.from_edge_index(edge_index, num_users, num_items)
-    return normalized_adjacency(built, normalization).to(device)
+    return normalized_adjacency(built, normalization)
 
 
 def _check_interactions(given: object) -> None:

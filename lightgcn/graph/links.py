@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import checked_count, checked_edge_index, checked_number
+from lightgcn.core.checks import checked_count, checked_edge_index, checked_indices, checked_number
 from lightgcn.core.seeding import make_generator, seed_from
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.graph.negatives import sample_negative_node_pairs, sample_negatives
@@ -40,7 +40,7 @@ class LinkSet:
 
     Raises:
         ValueError: if a part has another type, the graphs are over different nodes, or
-            ``negatives`` are not (2, N) integers.
+            ``negatives`` are not (2, N) integers in range.
 
     Example:
         >>> train = Interactions([0, 0, 1], [0, 1, 1], num_users=2, num_items=3)
@@ -66,7 +66,18 @@ class LinkSet:
             raise ValueError(
                 f"message and positives are over different nodes: {message} and {positives}"
             )
-        object.__setattr__(self, "negatives", checked_edge_index(self.negatives, "negatives"))
+        negatives = checked_edge_index(self.negatives, "negatives")
+        if self._recipe is None:  # drawn ones are in range
+            check_negatives(1.0, self.negative_pairs)
+            counts: tuple[tuple[int, str], ...] = (
+                (positives.num_users, "num_users"),
+                (positives.num_items, "num_items"),
+            )
+            if self.negative_pairs == "all":
+                counts = ((positives.num_nodes, "num_nodes"),) * 2
+            for row, (count, name) in enumerate(counts):
+                checked_indices(f"negatives[{row}]", negatives[row], count, name)
+        object.__setattr__(self, "negatives", negatives)
 
     @cached_property
     def edges(self) -> Tensor:

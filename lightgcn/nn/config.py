@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightgcn.core.checks import checked_count, is_number
+from lightgcn.core.checks import checked_count, checked_number
 from lightgcn.graph.adjacency import Normalization
 
 
@@ -47,7 +47,7 @@ class ModelConfig:
         check_choice(self, "init", "normal", "xavier", "spectral", "words")
         checked_count("embedding_dim", self.embedding_dim, 1)
         checked_count("num_layers", self.num_layers, 0)
-        check_least(self, "init_std")
+        checked_number("init_std", self.init_std, 0)
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,21 @@ class RankingConfig:
     def __post_init__(self) -> None:
         plain_numbers(self)
         if self.popularity_prior is not None:
-            check_least(self, "popularity_prior", "None or ")
+            checked_number("popularity_prior", self.popularity_prior, 0)
         checked_count("item_knn", self.item_knn, 0)
         for name in ("item_knn_weight", "time_decay", "time_decay_weight"):
-            check_least(self, name)
+            checked_number(name, getattr(self, name), 0)
+
+
+def check_scores_all_pairs(ranking: RankingConfig) -> None:
+    """Raise a ValueError if a part of a score is not defined for pairs of any two nodes."""
+    for name, unset in (("item_knn", 0), ("popularity_prior", None)):
+        value = getattr(ranking, name)
+        if value != unset:
+            raise ValueError(
+                f'{name} must be {unset} with negative_pairs="all", got {value!r}: it scores '
+                "user-item pairs"
+            )
 
 
 def plain_numbers(config: Any) -> None:
@@ -103,10 +114,3 @@ def check_choice(config: Any, name: str, *allowed: object) -> None:
     value = getattr(config, name)
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
-
-
-def check_least(config: Any, name: str, prefix: str = "") -> None:
-    """Raise a ValueError unless a field is a finite number of at least 0."""
-    value = getattr(config, name)
-    if not (is_number(value) and value >= 0):
-        raise ValueError(f"{name} must be {prefix}a number of at least 0, got {value!r}")

@@ -102,14 +102,9 @@ class _LinkScores(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         tangent, (x, left, right) = tangents[0], ctx.saved_tensors
-        pairs = (tangent, left, x, right), (x, left, tangent, right)
-        return sum((_dot(*pair) for pair in pairs), start=x.new_zeros(())).to(x.dtype)
+        by_left, by_right = (products(*pair, left, right) for pair in ((tangent, x), (x, tangent)))
+        return (by_left + by_right).to(x.dtype)
 
 
 def _plain(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    return _dot(x, left, x, right).to(x.dtype)
-
-
-def _dot(x: Tensor, left: Tensor, y: Tensor, right: Tensor) -> Tensor:
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return (F.embedding(left, x).to(dtype) * F.embedding(right, y).to(dtype)).sum(1)
+    return products(x, x, left, right).to(x.dtype)

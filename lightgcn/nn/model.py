@@ -236,8 +236,8 @@ class LightGCN(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Take over the normalisation and the ranking of a saved model."""
         saved = _unpacked_state(state)
-        self.normalization = _plain_normalization(saved["normalization"])
-        self.ranking = RankingConfig(**saved["ranking"])
+        self.normalization = saved_normalization(saved["normalization"])
+        self.ranking = _saved_ranking(saved["ranking"])
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, *rest: Any
@@ -258,6 +258,8 @@ class LightGCN(nn.Module):
             missing.remove(key)
 
     def _check_state(self, saved: dict[str, Any]) -> None:
+        _saved_ranking(saved["ranking"])
+        saved_normalization(saved["normalization"])
         own = orjson.loads(self.get_extra_state().numpy().tobytes())
         for name in ("num_layers", "alpha", "normalization"):
             unset = name == "normalization" and None in (own[name], saved[name])
@@ -280,12 +282,13 @@ class LightGCN(nn.Module):
 
 def _pairs_of(edges: Any, device: torch.device) -> Tensor:
     """Return (2, B) int64 from a `LinkSet`, `Interactions` or an array of pairs."""
+    given = edges
     with outside_transforms():  # these are kept with the graph
         if isinstance(edges, LinkSet):
-            edges = edges.edges
+            given = edges.edges
         elif isinstance(edges, Interactions):
-            edges = edges.edge_index
-    pairs = checked_edge_index(edges, "edges")
+            given = edges.edge_index
+    pairs = checked_edge_index(given, "edges")
     return pairs if isinstance(edges, Tensor) else pairs.to(device)
 
 
@@ -313,8 +316,18 @@ def normalization_name(
     return "custom" if given is None else names.get(given, given)
 
 
-def _plain_normalization(saved: Any) -> Any:
-    return tuple(saved) if isinstance(saved, list) else saved
+def saved_normalization(saved: Any) -> Any:
+    """Return a model's normalisation from its JSON value, or raise a ValueError."""
+    if saved is None or saved == "custom":
+        return saved
+    return normalization_name(exponents(tuple(saved) if isinstance(saved, list) else saved))
+
+
+def _saved_ranking(saved: Any) -> RankingConfig:
+    try:
+        return RankingConfig(**saved)
+    except TypeError as error:
+        raise ValueError(f"ranking of the saved model: {error}") from error
 
 
 def _unpacked_state(state: Tensor) -> dict[str, Any]:

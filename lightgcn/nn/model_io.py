@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightgcn.core.tensor_file import load_tensors, save_tensors
 from lightgcn.nn.config import RankingConfig
-from lightgcn.nn.model import LightGCN
+from lightgcn.nn.model import LightGCN, saved_normalization
 
 
 def save_model(path: str | Path, model: LightGCN) -> None:
@@ -62,9 +62,7 @@ def load_model(path: str | Path) -> LightGCN:
         start = tensors["embedding"]  # in place of random numbers, which take longer than the file
         users, items = start.split([metadata["num_users"], metadata["num_items"]])
         model = LightGCN(**metadata, init=(users, items))
-        model.normalization = (
-            tuple(normalization) if isinstance(normalization, list) else normalization
-        )
+        model.to(start.dtype).normalization = saved_normalization(normalization)
         model.ranking = ranking
         model.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError, ValueError) as error:

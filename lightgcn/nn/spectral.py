@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightgcn.core.checks import checked_count
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.pattern import suppress_beta_warning
 
@@ -72,10 +73,9 @@ def truncated_svd(interactions: Interactions, rank: int) -> SpectralDecompositio
     from scipy.sparse.linalg import svds
 
     smaller = min(interactions.num_users, interactions.num_items)
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= smaller:
-        raise ValueError(
-            f"rank must be an integer in [1, {smaller}], the smaller number of nodes, got {rank!r}"
-        )
+    rank = checked_count("rank", rank, 1)
+    if rank > smaller:
+        raise ValueError(f"rank is {rank}, but the smaller number of nodes is {smaller}")
     if not interactions.num_edges:
         raise ValueError("a graph without edges has no singular vectors to start from")
     normalized, _ = normalized_matrix(interactions)

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightgcn.core.checks import as_tensor, check_floating
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.graph.links import LinkSet
+from lightgcn.nn.config import check_scores_all_pairs
 from lightgcn.nn.link_scores import link_scores
 from lightgcn.nn.losses import bce_loss
 from lightgcn.nn.model import LightGCN
@@ -138,6 +139,8 @@ def evaluate_users(
     """
     ks, result = _checked_ks(ks), Evaluation({})
     if links.negatives.shape[1]:
+        if links.negative_pairs == "all":
+            check_scores_all_pairs(ranker.config)
         result = evaluate_links(ranker.users, ranker.items, links, residual=ranker.item_knn)
     if ks:
         relevant = links.positives if users is None else links.positives.select_users(users)
@@ -189,7 +192,7 @@ def evaluate_links(
         raise _no_links(links)
     _check_nodes(user_embeddings, item_embeddings, links.positives)
     check_residual(residual, len(user_embeddings), len(item_embeddings))
-    left, right = links.edges
+    left, right = links.edges.to(user_embeddings.device)
     if links.negative_pairs != "all":
         right = right + links.positives.num_users
     logits = link_scores(torch.cat([user_embeddings, item_embeddings]), left, right)
@@ -198,10 +201,11 @@ def evaluate_links(
             raise ValueError(
                 'item kNN scores user-item pairs only, but negative_pairs="all" has other pairs'
             )
-        logits += residual.of_links(*links.edges)
+        logits += residual.of_links(*links.edges).to(logits.device)
+    labels = links.labels.to(logits.device)
     values = {
-        "roc_auc": roc_auc(logits, links.labels),
-        "loss": float(bce_loss(logits, links.labels)),
+        "roc_auc": roc_auc(logits, labels),
+        "loss": float(bce_loss(logits, labels)),
     }
     return Evaluation(values, num_links=len(logits))
 
@@ -230,7 +234,7 @@ def evaluate_ranking(
 
     Raises:
         ValueError: if no user has a relevant item, a k or a metric's name is wrong, or the
-            embeddings are not of the nodes of ``relevant``.
+            embeddings or ``seen`` are not of the nodes of ``relevant``.
 
     Example:
         >>> import torch
@@ -284,12 +288,6 @@ def evaluate_scores(
     """
     relevant = checked_interactions("relevant", relevant, "positives")
     check_scores(scores)
-    seen = None if seen is None else checked_interactions("seen", seen)
-    if seen is not None and (seen.num_users, seen.num_items) != (
-        relevant.num_users,
-        relevant.num_items,
-    ):
-        raise ValueError(f"seen is {seen}, but relevant is {relevant}: the nodes differ")
 
     def best(users: Tensor, k: int, seen: Interactions | None) -> TopK:
         return top_k_scores(scores, users, relevant.num_items, k, seen=seen, chunk_size=chunk_size)
@@ -311,18 +309,24 @@ def _evaluate_lists(
     unknown = [name for name in metrics if str(name) not in RANKING_METRICS]
     if unknown:
         raise ValueError(f"unknown metric {unknown[0]!r}; there are {', '.join(RANKING_METRICS)}")
-    seen = None if seen is None else checked_interactions("seen", seen)
+    if seen is not None:
+        seen = checked_interactions("seen", seen).to(relevant.device)
+        if (seen.num_users, seen.num_items) != (relevant.num_users, relevant.num_items):
+            raise ValueError(f"seen is {seen}, but relevant is {relevant}: the nodes differ")
     ks = _checked_ks(ks)
     for k in ks:
         check_k(k, relevant.num_items)
     users = relevant.user_degrees.nonzero().flatten()
-    if not len(users) or not ks:
-        raise ValueError(f"nothing to evaluate: {len(users)} users have relevant items, ks is {ks}")
+    if not len(users) or not ks or not metrics:
+        raise ValueError(
+            f"nothing to evaluate: {len(users)} users have relevant items, ks is {ks}, metrics is "
+            f"{metrics}"
+        )
     # If train edges both carry messages and are predicted, masking them would hide all that is
     # relevant.
     if seen is not None and bool(seen.contains(relevant.users, relevant.items).any()):
         seen = seen.select(~relevant.contains(seen.users, seen.items))
-    hits = hits_of(best(users, max(ks), seen).items, relevant, users)
+    hits = hits_of(best(users, max(ks), seen).items.to(relevant.device), relevant, users)
     num_relevant = relevant.user_degrees[users]
     values = {
         f"{name}@{k}": float(RANKING_METRICS[name](hits[:, :k], num_relevant).mean())

@@ -9,7 +9,6 @@ of `nearest_items`,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn.core.checks import INT32_END, checked_count
+from lightgcn.core.checks import INT32_END, checked_count, checked_number
 from lightgcn.graph.interactions import Interactions, checked_interactions
 
 Floats = npt.NDArray[np.float32]
@@ -61,10 +60,7 @@ class ItemKNN:
         shape = (self.history.num_items,) * 2
         if self.similarity.shape != shape:
             raise ValueError(f"similarity must be of shape {shape}, got {self.similarity.shape}")
-        if not (math.isfinite(self.weight) and self.weight >= 0):
-            raise ValueError(
-                f"the weight of item kNN must be a number of at least 0, got {self.weight!r}"
-            )
+        checked_number("weight", self.weight, 0)
 
     @classmethod
     def from_graph(cls, train: Interactions, neighbours: int = 20, weight: float = 0.2) -> ItemKNN:

@@ -6,7 +6,6 @@ A score is the dot product or the cosine of two final embeddings, plus the parts
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn.core.checks import check_finite, checked_indices, largest_entry
+from lightgcn.core.checks import check_finite, checked_indices, checked_number, largest_entry
 from lightgcn.graph.adjacency import exponents, normalized_adjacency
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.graph.links import LinkSet
@@ -46,6 +45,11 @@ class Ranker:
         fold_in_table: (num_items, d), float32 or wider: each item's messages to a new user summed,
             m(i) Σ_{k≥1} αₖ e_i^(k-1); None for a model without layers.
         user_exponent: a of D⁻ᵃ P D⁻ᵇ; the sum over a new user's n items is divided by nᵃ.
+        linked: (num_items,) bool: items that send messages; None for those with users.
+
+    Raises:
+        ValueError: if the parts are of different nodes or devices, contradict ``config``, or give
+            scores that are not finite.
 
     Example:
         >>> import torch
@@ -66,6 +70,7 @@ class Ranker:
     item_knn: ItemKNN | None = None
     fold_in_table: Tensor | None = None
     user_exponent: float = 0.5
+    linked: Tensor | None = None
 
     def __post_init__(self) -> None:
         counts = (self.history.num_users, self.history.num_items)
@@ -76,6 +81,21 @@ class Ranker:
         shape = (len(items), items.shape[1] - self.has_prior)
         if table is not None and table.shape != shape:
             raise ValueError(f"fold_in_table must have shape {shape}, got {tuple(table.shape)}")
+        linked = self.linked
+        if linked is not None and (linked.shape != items.shape[:1] or linked.dtype != torch.bool):
+            found = f"{tuple(linked.shape)} of {linked.dtype}"
+            raise ValueError(f"linked must be ({len(items)},) of torch.bool, got {found}")
+        knn, config = self.item_knn, self.config
+        if bool(config.item_knn) != (knn is not None):
+            raise ValueError(f"item_knn is {knn}, but config has item_knn={config.item_knn}")
+        if knn is not None and knn.weight != config.item_knn_weight:
+            wanted = f"item_knn_weight={config.item_knn_weight}"
+            raise ValueError(f"item_knn has weight {knn.weight}, but config has {wanted}")
+        devices = {str(part.device) for part in (users, items, self.history)}
+        if len(devices) > 1:
+            raise ValueError(
+                f"users, items and history must be on one device, got {', '.join(sorted(devices))}"
+            )
         check_finite(users, items, *(() if table is None else (table,)))
         largest = 0.0
         if not users.is_meta:
@@ -157,11 +177,13 @@ class Ranker:
         if fold_in and model.num_layers:
             check_whole(model)
             table = _fold_in_table(model, normalized_adjacency(message, (a, b)))
+        linked = None
         if side_nodes is not None:
+            linked = message.item_degrees > 0
             users = users[: graph.num_users].clone()
             if knn is not None:
                 knn = replace(knn, history=knn.history.head_users(graph.num_users))
-        return cls(users, items, graph, config, knn, table, a)
+        return cls(users, items, graph, config, knn, table, a, linked)
 
     @property
     def has_prior(self) -> bool:
@@ -180,7 +202,7 @@ class Ranker:
 
     def to(self, device: torch.device | str) -> Ranker:
         """Return the same ranker on another device: every tensor of it."""
-        knn, table = self.item_knn, self.fold_in_table
+        knn, table, linked = self.item_knn, self.fold_in_table, self.linked
         return replace(
             self,
             users=self.users.to(device),
@@ -188,6 +210,7 @@ class Ranker:
             history=self.history.to(device),
             item_knn=None if knn is None else replace(knn, history=knn.history.to(device)),
             fold_in_table=None if table is None else table.to(device),
+            linked=None if linked is None else linked.to(device),
         )
 
     def score_pairs(self, users: Tensor, items: Tensor) -> Tensor:
@@ -205,14 +228,15 @@ class Ranker:
         return scores
 
     def score_users(self, users: Tensor) -> Tensor:
-        """Return the scores of all items for (B,) integer users: (B, num_items).
+        """Return the scores of all items for (B,) integer users: (B, num_items) float32 or wider.
 
         Raises:
             ValueError: if a user is out of range.
         """
         users = self._checked("users", users)
         with torch.autocast(self.device.type, enabled=False):
-            scores = self.users[users] @ self.items.T
+            wide = torch.promote_types(self.items.dtype, torch.float32)
+            scores = self.users[users].to(wide) @ self.items.to(wide).T
         if self.item_knn is not None:
             rows, items, gains = self.item_knn.of_users(users)
             scores[rows, items] += gains.to(scores.dtype)
@@ -253,12 +277,14 @@ class Ranker:
                 with an order if the ranker has time decay.
 
         Raises:
-            ValueError: if ``history`` has a different number of items, or the model has no layers.
+            ValueError: if ``history`` has a different number of items, the model has no layers, or
+                the ranker was made with ``fold_in=False``.
         """
         history = checked_interactions("history", history)
         if self.fold_in_table is None:
             raise ValueError(
-                "a model without layers cannot fold in a new user: it passes no messages"
+                "this ranker cannot fold in a new user: its model is one without layers, which "
+                "passes no messages, or it was made with fold_in=False"
             )
         if history.num_items != len(self.items):
             raise ValueError(f"history is {history}, but the ranker has {len(self.items)} items")
@@ -301,6 +327,7 @@ class Ranker:
             "fold_in": self.fold_in_table,
             "seen.weights": self.history.weights,
             "seen.order": self.history.order,
+            "linked": self.linked,
         }
         tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
         if self.item_knn is not None:
@@ -335,7 +362,8 @@ class Ranker:
             parts = {name: tensors[f"item_knn.{name}"] for name in ("ends", "items", "values")}
             knn = ItemKNN.from_tensors(weighted, parts, config.item_knn_weight)
         exponent = float(metadata["user_exponent"])
-        return cls(users, items, history, config, knn, tensors.get("fold_in"), exponent)
+        table, linked = tensors.get("fold_in"), tensors.get("linked")
+        return cls(users, items, history, config, knn, table, exponent, linked)
 
     def __repr__(self) -> str:
         return f"Ranker({self.history}, {self.config})"
@@ -372,8 +400,7 @@ def with_popularity_prior(
     if users.ndim != 2 or users.shape[1:] != items.shape[1:] or popularity.shape != items.shape[:1]:
         shapes = f"{tuple(users.shape)}, {tuple(items.shape)} and {tuple(popularity.shape)}"
         raise ValueError(f"expected (num_users, d), (num_items, d) and (num_items,), got {shapes}")
-    if not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"the weight of the popularity prior must be at least 0, got {weight!r}")
+    weight = checked_number("weight", weight, 0)
     # In float32 at least: a count above 65,504 is infinite in float16, its logarithm is not.
     counts = popularity.to(torch.promote_types(items.dtype, torch.float32))
     prior = counts.log1p().mul(weight).to(items.dtype)

@@ -8,13 +8,13 @@ moved towards the items so weighted, and item kNN weighs the user's items likewi
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightgcn.core.checks import checked_number
 from lightgcn.graph.edge_order import edge_ages
 from lightgcn.graph.interactions import Interactions
 from lightgcn.nn.link_scores import unit_rows
@@ -28,7 +28,8 @@ def decayed(interactions: Interactions, exponent: float = 1.0) -> Interactions:
         exponent: p, at least 0.
 
     Returns:
-        Interactions with float32 weights, on the same device.
+        Interactions with weights on the same device: float32, or the dtype of given ones if that
+        is wider.
 
     Raises:
         ValueError: if the graph has no order, or the exponent is out of range.
@@ -41,8 +42,7 @@ def decayed(interactions: Interactions, exponent: float = 1.0) -> Interactions:
         >>> decayed(played, 1.0).weights
         tensor([0.5000, 1.0000])
     """
-    if not (math.isfinite(exponent) and exponent >= 0):
-        raise ValueError(f"the exponent of time decay must be at least 0, got {exponent!r}")
+    exponent = checked_number("exponent", exponent, 0)
     weights = (1 + edge_ages(interactions).double()).pow(-exponent).float()
     if interactions.weights is not None:
         weights = weights * interactions.weights

@@ -15,7 +15,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import as_tensor, check_floating, checked_count, checked_indices
+from lightgcn.core.checks import (
+    as_tensor,
+    check_floating,
+    checked_count,
+    checked_indices,
+    checked_integers,
+)
 from lightgcn.core.processor import fast_bfloat16
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.nn.link_scores import products
@@ -73,7 +79,7 @@ def top_k(
         user_embeddings: (num_users, d).
         item_embeddings: (num_items, d).
         k: length of the lists, at most the number of items.
-        seen: interactions whose items are left out for their user.
+        seen: interactions whose items are left out for their user, on any device.
         users: (B,) integer rows of ``user_embeddings``; None for all.
         residual: a term added to the dot products.
         chunk_size: users at a time; None for as many as keep the scores in cache.
@@ -148,7 +154,7 @@ def top_k(
 
 def top_k_scores(
     scores: Callable[[Tensor], Tensor],
-    users: Tensor,
+    users: Tensor | Sequence[int],
     num_items: int,
     k: int,
     *,
@@ -159,15 +165,15 @@ def top_k_scores(
 
     Args:
         scores: returns (n, num_items) floating scores of (n,) users; -inf excludes an item.
-        users: (B,) int64, each in the range that ``scores`` accepts.
+        users: (B,) integers, each in the range that ``scores`` accepts.
         num_items: number of items.
         k: length of the lists, at most the number of items.
         seen: interactions whose items are left out for their user.
         chunk_size: users at a time.
 
     Raises:
-        ValueError: if k < 1, k exceeds the number of items, ``seen`` has another number of items,
-            or scores are of another shape or NaN.
+        ValueError: if k < 1, k exceeds the number of items, ``seen`` has another number of items
+            or lacks a user, or scores are of another shape or NaN.
 
     Example:
         >>> import torch
@@ -181,6 +187,9 @@ def top_k_scores(
     seen = None if seen is None else checked_interactions("seen", seen)
     if seen is not None and seen.num_items != num_items:
         raise ValueError(f"seen is {seen}, the scores are of {num_items} items")
+    users = checked_integers("users", users)
+    if seen is not None:
+        checked_indices("users", users, seen.num_users, "seen.num_users")
     none = torch.empty(0, k, dtype=torch.float32, device=users.device)
     best = [TopK(users.new_empty(0, k), none)]
     for chunk in users.split(_chunk_size(chunk_size, _CPU_BYTES, range(num_items))):
@@ -203,7 +212,8 @@ def rank_rows(scores: Tensor, k: int) -> TopK:
     Raises:
         ValueError: if a score is NaN.
     """
-    return _rank(scores, k, lambda rows, items: scores[rows, items], None)[0]
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    return _rank(scores, k, lambda rows, items: scores[rows, items].to(wide), None)[0]
 
 
 def check_k(k: int, num_items: int) -> None:
@@ -342,8 +352,9 @@ def _chunk_size(given: int | None, room: int, items: Sequence[int] | Tensor) -> 
 
 def _mask_(scores: Tensor, seen: Interactions, users: Tensor) -> Tensor:
     """Overwrite the scores of each row's user's items with -inf."""
-    rows, items = seen.edges_of(users)
-    scores.view(-1).index_fill_(0, rows * scores.shape[1] + items, -torch.inf)
+    rows, items = seen.edges_of(users.to(seen.device))
+    places = (rows * scores.shape[1] + items).to(scores.device)
+    scores.view(-1).index_fill_(0, places, -torch.inf)
     return scores
 
 

@@ -15,6 +15,7 @@ from lightgcn.core.processor import fast_bfloat16
 from lightgcn.graph.adjacency import Adjacency
 from lightgcn.graph.links import LinkSet, Split
 from lightgcn.graph.negatives import sample_negative_items, sample_user_positives, shuffled_batches
+from lightgcn.nn.config import RankingConfig, check_scores_all_pairs
 from lightgcn.nn.link_scores import link_scores
 from lightgcn.nn.losses import bce_loss, bpr_loss, in_batch_softmax_part, l2_penalty
 from lightgcn.nn.model import LightGCN
@@ -202,17 +203,17 @@ def num_steps(links: LinkSet, config: TrainConfig) -> int:
     )
 
 
-def check_split(model: LightGCN, split: Split, config: TrainConfig) -> None:
+def check_split(model: LightGCN, split: Split, config: TrainConfig, ranking: RankingConfig) -> None:
     """Raise a ValueError if a split has other nodes than the model, and as `check_links` does."""
     for links in (split.train, split.val):
         for graph in (links.message, links.positives):
             if (graph.num_users, graph.num_items) != (model.num_users, model.num_items):
                 nodes = f"{model.num_users} users and {model.num_items} items"
                 raise ValueError(f"the model has {nodes}, but the split has {graph}")
-    check_links(split, config)
+    check_links(split, config, ranking)
 
 
-def check_links(split: Split, config: TrainConfig) -> None:
+def check_links(split: Split, config: TrainConfig, ranking: RankingConfig) -> None:
     """Raise a ValueError if the first step or validation of a run would fail."""
     if not split.train.positives.num_edges:
         raise ValueError("the train set has no positives")
@@ -227,6 +228,8 @@ def check_links(split: Split, config: TrainConfig) -> None:
         )
     if not split.val.positives.num_edges:  # nothing to validate on
         return
+    if split.val.negative_pairs == "all" and split.val.negatives.shape[1]:
+        check_scores_all_pairs(ranking)
     k, num_items = parse_metric(config.metric)[1], split.val.positives.num_items
     if k is None and not split.val.negatives.shape[1]:
         raise ValueError(

@@ -9,11 +9,17 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lightgcn.core.checks import checked_count, is_number
+from lightgcn.core.checks import checked_count, checked_number, is_number
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.links import NegativePairs
-from lightgcn.nn.config import ModelConfig, RankingConfig, check_choice, check_least, plain_numbers
+from lightgcn.nn.config import (
+    ModelConfig,
+    RankingConfig,
+    check_choice,
+    check_scores_all_pairs,
+    plain_numbers,
+)
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.spectral import spectral_embeddings
 from lightgcn.nn.text_features import word_embeddings
@@ -46,8 +52,9 @@ class TrainConfig:
         metric: the validation metric that chooses the best epoch: "roc_auc", "loss", or a ranking
             metric such as "recall@20".
         eval_every: epochs between validations.
-        eval_users: number of users to validate on, drawn by the seed, with their links; None for
-            all. On large data ten thousand users suffice, in a fraction of the time.
+        eval_users: number of users to rank for in a validation, drawn by the seed; None for all. On
+            large data ten thousand suffice, in a fraction of the time. "roc_auc" and "loss" are of
+            all links.
         patience: validations without a new best before training stops; None to run all epochs.
         precision: "float32", or "mixed": on a CPU propagation gathers from float16 tables
             (unweighted edges), and the softmax loss multiplies in bfloat16 if the CPU has
@@ -98,10 +105,9 @@ class TrainConfig:
                 checked_count(name, getattr(self, name), 1)
         checked_count("seed", self.seed, 0)
         for name in ("learning_rate", "temperature", "negative_weight"):
-            if not (is_number(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
+            checked_number(name, getattr(self, name))
         for name in ("weight_decay", "l2"):
-            check_least(self, name)
+            checked_number(name, getattr(self, name), 0)
         if not (is_number(self.disjoint) and 0 <= self.disjoint < 1):
             raise ValueError(f"disjoint must be in [0, 1), got {self.disjoint!r}")
         if self.loss == "bce" and self.positives != "edges":
@@ -143,10 +149,8 @@ class Preset:
                     f"{name} must be a {kind.__name__}, got {getattr(self, name)!r:.80}; "
                     'lightgcn.preset("fast", epochs=3) changes settings by name'
                 )
-        if self.ranking.item_knn and self.train.negative_pairs == "all":
-            raise ValueError(
-                'item_knn must be 0 with negative_pairs="all": it scores user-item pairs'
-            )
+        if self.train.negative_pairs == "all":
+            check_scores_all_pairs(self.ranking)
 
     def changed(self, **settings: Any) -> Preset:
         """Return the preset with some settings changed, by name: of model, training or ranking.

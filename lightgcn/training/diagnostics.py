@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 from lightgcn.graph.links import LinkSet, Split
+from lightgcn.graph.negatives import saturated_users
 from lightgcn.ranking.metrics import parse_metric
 from lightgcn.training.batches import learnable_links, num_samples, num_steps
 from lightgcn.training.config import TrainConfig
@@ -76,7 +77,7 @@ def _saturated_users(train: LinkSet, config: TrainConfig) -> str | None:
     left = learnable_links(train, config)
     if left is train:
         return None
-    full = (train.exclude.user_degrees >= train.exclude.num_items).nonzero().flatten().tolist()
+    full = saturated_users(train.exclude).tolist()
     ids = train.positives.user_ids
     first = full[0] if ids is None else ids[full[0]]
     without = train.positives.num_edges - left.positives.num_edges

@@ -209,7 +209,8 @@ class TrainingLoop:
     @cached_property
     def _val_links(self) -> LinkSet:
         users, val = self.config.eval_users, self.split.val
-        return val if users is None else val.sample_users(users, seed=self.config.seed)
+        ranks = parse_metric(self.config.metric)[1] is not None
+        return val.sample_users(users, seed=self.config.seed) if users and ranks else val
 
     @cached_property
     def _similarity(self) -> Any:

@@ -23,6 +23,7 @@ class Dimension:
     ``high``.
 
     ``at_random`` fixes the value for the trials that are drawn at random; None for any value.
+    ``start`` is a value of a range that is not rounded.
     """
 
     name: str
@@ -31,11 +32,18 @@ class Dimension:
     high: float = 0.0
     log: bool = False
     at_random: Any = None
+    start: float | None = None
 
     def including(self, value: Any) -> Dimension:
-        """Return the dimension, widened to hold a value."""
+        """Return the dimension, widened to hold the start; a ValueError if it cannot."""
+        if self.log and value <= 0:
+            raise ValueError(
+                f"start: {self.name} is {value}, but a search multiplies it: start with a positive "
+                f"number, or fix it (fixed=[{self.name!r}])"
+            )
         if not self.choices:
-            return replace(self, low=min(self.low, value), high=max(self.high, value))
+            low, high = min(self.low, value), max(self.high, value)
+            return replace(self, low=low, high=high, start=value)
         if value in self.choices:
             return self
         return replace(self, choices=tuple(sorted((*self.choices, value), key=_order)))
@@ -52,6 +60,8 @@ class Dimension:
         """Return the value that `encode` encoded; numbers of a range are rounded to 3 digits."""
         if self.choices:
             return self.choices[value] if self._is_ordered else value
+        if value == self.start:
+            return value
         return min(max(float(f"{value:.3g}"), self.low), self.high)
 
     def distribution(self) -> Any:

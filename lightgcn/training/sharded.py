@@ -60,17 +60,18 @@ class ShardedLightGCN(LightGCN):
         """Distribute the columns of the model of process 0; the other processes pass None.
 
         Raises:
-            ValueError: if there are fewer columns than processes, or process 0 passes None.
+            ValueError: if there are fewer columns than processes, or process 0 passes None, a
+                model of another dtype than float32, or one of a "custom" normalisation.
         """
-        layers = 0 if model is None else model.num_layers
-        shape = (
-            (0, 0, 0) if model is None else (model.num_users, model.num_items, model.embedding_dim)
-        )
-        learnable = model is not None and isinstance(model.alpha, nn.Parameter)
-        sent = processes.broadcast([*shape, layers, learnable, *_exponents(model)])
+        found = _unfit(model)
+        sent = processes.broadcast([0.0] * 13 if model is None or found else _numbers(model))
         num_users, num_items, width, layers = map(int, sent[:4])
-        if not width:
-            raise ValueError("process 0 must pass the model, got None")
+        if not width:  # in all processes, none of which waits for the others
+            given_by_0 = found if processes.rank == 0 else "something else"
+            raise ValueError(
+                "process 0 must pass a float32 model with exponents of normalisation, got "
+                f"{given_by_0}"
+            )
         processes.column_counts(width)
         given = (0.0,) * (layers + 1) if model is None else model.alpha
         alpha = given.tolist() if isinstance(given, Tensor) else list(given)
@@ -84,8 +85,9 @@ class ShardedLightGCN(LightGCN):
             layers,
         )
         table = None if model is None else model.embedding.detach()
-        shard.processes, shard.ranking = processes, RankingConfig()
-        a, b, known = sent[5:8]
+        a, b, known, prior, neighbours, *decay = sent[5:]
+        shard.processes = processes
+        shard.ranking = RankingConfig(None if prior < 0 else prior, int(neighbours), *decay)
         shard.normalization = normalization_name((a, b)) if known else None
         shard.embedding = nn.Parameter(
             processes.scatter_columns(table, (num_users + num_items, width), torch.device(device))
@@ -94,6 +96,10 @@ class ShardedLightGCN(LightGCN):
         if sent[4]:
             shard.alpha = nn.Parameter(torch.tensor(alpha, dtype=torch.float32, device=device))
         return shard
+
+    def reset_parameters(self, *arguments: Any, **options: Any) -> None:
+        """Raise a ValueError: every process would draw the same numbers for its own columns."""
+        raise ValueError("a part of a model is not drawn anew: reset the whole before from_whole")
 
     def embed(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Return the final embeddings with all columns, (num_users, d) and (num_items, d), without
@@ -175,9 +181,23 @@ def evaluate_shared(
     return replace(result, metrics=dict(zip(result.metrics, agreed, strict=True)))
 
 
-def _exponents(model: LightGCN | None) -> tuple[float, float, bool]:
-    """Return the exponents of a model's normalisation as numbers, and whether there are any."""
-    given = None if model is None else model.normalization
-    if given is None or given == "custom":
-        return 0.0, 0.0, False
-    return *exponents(given), True
+def _unfit(model: LightGCN | None) -> str:
+    """Return why a model cannot be shared out, "" if it can."""
+    if model is None:
+        return "None"
+    if model.embedding.dtype != torch.float32:
+        return str(model.embedding.dtype)
+    return 'normalization="custom"' if model.normalization == "custom" else ""
+
+
+def _numbers(model: LightGCN) -> list[float]:
+    """Return all but the weights as 13 numbers: the shape, the normalisation and the ranking."""
+    normalization, ranking = model.normalization, model.ranking
+    a, b, known = 0.0, 0.0, normalization is not None
+    if normalization is not None and normalization != "custom":
+        a, b = exponents(normalization)
+    shape = model.num_users, model.num_items, model.embedding_dim, model.num_layers
+    prior = -1.0 if ranking.popularity_prior is None else ranking.popularity_prior
+    weights = ranking.item_knn_weight, ranking.time_decay, ranking.time_decay_weight
+    learnable = isinstance(model.alpha, nn.Parameter)
+    return [*shape, learnable, a, b, known, prior, ranking.item_knn, *weights]

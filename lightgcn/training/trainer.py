@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightgcn.core.lock import folder_lock
 from lightgcn.core.process_group import ProcessLostError
 from lightgcn.graph.links import LinkSet, Split
 from lightgcn.nn.model import LightGCN
@@ -150,7 +152,9 @@ def fit(
         settings: a `Preset` such as ``lightgcn.preset("fast")``, or its name; a `TrainConfig` alone
             trains the model as it is; None for the training of the "paper" preset.
         run_dir: folder for ``history.jsonl`` and ``checkpoint.safetensors``, which is saved every
-            30 s (less often if saving takes more than 3 s), on interruption, and at the end.
+            30 s (less often if saving takes more than 3 s), when ``should_stop`` ends the run, and
+            at the end. An exception, Ctrl-C among them, leaves the last one. The folder is locked
+            meanwhile (`lightgcn.core.lock`).
         resume: continue from the checkpoint in ``run_dir``, or start if there is none.
         on_epoch: called with each epoch's record, for a logger.
         should_stop: called before each step; once it returns True a checkpoint is saved and the run
@@ -163,6 +167,7 @@ def fit(
             edges or negatives that the loss or the metric needs; the loss is not finite; the
             checkpoint is of a different model, data or settings (except ``epochs`` and
             ``patience``); or ``run_dir`` holds a checkpoint and ``resume`` is not set.
+        FolderInUseError: if something else writes to ``run_dir``.
         ProcessLostError: if one of several processes died.
 
     Warns:
@@ -187,26 +192,28 @@ def fit(
     processes = processes_of(model)
     # The test set stays on its device, unread.
     split = split._replace(test=split.val)
-    check_split(model, split, config)
+    ranking = given.ranking if isinstance(given, Preset) else model.ranking
+    check_split(model, split, config, ranking)
     if resume and run_dir is None:
         raise ValueError("resume needs the run_dir that holds the checkpoint")
-    there = run_dir is not None and (Path(run_dir) / CHECKPOINT_FILE).exists()
-    processes.check_same(f"whether {run_dir} holds a checkpoint", str(there))
-    if there and not resume:
-        raise ValueError(
-            f"{run_dir}: holds a checkpoint; continue it with resume=True, or give a different "
-            "run_dir"
-        )
-    warn_of_settings(split, config, model.num_layers)
-    # Training needs gradients even if the caller is in no_grad or inference mode.
-    with torch.inference_mode(False), torch.enable_grad():
-        loop = _accepted(model, split, config, given, run_dir, resume)
-        try:
-            with _progress_bar(loop, progress and processes.rank == 0) as bar:
-                ended = loop.train(on_epoch, should_stop, bar)
-        except ProcessLostError as error:
-            epoch, saved = loop.progress.epoch + 1, loop.files.last_saved
-            raise ProcessLostError(f"{error}; training stops in epoch {epoch}; {saved}") from error
+    with folder_lock(run_dir) if run_dir is not None and processes.rank == 0 else nullcontext():
+        there = run_dir is not None and (Path(run_dir) / CHECKPOINT_FILE).exists()
+        processes.check_same(f"whether {run_dir} holds a checkpoint", str(there))
+        if there and not resume:
+            raise ValueError(
+                f"{run_dir}: holds a checkpoint; continue it with resume=True, or give a different "
+                "run_dir"
+            )
+        warn_of_settings(split, config, model.num_layers)
+        # Training needs gradients even if the caller is in no_grad or inference mode.
+        with torch.inference_mode(False), torch.enable_grad():
+            loop = _accepted(model, split, config, given, run_dir, resume)
+            try:
+                with _progress_bar(loop, progress and processes.rank == 0) as bar:
+                    ended = loop.train(on_epoch, should_stop, bar)
+            except ProcessLostError as error:
+                at = f"training stops in epoch {loop.progress.epoch + 1}; {loop.files.last_saved}"
+                raise ProcessLostError(f"{error}; {at}") from error
     now = loop.progress
     return TrainResult(now.history, now.best_epoch, now.best_value, ended)
 

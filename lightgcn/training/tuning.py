@@ -6,7 +6,7 @@ preset.json     the best settings so far, for `lightgcn.preset` and ``lightgcn t
 
 from __future__ import annotations
 
-import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Collection
@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 import torch
 
-from lightgcn.core.checks import checked_count, is_out_of_memory
+from lightgcn.core.checks import checked_count, checked_number, is_out_of_memory
 from lightgcn.core.lock import folder_lock
 from lightgcn.core.memory import training_memory, warn_of_shortage
 from lightgcn.graph.links import Split
@@ -44,6 +44,8 @@ _TRIAL_SHARE, _TICK_SHARE = 1 / 10, 1 / 60
 # Epochs before a trial is compared with others, in a search without a time limit.
 _GRACE_EPOCHS = 10
 _LEAST_RIVALS = 3
+# Parts of a score that are not defined for negatives of any two nodes.
+_USER_ITEM_PARTS = ("popularity_prior", "item_knn", "item_knn_weight")
 
 
 class TuneProgress(NamedTuple):
@@ -155,7 +157,7 @@ def tune(
         advice = "use a smaller max_dim, or less data (prepare --slices, --sample)"
         warn_of_shortage("a search", needed, advice)
     smallest = LightGCN(nodes.num_users, nodes.num_items, embedding_dim=1, init_std=0)
-    check_split(smallest, split, start.train)
+    check_split(smallest, split, start.train, start.ranking)
     with folder_lock(folder), quiet_optuna():
         search = _Search(split, Path(folder), start, tuple(sorted(fixed)), max_dim, minutes, trials)
         search.should_stop = should_stop
@@ -171,8 +173,8 @@ def tune(
 def _check_limits(minutes: float | None, trials: int | None, max_dim: int) -> None:
     if minutes is None and trials is None:
         raise ValueError("give minutes, trials, or both, to limit the search")
-    if minutes is not None and not (math.isfinite(minutes) and minutes > 0):
-        raise ValueError(f"minutes must be a positive number, got {minutes}")
+    if minutes is not None:
+        checked_number("minutes", minutes)
     for name, value in (("trials", trials), ("max_dim", max_dim)):
         if value is not None:
             checked_count(name, value, 1)
@@ -206,7 +208,10 @@ class _Search:
             else max(self.start.train.epochs, _LEAST_EPOCHS),
         )
         num_edges = self.split.train.positives.num_edges
-        self.space = search_space(self.base, num_edges, max_dim=self.max_dim, fixed=self.fixed)
+        fixed = self.fixed
+        if "all" in (self.split.val.negative_pairs, self.start.train.negative_pairs):
+            fixed += _USER_ITEM_PARTS
+        self.space = search_space(self.base, num_edges, max_dim=self.max_dim, fixed=fixed)
         if not self.space:
             raise ValueError("all settings are fixed: nothing is left to search")
 
@@ -472,7 +477,7 @@ def _drop_partial_line(path: Path) -> None:
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if whole != data:
-        path.write_bytes(whole)
+        os.truncate(path, len(whole))  # writing anew could lose the search
 
 
 class _NoLock:

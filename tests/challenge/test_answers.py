@@ -100,7 +100,8 @@ def test_answers_are_the_best_by_the_formula(
 
 def without_knn(recommender):
     """The same recommender without item kNN."""
-    ranker = replace(recommender.ranker, item_knn=None)
+    config = replace(recommender.ranker.config, item_knn=0)
+    ranker = replace(recommender.ranker, item_knn=None, config=config)
     return Recommender(ranker, user_columns=recommender.user_columns)
 
 

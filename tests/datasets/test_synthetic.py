@@ -119,9 +119,9 @@ def test_tiny_worlds(tmp_path, num_playlists, num_tracks):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"num_playlists": 0}, "num_playlists must be a positive integer, got 0"),
-        ({"num_tracks": -5}, "num_tracks must be a positive integer, got -5"),
-        ({"slice_size": 2.5}, "slice_size must be a positive integer, got 2.5"),
+        ({"num_playlists": 0}, "num_playlists must be an integer of at least 1, got 0"),
+        ({"num_tracks": -5}, "num_tracks must be an integer of at least 1, got -5"),
+        ({"slice_size": 2.5}, "slice_size must be an integer of at least 1, got 2.5"),
         ({"mean_length": 0.5}, r"mean_length must be in \[1, 200\], got 0.5"),
         ({"mean_length": float("nan")}, r"mean_length must be in \[1, 200\], got nan"),
         ({"seed": -1}, "seed must be a non-negative integer"),

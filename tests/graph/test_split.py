@@ -386,6 +386,21 @@ def test_link_sets_of_one_split_draw_differently():
     assert set(negatives_of(links[1])) != set(negatives_of(links[2]))
 
 
+def test_given_negatives_are_in_range():
+    graph = build([(0, 1), (1, 2)], 2, 3)
+    for pairs, wrong, fitting in (
+        ("user_item", ([0, -1], [2, 0], [0, 3]), [1, 2]),
+        ("all", ([-1, 0], [5, 0], [0, 5]), [4, 4]),
+    ):
+        for pair in wrong:
+            with pytest.raises(ValueError, match="negatives"):
+                LinkSet(graph, graph, torch.tensor([pair]).T, pairs)
+        made = LinkSet(graph, graph, torch.tensor([fitting]).T, pairs)
+        assert made.negatives.T.tolist() == [fitting]
+    with pytest.raises(ValueError, match=r"negative_pairs.*'items'"):
+        LinkSet(graph, graph, torch.tensor([[0], [0]]), "items")
+
+
 def test_wrong_epoch_and_hand_made_set():
     links = split_edges(random_graph(50)).train
     with pytest.raises(ValueError, match="epoch must be a non-negative integer, got -1"):

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from lightgcn import Interactions, LightGCN, bce_loss, normalized_adjacency
+from lightgcn import Interactions, LightGCN, RankingConfig, bce_loss, normalized_adjacency
 
 # User 2 and item 4 are isolated.
 EDGES = torch.tensor([[0, 0, 0, 1, 1, 3, 3], [0, 1, 2, 1, 3, 3, 0]])
@@ -384,6 +385,25 @@ def test_state_dict_round_trip(alpha: Any, tmp_path: Path) -> None:
     assert torch.equal(model.propagate(adjacency), other.propagate(adjacency))
 
 
+def test_a_damaged_state_leaves_the_model_as_it_was() -> None:
+    saved = LightGCN(USERS, ITEMS, 3, 2, seed=1).state_dict()
+    for part, value in (
+        ("ranking", None),
+        ("ranking", {"prior": 1}),
+        ("ranking", {"item_knn": -1}),
+        ("normalization", "none"),
+        ("normalization", [0.5]),
+    ):
+        extra = orjson.loads(saved["_extra_state"].numpy().tobytes()) | {part: value}
+        packed = torch.frombuffer(bytearray(orjson.dumps(extra)), dtype=torch.uint8)
+        model = LightGCN(USERS, ITEMS, 3, 2)
+        before = model.embedding.detach().clone()
+        with pytest.raises(ValueError, match=part if value != {"item_knn": -1} else "item_knn"):
+            model.load_state_dict(saved | {"_extra_state": packed})
+        assert torch.equal(model.embedding, before)
+        assert (model.normalization, model.ranking) == (None, RankingConfig())
+
+
 def test_a_deep_copy_is_independent() -> None:
     model = LightGCN(USERS, ITEMS, 3, 2, "learnable")
     other = copy.deepcopy(model)
@@ -493,5 +513,7 @@ def test_cuda_equals_cpu() -> None:
     expected = model.propagate(normalized_adjacency(graph()))
     on_device = copy.deepcopy(model).cuda().propagate(normalized_adjacency(graph().to("cuda")))
     torch.testing.assert_close(on_device.cpu(), expected)
+    moved = copy.deepcopy(model).cuda()
+    torch.testing.assert_close(moved(graph().to("cuda"), graph()).cpu(), model(graph(), graph()))
     with torch.device("cuda"):
         assert torch.equal(LightGCN(USERS, ITEMS, 3, 3).embedding.cpu(), model.embedding)

@@ -26,6 +26,19 @@ def test_model_round_trip(tmp_path, alpha):
     )
 
 
+@pytest.mark.parametrize("alpha", [None, "learnable"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_keeps_its_dtype(tmp_path, dtype, alpha):
+    model = LightGCN(4, 5, 6, 2, alpha, normalization=(0.3, 0.9)).to(dtype)
+    with torch.no_grad():
+        model.embedding[0, 0] = 1 / 3
+    save_model(tmp_path / "model", model)
+    loaded = load_model(tmp_path / "model")
+    for name, weight in model.state_dict().items():
+        assert loaded.state_dict()[name].dtype == weight.dtype
+        assert torch.equal(loaded.state_dict()[name], weight)
+
+
 @pytest.mark.parametrize(
     "metadata", [{}, {"num_users": 4, "num_items": 5, "embedding_dim": 7}, {"size": 3}]
 )

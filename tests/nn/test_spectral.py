@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
@@ -92,8 +93,10 @@ def transposed(graph: Interactions) -> Interactions:
 
 def test_a_rank_out_of_range_is_refused() -> None:
     for rank in (0, 18, 2.0, True):
-        with pytest.raises(ValueError, match=rf"17.*{rank}"):
+        with pytest.raises(ValueError, match=rf"rank .*{rank}"):
             truncated_svd(graph(), rank)  # type: ignore[arg-type]
+    found = truncated_svd(graph(), np.int64(3))  # type: ignore[arg-type]
+    assert torch.equal(found.values, truncated_svd(graph(), 3).values)
 
 
 def test_the_start_is_the_decomposition_at_the_scale_asked_for() -> None:

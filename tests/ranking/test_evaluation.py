@@ -130,6 +130,15 @@ def test_negatives_of_any_two_nodes() -> None:
     assert result["roc_auc"] == pytest.approx(roc_auc_score(links.labels.tolist(), scores))
 
 
+def test_a_prior_or_item_knn_is_refused_for_negatives_of_any_two_nodes() -> None:
+    links = split(negative_pairs="all").val
+    for ranking in (RankingConfig(popularity_prior=0.0), RankingConfig(item_knn=3)):
+        trained = model()
+        trained.ranking = ranking
+        with pytest.raises(ValueError, match='negative_pairs="all"'):
+            evaluate(trained, links, ks=(3,))
+
+
 def test_without_negatives_link_metrics_are_left_out() -> None:
     links = split(negatives=0.0).val
     result = evaluate(model(), links, ks=(4,), metrics=("recall",))
@@ -322,6 +331,21 @@ def test_a_result_is_read_by_name() -> None:
         result["ndcg@20"]
 
 
+def test_masks_of_other_nodes_and_no_metrics_are_refused() -> None:
+    relevant, few = split().val.positives, Interactions([0], [0], USERS - 1, ITEMS)
+    users, items = torch.ones(USERS, 2), torch.ones(ITEMS, 2)
+    for ask in (
+        lambda **options: evaluate_ranking(users, items, relevant, ks=[1], **options),
+        lambda **options: evaluate_scores(
+            lambda some: users[some] @ items.T, relevant, ks=[1], **options
+        ),
+    ):
+        with pytest.raises(ValueError, match="seen"):
+            ask(seen=few)
+        with pytest.raises(ValueError, match="metrics"):
+            ask(metrics=[])
+
+
 def test_evaluation_leaves_no_gradient() -> None:
     links, chosen = split().val, model()
     evaluate(chosen, links, ks=(3,))
@@ -334,8 +358,16 @@ def test_cuda_equals_cpu() -> None:
     links = split().val
     expected = evaluate(model(), links, ks=(5,))
     moved = links.to("cuda")
-    found = evaluate(model().cuda(), normalized_adjacency(moved.message), moved, ks=(5,))
-    assert found.metrics == pytest.approx(expected.metrics)
+    chosen = model().cuda()
+    users, items = chosen.embed(moved.message)
+    for found in (
+        evaluate(chosen, moved, ks=(5,)),
+        evaluate(chosen, links, ks=(5,)),
+        evaluate_links(users, items, links),
+        evaluate_ranking(users, items, links.positives, seen=links.message, ks=(5,)),
+    ):
+        part = {name: expected[name] for name in found.metrics}
+        assert found.metrics == pytest.approx(part)
 
 
 def test_text_counts_what_was_measured_alone() -> None:

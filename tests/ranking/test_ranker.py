@@ -23,7 +23,9 @@ from lightgcn import (
     save_model,
 )
 from lightgcn.graph.side_nodes import SideNodes
-from lightgcn.ranking.item_knn import nearest_items
+from lightgcn.ranking.item_knn import ItemKNN, nearest_items
+from lightgcn.ranking.ranker import with_popularity_prior
+from lightgcn.ranking.time_decay import decayed
 
 USERS, ITEMS = 7, 9
 # A user with one item, one with all of them, one with none.
@@ -96,8 +98,14 @@ def test_rankers_in_half_precision_are_near_float32() -> None:
             graph = replace(graph, weights=graph.weights * scale)  # type: ignore[operator]
         wide = Ranker.from_model(model, graph).fold_in(graph).score_users(torch.arange(USERS))
         ranker = Ranker.from_model(model.to(dtype), graph).fold_in(graph)
-        narrow = ranker.score_users(torch.arange(USERS)).float()
+        narrow = ranker.score_users(torch.arange(USERS))
         torch.testing.assert_close(narrow, wide, rtol=0.05, atol=0.05)
+        pairs = ranker.score_pairs(torch.zeros(ITEMS, dtype=torch.int64), torch.arange(ITEMS))
+        torch.testing.assert_close(narrow[0], pairs)
+    large = torch.full((3, 1), 6e4, dtype=torch.float16)  # whose products float16 cannot hold
+    graph = Interactions([0], [0], 3, 3)
+    scores = Ranker(large, large, graph, RankingConfig()).score_users(torch.tensor([1]))
+    assert scores.dtype == torch.float32 and bool(scores.isfinite().all())
 
 
 def test_weights_and_order_of_a_new_user_matter_where_the_ranker_uses_them() -> None:
@@ -144,6 +152,33 @@ def tensors_of(value: Any, path: str = "ranker") -> Iterator[tuple[str, Tensor]]
             yield from tensors_of(part, f"{path}[{place}]")
     elif type(value).__module__.startswith("lightgcn") and hasattr(value, "__dict__"):
         yield from tensors_of(value.__dict__, path)
+
+
+def test_parts_that_contradict_each_other_are_refused() -> None:
+    ranker = Ranker.from_model(model_of(RankingConfig(item_knn=3)), graph_of(True))
+    assert ranker.item_knn is not None
+    for changed, named in (
+        ({"item_knn": None}, "item_knn"),
+        ({"config": RankingConfig()}, "item_knn"),
+        ({"item_knn": replace(ranker.item_knn, weight=0.7)}, "weight"),
+        ({"history": ranker.history.to("meta")}, "device"),
+        ({"linked": torch.ones(3, dtype=torch.bool)}, "linked"),
+        ({"linked": torch.ones(ITEMS, dtype=torch.int64)}, "linked"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            replace(ranker, **changed)  # type: ignore[arg-type]
+
+
+def test_the_weights_of_a_score_are_numbers() -> None:
+    graph, table = graph_of(True), torch.ones(3, 2)
+    for wrong in ("x", None, -1.0, float("nan"), True):
+        for ask, named in (
+            (lambda wrong: decayed(graph, wrong), "exponent"),
+            (lambda wrong: ItemKNN.from_graph(graph, 1, wrong), "weight"),
+            (lambda wrong: with_popularity_prior(table, table, torch.ones(3), wrong), "weight"),
+        ):
+            with pytest.raises(ValueError, match=f"{named} must be .*{wrong!r}"):
+                ask(wrong)
 
 
 def test_to_moves_every_tensor() -> None:

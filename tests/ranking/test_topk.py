@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightgcn import Interactions, top_k
-from lightgcn.ranking.topk import TopK, rank_rows
+from lightgcn.ranking.topk import TopK, rank_rows, top_k_scores
 
 
 def naive(
@@ -161,6 +161,19 @@ def test_users_may_be_a_list() -> None:
     )
 
 
+def test_scores_of_any_function_are_wide_and_users_are_checked() -> None:
+    table = torch.randn(5, 4).half()
+    seen = edges({(1, 2)}, 3, 4)
+    for users in ([2, 1], (2, 1), torch.tensor([2, 1])):
+        best = top_k_scores(table.__getitem__, users, 4, 2, seen=seen)
+        assert best.scores.dtype == torch.float32
+        assert best.scores[0].tolist() == sorted(table[2].tolist())[:1:-1]
+    assert top_k_scores(table.__getitem__, [4], 4, 1).items.tolist() == [[int(table[4].argmax())]]
+    for users, named in (([4], "users"), (["a"], "users"), ([[1]], "users")):
+        with pytest.raises(ValueError, match=named):
+            top_k_scores(table.__getitem__, users, 4, 2, seen=seen)
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="seen is Interactions"):
         top_k(torch.ones(2, 2), torch.ones(3, 2), 1, seen=edges({(0, 0)}, 3, 2))
@@ -205,6 +218,8 @@ def test_cuda_equals_cpu() -> None:
     assert torch.equal(found.items.cpu(), expected.items) and torch.equal(
         found.scores.cpu(), expected.scores
     )
+    again = top_k(users.cuda(), items.cuda(), 25, seen=seen, chunk_size=16)
+    assert torch.equal(again.items, found.items)
 
 
 @pytest.mark.parametrize("num_items", [640, 1000, 4099])

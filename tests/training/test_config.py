@@ -154,8 +154,9 @@ def test_unknown_presets_and_settings_are_named() -> None:
 def test_settings_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="positives='users'"):
         TrainConfig(loss="bce", positives="users")
-    with pytest.raises(ValueError, match="item_knn"):
-        preset("best", negative_pairs="all")
+    for name, changes in (("item_knn", {}), ("popularity_prior", {"item_knn": 0})):
+        with pytest.raises(ValueError, match=name):
+            preset("best", negative_pairs="all", **changes)
 
 
 def test_numpy_numbers_become_plain_ones() -> None:

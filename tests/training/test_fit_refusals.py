@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from torch import Tensor, nn
 
 import lightgcn
 from lightgcn import Interactions, LightGCN, RankingConfig, Split, fit, link_set, split_edges
+from lightgcn.core.lock import FolderInUseError
 from lightgcn.datasets.synthetic.generate import synthetic_interactions
+from lightgcn.training.checkpoint import CHECKPOINT_FILE, HISTORY_FILE, read_history
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PAPER = SETTINGS["paper"]
@@ -138,6 +141,27 @@ def test_what_would_end_the_run_later_is_refused_at_once(tmp_path: Path) -> None
     ):
         settings = PAPER.changed(**{name: value})
         refused(ValueError, value, folder=folder, settings=settings, split=split)
+    pairs = small_split(PAPER, negative_pairs="all")
+    for name, weight in (("item_knn", 3), ("popularity_prior", 0.1)):
+        settings = PAPER.changed(**{name: weight})
+        refused(ValueError, name, "negative_pairs", folder=folder, settings=settings, split=pairs)
+        model = new_model(settings)
+        for given in (settings.train, None):
+            refused(ValueError, name, folder=folder, model=model, settings=given, split=pairs)
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
+    folder, errors = tmp_path / "run", []
+
+    def another(_: dict[str, Any]) -> None:
+        with ThreadPoolExecutor() as pool:
+            job = pool.submit(fit, new_model(PAPER), small_split(PAPER), PAPER, run_dir=folder)
+            errors.append(job.exception())
+
+    result = fit(new_model(PAPER), small_split(PAPER), PAPER, run_dir=folder, on_epoch=another)
+    assert len(errors) == 4 and all(isinstance(error, FolderInUseError) for error in errors)
+    assert read_history(folder) == result.history
+    assert sorted(path.name for path in folder.iterdir()) == [CHECKPOINT_FILE, HISTORY_FILE]
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -18,7 +18,7 @@ import distributed_job as job
 import pytest
 import torch
 
-from lightgcn import LightGCN, Recommender, in_batch_softmax_loss
+from lightgcn import LightGCN, RankingConfig, Recommender, in_batch_softmax_loss
 from lightgcn.cli import console
 from lightgcn.core import process_group as process_group_module
 from lightgcn.core.process_group import (
@@ -236,6 +236,23 @@ def test_a_process_without_others_is_alone():
     assert torch.equal(again.embedding, whole.embedding) and torch.equal(again.alpha, whole.alpha)
     with pytest.raises(ValueError, match="process 0"):
         ShardedLightGCN.from_whole(None, SINGLE_PROCESS)
+
+
+def test_a_part_has_the_settings_of_the_whole_or_is_refused():
+    for ranking in (RankingConfig(0.1, 7, 0.3, 1.5, 0.6), RankingConfig()):
+        for normalization in (None, "mean", (0.25, 0.75)):
+            whole = LightGCN(5, 4, 6, normalization=normalization)
+            whole.ranking = ranking
+            shard = ShardedLightGCN.from_whole(whole, SINGLE_PROCESS)
+            for each in (shard, shard.whole()):
+                assert (each.ranking, each.normalization) == (ranking, whole.normalization)
+    with pytest.raises(ValueError, match="from_whole"):
+        shard.reset_parameters("xavier", seed=1)
+    assert torch.equal(shard.embedding, whole.embedding)
+    whole.normalization = "custom"
+    for refused, named in ((whole, "custom"), (LightGCN(5, 4, 6).double(), "float64")):
+        with pytest.raises(ValueError, match=named):
+            ShardedLightGCN.from_whole(refused, SINGLE_PROCESS)
 
 
 def test_a_part_of_a_model_is_not_taken_for_the_whole(tmp_path):

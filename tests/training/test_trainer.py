@@ -297,6 +297,14 @@ def test_validation_of_some_users_is_that_of_their_links() -> None:
     assert evaluate(model, split.val)["recall@20"] != pytest.approx(expected["recall@20"])
 
 
+def test_a_link_metric_is_of_all_links() -> None:
+    settings = preset("tutorial", epochs=1, embedding_dim=8, eval_users=1, seed=5)
+    split = split_edges(GRAPH, disjoint=0.0, negatives=0.1)  # many users have no negative
+    model = settings.new_model(GRAPH)
+    result = fit(model, split, settings)
+    assert result.best_value == evaluate(model, split.val, ks=())["roc_auc"]
+
+
 def test_seconds_are_read_after_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if its work took until somebody asks for a number."""
     plain = torch.Tensor.__float__

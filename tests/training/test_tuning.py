@@ -152,12 +152,19 @@ def test_a_search_in_which_everything_fails_ends(split, tmp_path, monkeypatch) -
 
 
 def test_a_journal_that_was_cut_off_goes_on_and_a_lost_preset_is_written_again(
-    split, tmp_path
+    split, tmp_path, monkeypatch
 ) -> None:
     before = tune(split, tmp_path, trials=3, **QUICK)
     journal = tmp_path / "study.log"
     journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "wor')
     (tmp_path / "preset.json").unlink()
+    write = Path.write_bytes
+
+    def write_others(path: Path, data: bytes) -> int:
+        assert path != journal  # which would be empty in between
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_others)
     after = tune(split, tmp_path, trials=1, **QUICK)
     assert without_times(after.trials[:3]) == without_times(before.trials)
     assert (tmp_path / "preset.json").is_file()
@@ -201,12 +208,31 @@ def test_a_preset_without_a_search_is_not_overwritten(split, tmp_path) -> None:
         ({"trials": 1, "max_dim": 0}, "max_dim"),
         ({"trials": 1, "fixed": ["width"]}, "width"),
         ({"trials": 1, "start": preset("fast", metric="loss")}, "loss"),
+        ({"trials": 1, "start": preset("fast", init_std=0)}, "init_std"),
+        ({"trials": 1, "start": preset("fast", item_knn_weight=0.0)}, "item_knn_weight"),
+        ({"trials": 1, "start": preset("fast", time_decay_weight=0.0)}, "time_decay_weight"),
     ],
 )
 def test_bad_arguments_are_named_and_leave_no_trace(split, tmp_path, options, named) -> None:
     with pytest.raises(ValueError, match=named):
         tune(split, tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_start_is_tried_as_it_is_and_what_is_zero_may_be_fixed(split, tmp_path) -> None:
+    start = POOR.changed(learning_rate=1 / 900, init_std=0, negative_weight=2 / 3)
+    fixed = (*QUICK["fixed"], "init_std")
+    first = tune(split, tmp_path, trials=1, start=start, fixed=fixed).trials[0]
+    assert first.settings == {name: start.flat()[name] for name in first.settings}
+
+
+def test_with_negatives_of_any_two_nodes_parts_of_user_item_scores_are_left_out(tmp_path) -> None:
+    graph = synthetic_interactions(USERS, ITEMS, 700, seed=1, num_tastes=3)
+    pairs = split_edges(graph, negative_pairs="all")
+    start = POOR.changed(popularity_prior=None, item_knn=0, metric="roc_auc", epochs=2)
+    found = tune(pairs, tmp_path, trials=6, start=start, fixed=QUICK["fixed"])
+    assert all(trial.ended != "failed" for trial in found.trials)
+    assert not {"popularity_prior", "item_knn"} & found.trials[0].settings.keys()
 
 
 def test_every_start_is_in_its_space() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 import torch
 
+from lightgcn.core.checks import checked_count
 from lightgcn.core.seeding import seed_from
 from lightgcn.core.storage import write_atomic
 from lightgcn.datasets.files import with_progress
@@ -43,7 +44,7 @@ def synthetic_interactions(
         "num_tastes": num_tastes,
     }
     for name, count in counts.items():
-        _at_least_one(name, count)
+        checked_count(name, count, 1)
     pairs = num_users * num_items
     if num_edges > pairs:
         raise ValueError(
@@ -119,7 +120,7 @@ def write_synthetic_mpd(
         "num_tracks": num_tracks,
         "slice_size": slice_size,
     }.items():
-        _at_least_one(name, count)
+        checked_count(name, count, 1)
     if not 1 <= mean_length <= 200:
         raise ValueError(f"mean_length must be in [1, 200], got {mean_length}")
     folder = Path(folder)
@@ -292,8 +293,3 @@ def _union(keys: Ints, more: Ints, limit: int, rng: np.random.Generator) -> Ints
     if len(fresh) > room:
         fresh = rng.permutation(fresh)[:room]
     return np.sort(np.concatenate([keys, fresh]))
-
-
-def _at_least_one(name: str, count: int) -> None:
-    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-        raise ValueError(f"{name} must be a positive integer, got {count!r}")
