@@ -65,11 +65,22 @@ def _column(frame: Any, name: str) -> Any:
 
 def factorize(frame: Any, name: str) -> tuple[npt.NDArray[np.int64], Ids]:
     """Return each row's index among the column's sorted distinct values, and those values."""
-    values = np.asarray(_column(frame, name))
-    if values.dtype.kind in "iu":
-        ids, codes = np.unique(values, return_inverse=True)
-        return codes.astype(np.int64), ids
-    listed = values.tolist()
+    column = _column(frame, name)
+    if isinstance(column, str | bytes) or not hasattr(column, "__len__"):
+        raise ValueError(
+            f"column {name!r} must be a list, an array or a column of ids, got "
+            f"{type(column).__name__}"
+        )
+    if isinstance(column, list | tuple):  # an array would make one type of several, silently
+        listed = [v.item() if isinstance(v, np.generic) else v for v in column]
+    else:
+        values = np.asarray(column)
+        if values.ndim != 1:
+            raise ValueError(f"column {name!r} must have one dimension, got {values.ndim}")
+        if values.dtype.kind in "iu":
+            ids, codes = np.unique(values, return_inverse=True)
+            return codes.astype(np.int64), ids
+        listed = values.tolist()
     kinds = set(map(type, listed))
     if kinds == {int} and all(map(_fits_64_bits, listed)):
         return factorize({name: np.asarray(listed, dtype=np.int64)}, name)

@@ -236,7 +236,8 @@ class LightGCN(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Take over the normalisation and the ranking of a saved model."""
         saved = _unpacked_state(state)
-        self.normalization = saved_normalization(saved["normalization"])
+        if saved["normalization"] is not None:
+            self.normalization = saved_normalization(saved["normalization"])
         self.ranking = _saved_ranking(saved["ranking"])
 
     def _load_from_state_dict(

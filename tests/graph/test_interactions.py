@@ -384,6 +384,37 @@ def test_from_frame_names_what_is_no_id(values, message):
         Interactions.from_frame({"user": np.array(values, dtype=object), "item": [0, 1]})
 
 
+@pytest.mark.parametrize(
+    ("values", "row"),
+    [
+        (["a", float("nan")], 1),
+        (["a", None], 1),
+        ([1, "1"], 1),
+        (["a", 1.0], 1),
+        (["a", True], 1),
+        ([1, True], 1),
+        ([b"a", "a"], 0),
+        ([2**63, 1], 0),
+    ],
+)
+def test_from_frame_makes_no_text_of_mixed_lists(values, row):
+    """NumPy turns a list of several types into strings: two ids became one, NaN became an id."""
+    for listed in (values, tuple(values)):
+        with pytest.raises(ValueError, match=f"column 'user', row {row}: .*{values[row]!r}"):
+            Interactions.from_frame({"user": listed, "item": ["x", "y"]})
+
+
+def test_from_frame_keeps_strings_that_end_in_a_null_character():
+    graph = Interactions.from_frame({"user": ["a", "a\0"], "item": [np.int64(3), 4]})
+    assert graph.user_ids.tolist() == ["a", "a\0"] and graph.item_ids.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("values", ["ab", 1, iter("ab"), np.array([["a", "b"], ["c", "d"]])])
+def test_from_frame_names_what_is_no_column(values):
+    with pytest.raises(ValueError, match="column 'user' must"):
+        Interactions.from_frame({"user": values, "item": ["x", "y"]})
+
+
 def test_from_frame_refuses_columns_and_weights_that_do_not_fit():
     with pytest.raises(ValueError, match="columns 'user' and 'item' have 2 and 3 rows"):
         Interactions.from_frame({"user": [0, 1], "item": [0, 1, 2]})

@@ -517,3 +517,10 @@ def test_cuda_equals_cpu() -> None:
     torch.testing.assert_close(moved(graph().to("cuda"), graph()).cpu(), model(graph(), graph()))
     with torch.device("cuda"):
         assert torch.equal(LightGCN(USERS, ITEMS, 3, 3).embedding.cpu(), model.embedding)
+
+
+def test_a_state_without_a_normalization_leaves_the_model_its_own() -> None:
+    """Otherwise the same weights would give other scores."""
+    model = LightGCN(4, 5, 3, normalization="mean")
+    model.load_state_dict(LightGCN(4, 5, 3).state_dict())
+    assert model.normalization == "mean"
