@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightgcn.core.checks import checked_count, is_number
 from lightgcn.core.storage import append_jsonl, read_jsonl, write_jsonl
-from lightgcn.core.tensor_file import load_shared, save_shared
+from lightgcn.core.tensor_file import load_shared, load_tensors, save_shared
 from lightgcn.graph.links import Split
 from lightgcn.nn.model import LightGCN
 from lightgcn.training.config import MAY_CHANGE, TrainConfig
@@ -224,6 +224,19 @@ class RunFiles:
 def weights_of(model: LightGCN) -> dict[str, Tensor]:
     """Return a model's parameters by name, without their gradient."""
     return {name: weight.detach() for name, weight in model.named_parameters()}
+
+
+def saved_batch_size(folder: str | Path) -> int | None:
+    """Return the batch size that a run in ``folder`` is trained with; None if there is no run."""
+    path = Path(folder) / CHECKPOINT_FILE
+    if not path.exists():
+        return None
+    _, metadata = load_tensors(path, "checkpoint")
+    try:
+        size = metadata["config"]["batch_size"]
+        return None if size is None else checked_count("batch_size", size, 1)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a checkpoint to resume from ({error!r})") from error
 
 
 def read_history(folder: str | Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from lightgcn.core.process_group import ProcessLostError
 from lightgcn.graph.links import LinkSet, Split
 from lightgcn.nn.model import LightGCN
 from lightgcn.training.batches import check_split, learnable_links, num_samples, num_steps
-from lightgcn.training.checkpoint import CHECKPOINT_FILE
+from lightgcn.training.checkpoint import CHECKPOINT_FILE, saved_batch_size
 from lightgcn.training.config import Preset, TrainConfig, preset
 from lightgcn.training.diagnostics import warn_of_settings
 from lightgcn.training.loop import Ended, TrainingLoop
@@ -70,7 +70,7 @@ def train(
     """Make a model and train it on a split: `Preset.new_model` and `fit` in one call.
 
     The batch sizes of the named presets suit about a million edges. On a smaller graph the batch
-    size is reduced, so that training takes at least a hundred steps.
+    size is reduced, so that training takes at least a hundred steps; a resumed run keeps its own.
 
     Args:
         split: link sets such as those of `split_edges`.
@@ -104,6 +104,9 @@ def train(
         chosen = preset(settings, **changes)
         if not str(settings).endswith(".json") and "batch_size" not in changes:
             chosen = _with_enough_steps(chosen, split)
+            size = saved_batch_size(run_dir) if resume and run_dir is not None else None
+            if size is not None:  # it was chosen for the epochs of the run, which may change
+                chosen = chosen.changed(batch_size=size)
     with torch.inference_mode(False):
         model = chosen.new_model(split.val.message).to(device or split.train.message.device)
     fit(

@@ -23,10 +23,12 @@ from small_runs import (
     without_times,
 )
 
+import lightgcn
 from lightgcn import LightGCN, LinkSet, RankingConfig, Split, fit, link_set, preset
 from lightgcn.core.tensor_file import load_tensors, save_tensors
+from lightgcn.datasets import synthetic_interactions
 from lightgcn.training import TrainResult
-from lightgcn.training.checkpoint import CHECKPOINT_FILE, HISTORY_FILE
+from lightgcn.training.checkpoint import CHECKPOINT_FILE, HISTORY_FILE, read_history
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -232,3 +234,14 @@ def test_resume_refuses_a_checkpoint_that_lacks_something(checkpoint: Path) -> N
 def test_resume_needs_a_folder() -> None:
     with pytest.raises(ValueError, match="run_dir"):
         trained(SETTINGS["paper"], resume=True)
+
+
+def test_train_goes_on_for_more_epochs_with_the_batch_size_of_the_run(tmp_path: Path) -> None:
+    """On a small graph the batch size follows the number of epochs, which may change."""
+    split = lightgcn.split_edges(synthetic_interactions(60, 40, 600), stratify="user")
+    changes = {"embedding_dim": 4, "eval_every": 1, "patience": None, "run_dir": tmp_path}
+    for epochs in (7, 14):
+        lightgcn.train(split, "fast", epochs=epochs, resume=True, **changes)
+    assert [record["epoch"] for record in read_history(tmp_path)] == list(range(1, 15))
+    with pytest.raises(ValueError, match="learning_rate"):
+        lightgcn.train(split, "fast", epochs=14, resume=True, learning_rate=0.5, **changes)
