@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     for name, value in dataset.info.items():
         if isinstance(value, int) and value and name not in ("edges", "test_edges"):
             say(f"  {name.replace('_', ' '):<32} {value:>12,}")
-    say(f"saved to {out}\nNext:  lightgcn train {out} runs/first")
+    say(f"saved to {out}\nNext:  {shlex.join(['lightgcn', 'train', str(out), 'runs/first'])}")
     return 0
 
 

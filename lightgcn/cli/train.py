@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -142,7 +143,7 @@ def _say_trained(arguments: argparse.Namespace, result: TrainResult) -> int:
     values = "  ".join(f"{name} {value:.4f}" for name, value in best.get("val", {}).items())
     chosen = f"best epoch {result.best_epoch}, validation: {values}"
     say(chosen if best else "no validation edges: the model is the last epoch's")
-    say(f"saved to {run}\nNext:  lightgcn evaluate {run}")
+    say(f"saved to {run}\nNext:  {shlex.join(['lightgcn', 'evaluate', run])}")
     return 0
 
 
@@ -189,7 +190,8 @@ def reproduce_result(arguments: argparse.Namespace) -> int:
         return 0
     _say_reproduction(result)
     final = Path(run) / f"seed-{arguments.seeds[0]}" / "final"
-    say(f"saved to {run}\nNext:  lightgcn evaluate {final}   computes the test metrics again")
+    again = shlex.join(["lightgcn", "evaluate", str(final)])
+    say(f"saved to {run}\nNext:  {again}   computes the test metrics again")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -138,8 +139,8 @@ def _run_demo(
         f"Done in {time.monotonic() - began:.0f} s. The data is synthetic: figures on real "
         "playlists are lower."
     )
-    again = f"lightgcn recommend {run}"
-    say(f'Next:  {again} --user {known_id}   or   {again} --items "{five[0].id}"')
+    again = shlex.join(["lightgcn", "recommend", str(run)])
+    say(f"Next:  {again} --user {known_id}   or   {again} --items {shlex.quote(str(five[0].id))}")
     return {
         "synthetic": True,
         "folder": str(folder),
