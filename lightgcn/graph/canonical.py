@@ -29,7 +29,13 @@ def canonical_edges(
     else:
         keys, place = torch.unique(keys, return_inverse=True)
         if weights is not None:
+            largest, dtype = weights.max(), weights.dtype
             weights = weights.new_zeros(len(keys)).index_add_(0, place, weights)
+            if not bool(weights.isfinite().all()):
+                raise ValueError(
+                    f"the weights of a repeated pair add up to more than {dtype} holds (the "
+                    f"largest weight is {float(largest):g}); scale the weights down"
+                )
         if order is not None:
             order = order.new_empty(len(keys)).scatter_reduce_(
                 0, place, order, "amin", include_self=False

@@ -426,6 +426,12 @@ def test_from_frame_refuses_columns_and_weights_that_do_not_fit():
         Interactions.from_frame({"user": [0, 1], "item": [0, 1], "w": [1.0, "much"]}, weight="w")
 
 
+def test_weights_of_a_repeated_pair_that_overflow_are_refused():
+    frame = {"user": ["a", "a"], "item": ["x", "x"], "w": [3e38, 3e38]}
+    with pytest.raises(ValueError, match=r"repeated pair.*3e\+38"):
+        Interactions.from_frame(frame, weight="w")
+
+
 def test_from_frame_without_rows():
     graph = Interactions.from_frame({"user": [], "item": []})
     assert (graph.num_users, graph.num_items, graph.num_edges) == (0, 0, 0)
