@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 from lightgcn import Interactions
-from lightgcn.ranking.metrics import RANKING_METRICS, clicks, hits_of, ndcg, r_precision, roc_auc
+from lightgcn.ranking.metrics import (
+    RANKING_METRICS,
+    clicks,
+    hits_of,
+    is_better,
+    lower_is_better,
+    ndcg,
+    parse_metric,
+    r_precision,
+    roc_auc,
+)
 
 
 def first_hit(hits: list[bool]) -> int | None:
@@ -170,3 +180,20 @@ def test_roc_auc_names_what_is_missing() -> None:
 def test_roc_auc_takes_scores_that_require_a_gradient() -> None:
     scores = torch.tensor([0.1, 0.9, 0.5], requires_grad=True)
     assert roc_auc(scores, torch.tensor([0.0, 1.0, 1.0])) == 1.0
+
+
+def test_which_of_two_values_is_better() -> None:
+    names = ("roc_auc", "loss", *(f"{name}@5" for name in RANKING_METRICS))
+    assert {name for name in names if lower_is_better(name)} == {"loss", "clicks@5"}
+    for name in names:
+        low, high = is_better(name, 0.1, 0.2), is_better(name, 0.2, 0.1)
+        assert (low, high) == ((True, False) if lower_is_better(name) else (False, True))
+        assert is_better(name, 0.1, 0.1) is False
+
+
+def test_a_metric_has_one_spelling() -> None:
+    assert parse_metric("recall@20") == ("recall", 20)
+    assert parse_metric("roc_auc") == ("roc_auc", None)
+    for name in ("recall", "roc_auc@5", "recall@0", "recall@05", "recall@+5", "recall@", "auc"):
+        with pytest.raises(ValueError, match="metric must be"):
+            parse_metric(name)
