@@ -193,6 +193,7 @@ def test_which_of_two_values_is_better() -> None:
 
 def test_a_metric_has_one_spelling() -> None:
     assert parse_metric("recall@20") == ("recall", 20)
+    assert parse_metric("recall@1") == ("recall", 1)
     assert parse_metric("roc_auc") == ("roc_auc", None)
     for name in ("recall", "roc_auc@5", "recall@0", "recall@05", "recall@+5", "recall@", "auc"):
         with pytest.raises(ValueError, match="metric must be"):
