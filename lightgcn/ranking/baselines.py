@@ -24,7 +24,7 @@ from lightgcn.graph.interactions import Interactions, checked_interactions
 Floats = npt.NDArray[np.floating[Any]]
 
 # Entries of a block of rows: at most 64 MiB of float32 if dense.
-BLOCK = 1 << 24
+_BLOCK = 1 << 24
 # Rows of a square matrix that are worked on at a time.
 _ROWS = 1024
 
@@ -139,9 +139,7 @@ def item_cosine(
     norms = np.sqrt((matrix * matrix).sum(axis=0))
     columns = matrix.T.tocsr()
     nearest = [csr_array((0, train.num_items), dtype=np.float32)]
-    for first, end in item_blocks(
-        train.num_items, max(1, BLOCK // max(train.num_items, 1)), "item_cosine", progress
-    ):
+    for first, end in item_blocks(train.num_items, "item_cosine", progress):
         products = (columns[first:end] @ matrix).tocsr()
         nearest.append(_nearest(products, first, norms, neighbours, shrinkage))
     # Row i of `nearest` has the neighbours of i; row j of its transpose the items that have
@@ -151,14 +149,20 @@ def item_cosine(
 
 def _nearest(products: Any, first: int, norms: Floats, neighbours: int, shrinkage: float) -> Any:
     """Return the similarities of each row's neighbours; row 0 of ``products`` is item ``first``."""
+    similarities = without_diagonal(products, first)
+    rows = np.repeat(np.arange(first, first + products.shape[0]), np.diff(similarities.indptr))
+    similarities.data /= norms[rows] * norms[similarities.indices] + np.float32(shrinkage)
+    return largest_of_rows(similarities, neighbours)
+
+
+def without_diagonal(block: Any, first: int) -> Any:
+    """Return a block of rows of a square CSR array without its diagonal; row 0 is ``first``."""
     from scipy.sparse import csr_array
 
-    rows = np.repeat(np.arange(products.shape[0]), np.diff(products.indptr))
-    other = products.indices != rows + first
-    rows, items = rows[other], products.indices[other]
-    scale = norms[rows + first] * norms[items] + np.float32(shrinkage)
-    similarities = csr_array((products.data[other] / scale, (rows, items)), shape=products.shape)
-    return largest_of_rows(similarities, neighbours)
+    rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+    other = block.indices != rows + first
+    entries = (block.data[other], (rows[other], block.indices[other]))
+    return csr_array(entries, shape=block.shape)
 
 
 def ease(train: Interactions, l2: float = 100.0, *, progress: bool = False) -> ItemScorer:
@@ -189,9 +193,7 @@ def ease(train: Interactions, l2: float = 100.0, *, progress: bool = False) -> I
     columns = matrix.T.tocsr()
     size = (train.num_items, train.num_items)
     weights = torch.empty(size, dtype=torch.float32, device="cpu")
-    for first, end in item_blocks(
-        train.num_items, max(1, BLOCK // max(train.num_items, 1)), "ease: XᵀX", progress
-    ):
+    for first, end in item_blocks(train.num_items, "ease: XᵀX", progress):
         (columns[first:end] @ matrix).toarray(out=weights[first:end].numpy())
     weights.diagonal().add_(l2)
     if train.num_items and not _invert_(weights):
@@ -238,10 +240,11 @@ def weighted_sum(rows: Any, weights: Any) -> Floats:
     return dense
 
 
-def item_blocks(count: int, size: int, title: str, progress: bool) -> Iterator[tuple[int, int]]:
-    """Yield (first, end) of blocks of rows, with a progress bar."""
+def item_blocks(count: int, title: str, progress: bool) -> Iterator[tuple[int, int]]:
+    """Yield (first, end) of blocks of rows of a square matrix of items, with a progress bar."""
     from tqdm import tqdm
 
+    size = max(1, _BLOCK // max(count, 1))
     with tqdm(total=count, desc=title, unit="item", disable=None if progress else True) as bar:
         for first in range(0, count, size):
             end = min(first + size, count)

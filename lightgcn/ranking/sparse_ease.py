@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from lightgcn.core.checks import checked_count, checked_number
 from lightgcn.core.sorting import largest_of_rows
 from lightgcn.graph.interactions import Interactions, checked_interactions
-from lightgcn.ranking.baselines import BLOCK, ItemScorer, item_blocks, weighted_sum
+from lightgcn.ranking.baselines import ItemScorer, item_blocks, weighted_sum, without_diagonal
 
 
 def sparse_ease(
@@ -51,9 +50,9 @@ def sparse_ease(
     squares = np.asarray((matrix * matrix).sum(axis=0)).ravel()
     alone = dia_array((1 / (squares + l2)[None], [0]), shape=(items, items)).tocsr()
     ends, chosen, weights = [0], [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
-    for first, end in item_blocks(items, max(1, BLOCK // max(items, 1)), "sparse_ease", progress):
+    for first, end in item_blocks(items, "sparse_ease", progress):
         products = (by_item[first:end] @ matrix @ alone).tocsr()
-        nearest = largest_of_rows(_without(products, first), neighbours)
+        nearest = largest_of_rows(without_diagonal(products, first), neighbours)
         for row in range(end - first):
             entries = slice(*nearest.indptr[row : row + 2])
             near = nearest.indices[entries]
@@ -68,13 +67,3 @@ def sparse_ease(
     parts = (np.concatenate(weights), np.concatenate(chosen), np.array(ends))
     to_items = csr_array(parts, shape=(items, items)).T.tocsr()
     return ItemScorer(train, partial(weighted_sum, weights=to_items))
-
-
-def _without(block: Any, first: int) -> Any:
-    """Return a block of rows of a square CSR array without its diagonal; row 0 is ``first``."""
-    from scipy.sparse import csr_array
-
-    rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-    other = block.indices != rows + first
-    entries = (block.data[other], (rows[other], block.indices[other]))
-    return csr_array(entries, shape=block.shape)

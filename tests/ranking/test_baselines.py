@@ -112,7 +112,7 @@ def test_weights_do_not_count_for_popularity() -> None:
 def test_item_cosine_equals_loops(
     neighbours: int, shrinkage: float, tf_idf: bool, weighted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(baselines, "BLOCK", 5 * ITEMS)  # items in several blocks
+    monkeypatch.setattr(baselines, "_BLOCK", 5 * ITEMS)  # items in several blocks
     found = item_cosine(graph(weighted), neighbours, shrinkage=shrinkage, tf_idf=tf_idf)
     expected = naive_cosine(dense(graph(weighted)), neighbours, shrinkage, tf_idf)
     assert everyone(found) == pytest.approx(expected, rel=1e-5, abs=1e-6)
@@ -134,7 +134,7 @@ def test_ease_equals_the_inverse(
     panel: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(baselines, "_ROWS", panel)
-    monkeypatch.setattr(baselines, "BLOCK", 5 * ITEMS)
+    monkeypatch.setattr(baselines, "_BLOCK", 5 * ITEMS)
     x = dense(graph(weighted))
     p = np.linalg.inv(x.T @ x + 3.0 * np.eye(ITEMS))
     expected = np.eye(ITEMS) - p / np.diag(p)
