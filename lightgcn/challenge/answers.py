@@ -89,7 +89,7 @@ def answer_playlists(
     ranker = recommender.ranker.fold_in(history)
     users, items, near = ranker.users, ranker.items, ranker.item_knn
     residual: Residual | None = near
-    told = users[:, : recommender.ranker.item_directions.shape[1]].any(1)
+    told = users[:, : recommender.ranker.num_columns].any(1)
     if titles is not None:
         users, worth = _with_titles(recommender, users, history, playlists, titles, title_weight)
         told |= worth > 0
@@ -231,7 +231,7 @@ def _with_titles(
     title_weight: float,
 ) -> tuple[Tensor, Tensor]:
     """Return the embeddings with titles, and the (B,) weight of each title, the tracks' being 1."""
-    width = recommender.ranker.item_directions.shape[1]
+    width = recommender.ranker.num_columns
     by_title = titles.directions(
         [playlist.title or "" for playlist in playlists], recommender.ranker.users[:, :width]
     )
@@ -244,7 +244,8 @@ def _with_titles(
     mixed = torch.where(alone.unsqueeze(1), by_title, tracks + added)
     if recommender.ranker.has_prior:
         mixed = F.pad(unit_rows(mixed), (0, 1), value=1.0)
-    return mixed.to(tracks.dtype), worth
+    others = users[:, mixed.shape[1] :]  # spectral
+    return torch.cat([mixed.to(tracks.dtype), others], 1), worth
 
 
 def _gains(shares: Any, worth: Tensor, users: Tensor, items: Tensor, share_weight: float) -> Any:

@@ -10,6 +10,8 @@ import numpy as np
 from lightgcn.core.checks import checked_count, checked_number
 from lightgcn.graph.adjacency import Normalization
 
+Similarity = Literal["cosine", "ease"]
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -58,9 +60,15 @@ class RankingConfig:
         popularity_prior: None to score by dot products; a number to score by cosines plus this
             weight times log(1 + popularity) of the item (`lightgcn.ranking.with_popularity_prior`).
             In-batch softmax removes item popularity from the scores; the prior adds it back.
-        item_knn: number of nearest neighbours of each item that add to the scores
+        item_knn: number of neighbours of each item that add to the scores
             (`lightgcn.ranking.ItemKNN`); 0 for none.
         item_knn_weight: the most that they add to a score.
+        item_similarity: what an item's neighbours are and give: "cosine"
+            (`lightgcn.ranking.nearest_items`), or "ease", the weights of linear regressions
+            (`lightgcn.ranking.ease_weights`).
+        spectral: number of singular vectors of the graph whose dot products add to the scores
+            (`lightgcn.ranking.closed_forms`); 0 for none.
+        spectral_weight: their weight, in standard deviations of a user's scores.
         time_decay: exponent p of (1 + age)⁻ᵖ, by which a user's latest items count more than
             earlier ones (`lightgcn.ranking.time_decay`); 0 for all alike. No effect on a graph
             without an order.
@@ -78,6 +86,9 @@ class RankingConfig:
     popularity_prior: float | None = None
     item_knn: int = 0
     item_knn_weight: float = 0.2
+    item_similarity: Similarity = "cosine"
+    spectral: int = 0
+    spectral_weight: float = 0.02
     time_decay: float = 0.0
     time_decay_weight: float = 0.5
 
@@ -86,13 +97,15 @@ class RankingConfig:
         if self.popularity_prior is not None:
             checked_number("popularity_prior", self.popularity_prior, 0)
         checked_count("item_knn", self.item_knn, 0)
-        for name in ("item_knn_weight", "time_decay", "time_decay_weight"):
+        check_choice(self, "item_similarity", "cosine", "ease")
+        checked_count("spectral", self.spectral, 0)
+        for name in ("item_knn_weight", "spectral_weight", "time_decay", "time_decay_weight"):
             checked_number(name, getattr(self, name), 0)
 
 
 def check_scores_all_pairs(ranking: RankingConfig) -> None:
     """Raise a ValueError if a part of a score is not defined for pairs of any two nodes."""
-    for name, unset in (("item_knn", 0), ("popularity_prior", None)):
+    for name, unset in (("item_knn", 0), ("spectral", 0), ("popularity_prior", None)):
         value = getattr(ranking, name)
         if value != unset:
             raise ValueError(

@@ -1,6 +1,7 @@
 """From embeddings to ranked lists: scores, top-k, metrics, evaluation, baselines."""
 
 from lightgcn.ranking.baselines import ItemScorer, ease, item_cosine, popularity
+from lightgcn.ranking.choice import RankingChoice, choose_ranking
 from lightgcn.ranking.evaluation import (
     Evaluation,
     evaluate,
@@ -11,7 +12,7 @@ from lightgcn.ranking.evaluation import (
 from lightgcn.ranking.graph_filters import cheby_cf, gf_cf
 from lightgcn.ranking.item_knn import ItemKNN, nearest_items
 from lightgcn.ranking.ranker import Ranker, with_popularity_prior
-from lightgcn.ranking.sparse_ease import sparse_ease
+from lightgcn.ranking.sparse_ease import ease_weights, sparse_ease
 from lightgcn.ranking.topk import TopK, top_k, top_k_scores
 
 __all__ = [
@@ -19,9 +20,12 @@ __all__ = [
     "ItemKNN",
     "ItemScorer",
     "Ranker",
+    "RankingChoice",
     "TopK",
     "cheby_cf",
+    "choose_ranking",
     "ease",
+    "ease_weights",
     "evaluate",
     "evaluate_links",
     "evaluate_ranking",

@@ -5,6 +5,8 @@ together, at the cost of one sparse matrix product. With S the items of user u a
 of `nearest_items`,
 
     score(u, i) = model score + weight · r(u, i) / max_j r(u, j),    r(u, i) = Σ_{j ∈ S} w(j, i)
+
+and no gain where r is negative, as it can be with the weights of `ease_weights`.
 """
 
 from __future__ import annotations
@@ -124,8 +126,8 @@ class ItemKNN:
             raise ValueError(f"the neighbours are not those of {count} items")
         if len(items) and not 0 <= items.min() <= items.max() < count:
             raise ValueError(f"a neighbour is outside [0, {count})")
-        if not np.isfinite(values).all() or bool((values <= 0).any()):
-            raise ValueError("the similarities of neighbours must be positive and finite")
+        if not np.isfinite(values).all():
+            raise ValueError("the similarities of neighbours must be finite")
         return cls(history, csr_array((values, items, ends), shape=(count, count)), weight)
 
     def _rows_of(self, histories: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,7 +155,11 @@ class ItemKNN:
             scale = np.zeros(sums.shape[0], np.float32)
             some = np.diff(sums.indptr) > 0
             if some.any():
-                scale[some] = self.weight / np.maximum.reduceat(sums.data, sums.indptr[:-1][some])
+                largest = np.maximum.reduceat(sums.data, sums.indptr[:-1][some])
+                scale[some] = np.divide(
+                    self.weight, largest, out=np.zeros_like(largest), where=largest > 0
+                )
+                np.maximum(sums.data, 0, out=sums.data)
             yield first, sums, scale
 
     def _histories(self, users: Tensor) -> Any:
@@ -218,7 +224,7 @@ def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool =
         total=count, desc="neighbours", unit="item", disable=None if progress else True
     ) as bar:
         for first, end in _blocks(train):
-            found.append(_nearest((columns[first:end] @ scaled).tocsr(), first, neighbours))
+            found.append(largest_others((columns[first:end] @ scaled).tocsr(), first, neighbours))
             bar.update(end - first)
     if not found:
         return csr_array((count, count), dtype=np.float32)
@@ -243,7 +249,9 @@ def _blocks(train: Interactions) -> Iterator[tuple[int, int]]:
         first = end
 
 
-def _nearest(similarities: Any, first: int, neighbours: int) -> tuple[Floats, Integers, Integers]:
+def largest_others(
+    similarities: Any, first: int, neighbours: int
+) -> tuple[Floats, Integers, Integers]:
     """Return each row's largest entries without the item itself: values, items, counts by row.
 
     Each entry becomes one integer of row, descending value and item: sorting integers takes a tenth

@@ -1,7 +1,8 @@
 """From a trained encoder to scores, in one object.
 
 A score is the dot product or the cosine of two final embeddings, plus the parts that
-`RankingConfig` names: a popularity prior, item kNN, time decay.
+`RankingConfig` names: a popularity prior, spectral embeddings, item kNN, time decay. All but item
+kNN are columns of two tables, so a ranking is one matrix product and a few additions.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from lightgcn.nn.link_scores import products, unit_rows
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.model_io import check_whole
 from lightgcn.nn.propagation import propagate
-from lightgcn.ranking.item_knn import ItemKNN, nearest_items
+from lightgcn.ranking.closed_forms import ClosedForms, SpectralItems
+from lightgcn.ranking.item_knn import ItemKNN
 from lightgcn.ranking.time_decay import decayed, towards_latest
 from lightgcn.ranking.topk import TopK, top_k
 
@@ -38,7 +40,8 @@ class Ranker:
 
     Attributes:
         users: (num_users, w) floating; with ``items``, the part of a score that is a dot product.
-        items: (num_items, w) floating, on the same device.
+        items: (num_items, w) floating, on the same device: the model's d columns, one of the prior,
+            and those of the spectral embeddings.
         history: the users' items: masked in their rankings, the input of item kNN and time decay.
         config: the parts of a score, without time decay if the graph has no order.
         item_knn: the similarities of items, or None.
@@ -46,6 +49,9 @@ class Ranker:
             m(i) Σ_{k≥1} αₖ e_i^(k-1); None for a model without layers.
         user_exponent: a of D⁻ᵃ P D⁻ᵇ; the sum over a new user's n items is divided by nᵃ.
         linked: (num_items,) bool: items that send messages; None for those with users.
+        spectral_scale: (num_items,) float32, by which an item counts in the spectral embedding of a
+            new user; None without spectral embeddings.
+        num_spectral: number of columns of the spectral embeddings.
 
     Raises:
         ValueError: if the parts are of different nodes or devices, contradict ``config``, or give
@@ -71,6 +77,8 @@ class Ranker:
     fold_in_table: Tensor | None = None
     user_exponent: float = 0.5
     linked: Tensor | None = None
+    spectral_scale: Tensor | None = None
+    num_spectral: int = 0
 
     def __post_init__(self) -> None:
         counts = (self.history.num_users, self.history.num_items)
@@ -78,14 +86,21 @@ class Ranker:
         if (len(users), len(items)) != counts or users.shape[1:] != items.shape[1:]:
             shapes = f"{tuple(users.shape)} and {tuple(items.shape)}"
             raise ValueError(f"embeddings of shapes {shapes} do not fit {self.history}")
-        shape = (len(items), items.shape[1] - self.has_prior)
+        shape = (len(items), self.num_columns)
         if table is not None and table.shape != shape:
             raise ValueError(f"fold_in_table must have shape {shape}, got {tuple(table.shape)}")
         linked = self.linked
         if linked is not None and (linked.shape != items.shape[:1] or linked.dtype != torch.bool):
             found = f"{tuple(linked.shape)} of {linked.dtype}"
             raise ValueError(f"linked must be ({len(items)},) of torch.bool, got {found}")
-        knn, config = self.item_knn, self.config
+        knn, config, scale = self.item_knn, self.config, self.spectral_scale
+        if bool(config.spectral) != (scale is not None) or self.num_spectral > config.spectral:
+            raise ValueError(
+                f"there are {self.num_spectral} columns of spectral embeddings, but config has "
+                f"spectral={config.spectral}"
+            )
+        if scale is not None and scale.shape != items.shape[:1]:
+            raise ValueError(f"spectral_scale must be ({len(items)},), got {tuple(scale.shape)}")
         if bool(config.item_knn) != (knn is not None):
             raise ValueError(f"item_knn is {knn}, but config has item_knn={config.item_knn}")
         if knn is not None and knn.weight != config.item_knn_weight:
@@ -96,7 +111,7 @@ class Ranker:
             raise ValueError(
                 f"users, items and history must be on one device, got {', '.join(sorted(devices))}"
             )
-        check_finite(users, items, *(() if table is None else (table,)))
+        check_finite(users, items, *(part for part in (table, scale) if part is not None))
         largest = 0.0
         if not users.is_meta:
             largest = largest_entry(users) * largest_entry(items) * users.shape[1]
@@ -113,7 +128,7 @@ class Ranker:
         side_nodes: SideNodes | None = None,
         config: RankingConfig | None = None,
         fold_in: bool = True,
-        similarity: Any = None,
+        closed_forms: ClosedForms | None = None,
     ) -> Ranker:
         """Compute the final embeddings of a model over a graph, and the other parts of a score.
 
@@ -124,8 +139,8 @@ class Ranker:
                 them.
             config: the parts of a score; None for ``model.ranking``, which `lightgcn.fit` set.
             fold_in: whether to make the table that `fold_in` needs.
-            similarity: the result of `nearest_items` for ``graph``, if it was computed before, as
-                in training, which evaluates many times over one graph.
+            closed_forms: those of the graph that messages flow along, if they were computed before,
+                as in training, which evaluates many times over one graph.
 
         Raises:
             TypeError: if ``model`` is not a LightGCN, or ``graph`` not Interactions.
@@ -168,11 +183,16 @@ class Ranker:
             prior = config.popularity_prior
             users, items = with_popularity_prior(users, items, message.item_degrees, prior)
         del adjacency
+        forms = ClosedForms(message) if closed_forms is None else closed_forms
+        scale, width = None, 0
+        if config.spectral:
+            spectral = forms.spectral(config).to(items.device)
+            scale, width = spectral.scale, spectral.table.shape[1]
+            users = _with_columns(users, spectral.users(history) * config.spectral_weight)
+            items = _with_columns(items, spectral.table)
         knn = None
         if config.item_knn:
-            if similarity is None:
-                similarity = nearest_items(message, config.item_knn)
-            knn = ItemKNN(history, similarity, config.item_knn_weight)
+            knn = ItemKNN(history, forms.similarity(config), config.item_knn_weight)
         table = None
         if fold_in and model.num_layers:
             check_whole(model)
@@ -183,17 +203,22 @@ class Ranker:
             users = users[: graph.num_users].clone()
             if knn is not None:
                 knn = replace(knn, history=knn.history.head_users(graph.num_users))
-        return cls(users, items, graph, config, knn, table, a, linked)
+        return cls(users, items, graph, config, knn, table, a, linked, scale, width)
+
+    @property
+    def num_columns(self) -> int:
+        """Width d of the model's embeddings, the first columns of ``users`` and ``items``."""
+        return self.items.shape[1] - self.has_prior - self.num_spectral
 
     @property
     def has_prior(self) -> bool:
-        """Whether scores are cosines, with the popularity prior in a last column."""
+        """Whether scores are cosines, with the popularity prior in the column after them."""
         return self.config.popularity_prior is not None
 
     @property
     def item_directions(self) -> Tensor:
-        """(num_items, d): the items' embeddings without the column of a popularity prior."""
-        return self.items[:, :-1] if self.has_prior else self.items
+        """(num_items, d): the items' embeddings without the columns of other parts."""
+        return self.items[:, : self.num_columns]
 
     @property
     def device(self) -> torch.device:
@@ -203,6 +228,7 @@ class Ranker:
     def to(self, device: torch.device | str) -> Ranker:
         """Return the same ranker on another device: every tensor of it."""
         knn, table, linked = self.item_knn, self.fold_in_table, self.linked
+        scale = self.spectral_scale
         return replace(
             self,
             users=self.users.to(device),
@@ -211,6 +237,7 @@ class Ranker:
             item_knn=None if knn is None else replace(knn, history=knn.history.to(device)),
             fold_in_table=None if table is None else table.to(device),
             linked=None if linked is None else linked.to(device),
+            spectral_scale=None if scale is None else scale.to(device),
         )
 
     def score_pairs(self, users: Tensor, items: Tensor) -> Tensor:
@@ -311,9 +338,18 @@ class Ranker:
                 degrees = torch.zeros_like(degrees).index_add_(0, history.users, weights.double())
             scale = torch.where(degrees > 0, degrees.pow(-self.user_exponent), 0.0)
             users = users * scale.to(users.dtype).unsqueeze(1)
-        users = users.to(self.items.dtype)
+        users = self.with_spectral(users.to(self.items.dtype), weighted)
         knn = None if self.item_knn is None else replace(self.item_knn, history=weighted)
         return replace(self, users=users, history=history, item_knn=knn)
+
+    def with_spectral(self, users: Tensor, history: Interactions) -> Tensor:
+        """Return (B, w) embeddings of users of ``history`` with the columns of the spectral ones
+        added; as they are, if the ranker has none."""
+        if self.spectral_scale is None:
+            return users
+        table = self.items[:, self.items.shape[1] - self.num_spectral :].float().contiguous()
+        spectral = SpectralItems(table, self.spectral_scale).users(history)
+        return _with_columns(users, spectral * self.config.spectral_weight)
 
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the ranker as tensors and JSON values to store, without the ids of ``history``."""
@@ -328,12 +364,17 @@ class Ranker:
             "seen.weights": self.history.weights,
             "seen.order": self.history.order,
             "linked": self.linked,
+            "spectral_scale": self.spectral_scale,
         }
         tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
         if self.item_knn is not None:
             parts = self.item_knn.to_tensors()
             tensors |= {f"item_knn.{name}": part for name, part in parts.items()}
-        return tensors, {"ranking": asdict(self.config), "user_exponent": self.user_exponent}
+        return tensors, {
+            "ranking": asdict(self.config),
+            "user_exponent": self.user_exponent,
+            "num_spectral": self.num_spectral,
+        }
 
     @classmethod
     def from_tensors(
@@ -363,7 +404,8 @@ class Ranker:
             knn = ItemKNN.from_tensors(weighted, parts, config.item_knn_weight)
         exponent = float(metadata["user_exponent"])
         table, linked = tensors.get("fold_in"), tensors.get("linked")
-        return cls(users, items, history, config, knn, table, exponent, linked)
+        scale, width = tensors.get("spectral_scale"), int(metadata.get("num_spectral", 0))
+        return cls(users, items, history, config, knn, table, exponent, linked, scale, width)
 
     def __repr__(self) -> str:
         return f"Ranker({self.history}, {self.config})"
@@ -414,6 +456,10 @@ def _unit_rows_and(rows: Tensor, last: Tensor | float) -> Tensor:
         result[first : first + _ROWS, :-1] = unit_rows(rows[first : first + _ROWS])
     result[:, -1] = last
     return result
+
+
+def _with_columns(rows: Tensor, columns: Tensor) -> Tensor:
+    return torch.cat([rows, columns.to(rows.dtype)], 1)
 
 
 def _fold_in_table(model: LightGCN, adjacency: Any) -> Tensor:

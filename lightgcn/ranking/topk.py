@@ -293,7 +293,7 @@ def _rank(
         error: (B, 1) float64 bounds on how far ``scores`` are from exact ones, beside their own
             rounding; None if they are exact.
     """
-    items = _highest(scores, min(k + k // 2 + 6, scores.shape[1])).sort(dim=1).values
+    items = highest(scores, min(k + k // 2 + 6, scores.shape[1])).sort(dim=1).values
     coarse = scores.gather(1, items)
     rows = torch.arange(len(items), dtype=torch.int64, device=items.device).unsqueeze(1)
     found = exact(rows.expand_as(items).flatten(), items.flatten()).view_as(items)
@@ -326,7 +326,7 @@ def _rank(
     return best, len(again)
 
 
-def _highest(scores: Tensor, count: int) -> Tensor:
+def highest(scores: Tensor, count: int) -> Tensor:
     """Return the (B, count) items with the highest scores, in no order.
 
     They are in the ``count`` groups with the highest maxima; group j is the items that are j modulo

@@ -22,7 +22,7 @@ from lightgcn.graph.adjacency import Adjacency, normalized_adjacency
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.links import LinkSet, Split
 from lightgcn.nn.model import LightGCN
-from lightgcn.ranking.item_knn import nearest_items
+from lightgcn.ranking.closed_forms import ClosedForms
 from lightgcn.ranking.metrics import is_better, parse_metric
 from lightgcn.training.batches import batch_loss, epoch_batches, learnable_links, num_samples
 from lightgcn.training.checkpoint import Progress, RunFiles, weights_of
@@ -168,7 +168,7 @@ class TrainingLoop:
             self._val_links,
             ks=() if k is None else (k,),
             metrics=tuple(dict.fromkeys((name, "recall", "ndcg"))) if k else (),
-            similarity=self._similarity,
+            closed_forms=self._closed_forms,
         )
         value = result[self.config.metric]
         if not now.best_epoch or is_better(self.config.metric, value, now.best_value):
@@ -213,10 +213,9 @@ class TrainingLoop:
         return val.sample_users(users, seed=self.config.seed) if users and ranks else val
 
     @cached_property
-    def _similarity(self) -> Any:
-        """The nearest items, the same for every validation; None without item kNN."""
-        count = self.model.ranking.item_knn
-        return nearest_items(self.split.val.message, count) if count else None
+    def _closed_forms(self) -> ClosedForms:
+        """Of the graph of all validations."""
+        return ClosedForms(self.split.val.message)
 
 
 def _summary(record: dict[str, Any], metric: str) -> str:

@@ -33,6 +33,7 @@ from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.links import LinkSet
 from lightgcn.nn.config import RankingConfig
 from lightgcn.nn.model import LightGCN, normalization_name
+from lightgcn.ranking.closed_forms import ClosedForms
 from lightgcn.ranking.evaluation import Evaluation, evaluate_users
 from lightgcn.ranking.ranker import Ranker
 
@@ -64,7 +65,7 @@ class ShardedLightGCN(LightGCN):
                 model of another dtype than float32, or one of a "custom" normalisation.
         """
         found = _unfit(model)
-        sent = processes.broadcast([0.0] * 13 if model is None or found else _numbers(model))
+        sent = processes.broadcast([0.0] * 16 if model is None or found else _numbers(model))
         num_users, num_items, width, layers = map(int, sent[:4])
         if not width:  # in all processes, none of which waits for the others
             given_by_0 = found if processes.rank == 0 else "something else"
@@ -85,9 +86,16 @@ class ShardedLightGCN(LightGCN):
             layers,
         )
         table = None if model is None else model.embedding.detach()
-        a, b, known, prior, neighbours, *decay = sent[5:]
+        a, b, known, prior, neighbours, gain, is_ease, spectral, *others = sent[5:]
         shard.processes = processes
-        shard.ranking = RankingConfig(None if prior < 0 else prior, int(neighbours), *decay)
+        shard.ranking = RankingConfig(
+            None if prior < 0 else prior,
+            int(neighbours),
+            gain,
+            "ease" if is_ease else "cosine",
+            int(spectral),
+            *others,
+        )
         shard.normalization = normalization_name((a, b)) if known else None
         shard.embedding = nn.Parameter(
             processes.scatter_columns(table, (num_users + num_items, width), torch.device(device))
@@ -154,13 +162,13 @@ def evaluate_shared(
     *,
     ks: Sequence[int],
     metrics: Sequence[str],
-    similarity: Any = None,
+    closed_forms: ClosedForms | None = None,
 ) -> Evaluation:
     """Evaluate as `lightgcn.evaluate`, each process ranking for its share of the users.
 
-    ``similarity`` is as for `Ranker.from_model`."""
+    ``closed_forms`` is as for `Ranker.from_model`."""
     processes = processes_of(model)
-    ranker = Ranker.from_model(model, links.message, fold_in=False, similarity=similarity)
+    ranker = Ranker.from_model(model, links.message, fold_in=False, closed_forms=closed_forms)
     if processes.size == 1:
         return evaluate_users(ranker, links, ks=ks, metrics=metrics)
     able = links.positives.user_degrees.nonzero().flatten()
@@ -191,13 +199,20 @@ def _unfit(model: LightGCN | None) -> str:
 
 
 def _numbers(model: LightGCN) -> list[float]:
-    """Return all but the weights as 13 numbers: the shape, the normalisation and the ranking."""
+    """Return all but the weights as 16 numbers: the shape, the normalisation and the ranking."""
     normalization, ranking = model.normalization, model.ranking
     a, b, known = 0.0, 0.0, normalization is not None
     if normalization is not None and normalization != "custom":
         a, b = exponents(normalization)
     shape = model.num_users, model.num_items, model.embedding_dim, model.num_layers
     prior = -1.0 if ranking.popularity_prior is None else ranking.popularity_prior
-    weights = ranking.item_knn_weight, ranking.time_decay, ranking.time_decay_weight
+    weights = (
+        ranking.item_knn_weight,
+        ranking.item_similarity == "ease",
+        ranking.spectral,
+        ranking.spectral_weight,
+        ranking.time_decay,
+        ranking.time_decay_weight,
+    )
     learnable = isinstance(model.alpha, nn.Parameter)
     return [*shape, learnable, a, b, known, prior, ranking.item_knn, *weights]

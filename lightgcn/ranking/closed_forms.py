@@ -1,0 +1,111 @@
+"""The parts of a score that are computed from a graph alone, without training: similarities of
+items, and spectral embeddings.
+
+Spectral embeddings are an ideal low-pass filter of the graph as a dot product. With R̃ = D_U^-½ R
+D_I^-½, V its leading right singular vectors and D the items' degrees, a user with row x scores
+
+    x D^-β V Vᵀ D^β      β = 0.4, which favours popular items a little less than ½
+
+so item i has the embedding d_i^β V_i, and a user the sum of its items' d_i^-2β times theirs (Shen
+et al., CIKM 2021; β as in Kim et al., SIGIR 2025). Scores are divided by their standard deviation
+over a user's items, so that one weight suits users of few items and of many.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightgcn.graph.interactions import Interactions
+from lightgcn.nn.config import RankingConfig
+from lightgcn.nn.projection import gram_matrix
+from lightgcn.nn.spectral import normalized_matrix, right_singular_vectors
+from lightgcn.ranking.item_knn import nearest_items
+from lightgcn.ranking.sparse_ease import ease_weights
+
+_DEGREE_EXPONENT = 0.4
+
+
+class SpectralItems(NamedTuple):
+    """Spectral embeddings of items: ``table`` (num_items, r), and ``scale`` (num_items,), by which
+    an item counts in the sum of a user's; both float32."""
+
+    table: Tensor
+    scale: Tensor
+
+    def to(self, device: torch.device | str) -> SpectralItems:
+        return SpectralItems(self.table.to(device), self.scale.to(device))
+
+    @torch.no_grad()
+    def users(self, history: Interactions) -> Tensor:
+        """Return the users' embeddings of (num_users, r), whose scores have a standard deviation of
+        1 over all items; zeros for a user without items that have some."""
+        weights = self.scale[history.items]
+        if history.weights is not None:
+            weights = weights * history.weights.to(weights.dtype)
+        users = F.embedding_bag(
+            history.items,
+            self.table,
+            history.indptr,
+            mode="sum",
+            per_sample_weights=weights,
+            include_last_offset=True,
+        )
+        mean = self.table.mean(0, dtype=torch.float64)
+        covariance = gram_matrix(self.table) / max(1, len(self.table)) - torch.outer(mean, mean)
+        wide = users.double()
+        deviations = ((wide @ covariance) * wide).sum(1).clamp(min=0).sqrt()
+        return (wide / deviations.clamp(min=1e-12).unsqueeze(1)).float()
+
+
+def spectral_items(graph: Interactions, rank: int, *, progress: bool = False) -> SpectralItems:
+    """Return the spectral embeddings of a graph's items, on its device.
+
+    Args:
+        graph: the graph; weights count.
+        rank: number of singular vectors, at most.
+        progress: show a progress bar on a terminal.
+    """
+    matrix, roots = normalized_matrix(graph)
+    _, vectors = right_singular_vectors(matrix, rank, progress=progress, title="spectral")
+    degrees = torch.from_numpy(roots).square()
+    scale = torch.where(degrees > 0, degrees.pow(-2 * _DEGREE_EXPONENT), 0.0)
+    table = vectors * degrees.pow(_DEGREE_EXPONENT).unsqueeze(1)
+    return SpectralItems(table.float(), scale.float()).to(graph.device)
+
+
+class ClosedForms:
+    """What scores need of one graph alone, computed when it is first asked for, and kept.
+
+    Args:
+        graph: the interactions that messages flow along.
+        progress: show progress bars on a terminal.
+    """
+
+    def __init__(self, graph: Interactions, *, progress: bool = False) -> None:
+        self.graph, self._progress = graph, progress
+        self._similarities: dict[tuple[str, int], Any] = {}
+        self._spectral: dict[int, SpectralItems] = {}
+
+    def similarity(self, config: RankingConfig) -> Any:
+        """Return the matrix of item kNN, (num_items, num_items) CSR; row j has what item j gives to
+        others."""
+        key = config.item_similarity, config.item_knn
+        if key not in self._similarities:
+            if config.item_similarity == "ease":
+                weights = ease_weights(self.graph, config.item_knn, progress=self._progress)
+                matrix = weights.T.tocsr()
+            else:
+                matrix = nearest_items(self.graph, config.item_knn, progress=self._progress)
+            self._similarities[key] = matrix
+        return self._similarities[key]
+
+    def spectral(self, config: RankingConfig) -> SpectralItems:
+        """Return the items' spectral embeddings."""
+        rank = config.spectral
+        if rank not in self._spectral:
+            self._spectral[rank] = spectral_items(self.graph, rank, progress=self._progress)
+        return self._spectral[rank]
