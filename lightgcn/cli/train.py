@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,9 @@ def _say_trained(arguments: argparse.Namespace, result: TrainResult) -> int:
         return INTERRUPTED
     best = next((record for record in result.history if record["epoch"] == result.best_epoch), {})
     if arguments.json:
-        print_json({"run": run, "ended": result.ended, "epochs": epochs, "best": best})
+        choice = None if result.choice is None else asdict(result.choice)
+        found = {"run": run, "ended": result.ended, "epochs": epochs, "best": best}
+        print_json(found | {"ranking": choice})
         return 0
     reason = "patience ran out" if result.ended == "early" else "all epochs done"
     seconds = sum(record["seconds"] for record in result.history)
@@ -143,6 +145,8 @@ def _say_trained(arguments: argparse.Namespace, result: TrainResult) -> int:
     values = "  ".join(f"{name} {value:.4f}" for name, value in best.get("val", {}).items())
     chosen = f"best epoch {result.best_epoch}, validation: {values}"
     say(chosen if best else "no validation edges: the model is the last epoch's")
+    if result.choice is not None:
+        say(f"ranking chosen on {result.choice.num_users:,} validation users: {result.choice}")
     say(f"saved to {run}\nNext:  {shlex.join(['lightgcn', 'evaluate', run])}")
     return 0
 

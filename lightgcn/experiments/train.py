@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from lightgcn.recommender import Recommender
 from lightgcn.training.batches import check_links
 from lightgcn.training.checkpoint import CHECKPOINT_FILE, HISTORY_FILE
 from lightgcn.training.sharded import ShardedLightGCN
-from lightgcn.training.trainer import TrainResult, fit
+from lightgcn.training.trainer import TrainResult, chosen_ranking, fit
 
 
 def train_run(
@@ -104,6 +105,9 @@ def train_run(
         if result.ended != "interrupted":
             whole = model.whole() if isinstance(model, ShardedLightGCN) else model
         if whole is not None:
+            result.choice = chosen_ranking(whole, split, config.settings, progress=progress)
+            if result.choice is not None:
+                whole.ranking = result.choice.config
             _write_trained(folder, whole, dataset, side_nodes, result, start_seconds)
     return result
 
@@ -209,4 +213,5 @@ def _write_trained(
         item_columns=dataset.items,
     )
     recommender.save(folder / RECOMMENDER_FILE)
-    write_json(folder / TRAINED_FILE, trained | {"start_seconds": start_seconds})
+    choice = None if result.choice is None else asdict(result.choice)
+    write_json(folder / TRAINED_FILE, trained | {"start_seconds": start_seconds, "ranking": choice})

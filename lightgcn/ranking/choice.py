@@ -33,10 +33,14 @@ from lightgcn.ranking.topk import highest
 _DEPTH, _CHUNK = 100, 1 << 24
 # The least gain, relative, that a part must be worth.
 _LEAST_WORTH = 0.002
+# The most that a part counts at first, in standard deviations of the encoder's scores.
+_MOST = 30.0
 # Above so many edges only the parts that are quick to compute are tried.
 _MOST_EDGES = 20_000_000
 # Defaults of parts that the model's own settings leave out.
 _COSINE_NEIGHBOURS, _EASE_NEIGHBOURS, _RANK = 20, 64, 512
+# Entries of the spectral embeddings, at most; of more nodes they have fewer columns.
+_ENTRIES = 1 << 28
 _DECAYS = ((1.0, 0.5), (1.0, 1.0), (2.0, 1.0))
 _FACTORS = (0.0, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0)
 _SWEEPS = 4
@@ -58,6 +62,13 @@ class RankingChoice:
         before: the same metrics with the settings that the model had.
         worth: by part, how much of Recall plus NDCG is lost without it, relative.
         num_users: number of validation users.
+
+    Example:
+        >>> found = {"recall@20": 0.2, "ndcg@20": 0.1}
+        >>> worth = {"popularity prior": 0.05}
+        >>> choice = RankingChoice(RankingConfig(0.1), found, found, found, worth, num_users=9)
+        >>> str(choice).split(" (")[0]
+        'recall@20 0.2000 ndcg@20 0.1000 by cosine and popularity prior +5.0%'
     """
 
     config: RankingConfig
@@ -121,11 +132,13 @@ def choose_ranking(
         raise ValueError(f"metric must be one of ranked lists, such as recall@20, got {metric!r}")
     if not links.positives.num_edges:
         raise ValueError("there are no validation links to choose the ranking by")
-    links = links.to(model.embedding.device)
+    device = model.embedding.device
+    links = links.to(device)
     sample = links.sample_users(checked_count("num_users", num_users, 1), seed=seed)
-    search = _Search(model, sample, name, min(k, links.message.num_items), progress)
-    with torch.no_grad():
-        return search.run()
+    k = min(k, links.message.num_items)
+    off = torch.autocast(device.type, enabled=False)
+    with torch.inference_mode(False), torch.no_grad(), off:
+        return _Search(model, sample, name, k, progress).run()
 
 
 class _Search:
@@ -139,7 +152,11 @@ class _Search:
         self.own = model.ranking
         if links.message.order is None:
             self.own = replace(self.own, time_decay=0.0)
-        self.rank = self.own.spectral or _RANK
+        message = links.message
+        # All singular vectors together are no filter.
+        most = min(message.num_users, message.num_items) // 4
+        most = max(1, min(most, _RANK, _ENTRIES // message.num_nodes))
+        self.rank = self.own.spectral or most
         self.neighbours: dict[Similarity, int] = {
             "cosine": _COSINE_NEIGHBOURS,
             "ease": _EASE_NEIGHBOURS,
@@ -291,10 +308,10 @@ class _Parts:
                 return value
 
             optimizer.step(loss)
-        found = (weights.detach() / scales).tolist()
-        first = found[0] if found[0] > 0 else 1.0
-        pairs = zip(names[1:], found[1:], strict=True)
-        return {names[0]: 1.0} | {name: max(value / first, 0.0) for name, value in pairs}
+        # Of a useless encoder's the weight may be near 0, or negative.
+        found = weights.detach().clamp(min=0)
+        found = (found / found[0].clamp(min=1e-3)).clamp(max=_MOST) * scales[0] / scales
+        return dict(zip(names, found.tolist(), strict=True)) | {names[0]: 1.0}
 
     def _lists(self, weights: Weights) -> Tensor:
         total: Tensor | None = None

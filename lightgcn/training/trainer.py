@@ -15,6 +15,8 @@ from lightgcn.core.lock import folder_lock
 from lightgcn.core.process_group import ProcessLostError
 from lightgcn.graph.links import LinkSet, Split
 from lightgcn.nn.model import LightGCN
+from lightgcn.ranking.choice import RankingChoice, choose_ranking
+from lightgcn.ranking.metrics import parse_metric
 from lightgcn.training.batches import check_split, learnable_links, num_samples, num_steps
 from lightgcn.training.checkpoint import CHECKPOINT_FILE, saved_batch_size
 from lightgcn.training.config import Preset, TrainConfig, preset
@@ -39,6 +41,7 @@ class TrainResult:
         best_value: its validation metric.
         ended: "finished" (all epochs), "early" (patience ran out) or "interrupted" (the model holds
             the current weights, not the best).
+        choice: how the ranking was chosen afterwards; None if it was not.
 
     Example:
         >>> import lightgcn
@@ -54,6 +57,7 @@ class TrainResult:
     best_epoch: int
     best_value: float
     ended: Ended
+    choice: RankingChoice | None = None
 
 
 def train(
@@ -83,8 +87,10 @@ def train(
         changes: settings to change, such as ``epochs=20``.
 
     Returns:
-        The trained model, with the weights of the best epoch on ``split.val``. It carries its
-        normalisation and ranking: pass it to `lightgcn.evaluate` and `lightgcn.Recommender`.
+        The trained model, with the weights of the best epoch on ``split.val`` and, if the settings
+        have ``choose_ranking``, the ranking that is best there (`lightgcn.ranking.choose_ranking`).
+        It carries its normalisation and ranking: pass it to `lightgcn.evaluate` and
+        `lightgcn.Recommender`.
 
     Raises:
         ValueError: as `fit` and `lightgcn.preset`.
@@ -118,7 +124,23 @@ def train(
         on_epoch=on_epoch,
         progress=progress,
     )
+    choice = chosen_ranking(model, split, chosen, progress=progress)
+    if choice is not None:
+        model.ranking = choice.config
     return model.eval()
+
+
+def chosen_ranking(
+    model: LightGCN, split: Split, settings: Preset, *, progress: bool = False
+) -> RankingChoice | None:
+    """Choose the ranking of a trained model by its validation set; None if the settings say not
+    to, or there is no validation set."""
+    if not settings.train.choose_ranking or not split.val.positives.num_edges:
+        return None
+    metric, seed = settings.train.metric, settings.train.seed
+    if parse_metric(metric)[1] is None:
+        metric = "recall@20"
+    return choose_ranking(model, split.val, metric, seed=seed, progress=progress)
 
 
 def _with_enough_steps(settings: Preset, split: Split) -> Preset:

@@ -4,7 +4,7 @@ it ended."""
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from lightgcn import Interactions, preset, sample_negatives, split_edges
+from lightgcn.core.storage import read_json
 from lightgcn.datasets import Dataset, read_text, synthetic_interactions
 from lightgcn.experiments import reproduction as module
 from lightgcn.experiments.evaluate import evaluate_run
@@ -51,7 +52,7 @@ def test_the_epoch_is_chosen_on_a_part_of_train_and_all_of_train_is_trained_on(
 ) -> None:
     lines: list[str] = []
     result = run(tmp_path, seeds=(0, 3), say=lines.append)
-    assert result is not None and len(lines) == 5
+    assert result is not None and len(lines) == 7
     for seed, found in zip((0, 3), result.results, strict=True):
         place = tmp_path / f"seed-{seed}"
         history = [
@@ -62,8 +63,10 @@ def test_the_epoch_is_chosen_on_a_part_of_train_and_all_of_train_is_trained_on(
             record["epoch"]: record["val"]["recall@20"] for record in history if "val" in record
         }
         assert found["epoch"] == max(values, key=lambda epoch: (values[epoch], -epoch))
-        assert found["validation"]["recall@20"] == max(values.values())
+        choice = read_json(place / "validation" / "trained.json")["ranking"]
         final = RunConfig.load(place / "final")
+        assert found["validation"] == choice["values"]
+        assert asdict(final.settings.ranking) == choice["config"]
         assert (
             final.ratios == (1.0,)
             and final.settings.train.epochs == found["epoch"]

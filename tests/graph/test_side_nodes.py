@@ -154,7 +154,7 @@ def test_recency_goes_with_groups() -> None:
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     graph = Interactions(graph.users, graph.items, 30, 20, order=order)
     side = SideNodes.of(torch.arange(20) // 5)
-    config = preset("best", embedding_dim=8, item_knn=3)
+    config = preset("best", embedding_dim=8, item_knn=3, time_decay=2.0)
     model = config.new_model(side.extend(graph))
     recommender = Recommender.from_model(model, graph, side_nodes=side)
     wanted = decayed(graph, config.ranking.time_decay)

@@ -23,7 +23,8 @@ from lightgcn import (
     save_model,
 )
 from lightgcn.graph.side_nodes import SideNodes
-from lightgcn.ranking.item_knn import ItemKNN, nearest_items
+from lightgcn.ranking.closed_forms import ClosedForms
+from lightgcn.ranking.item_knn import ItemKNN
 from lightgcn.ranking.ranker import with_popularity_prior
 from lightgcn.ranking.time_decay import decayed
 
@@ -252,8 +253,10 @@ def test_a_state_of_another_model_is_refused_before_a_weight_is_written() -> Non
             assert (model.normalization, model.ranking) == kept
 
 
-def test_similarities_that_are_known_already_change_nothing() -> None:
-    graph, model = graph_of(True), model_of(RankingConfig(item_knn=3))
-    given = Ranker.from_model(model, graph, similarity=nearest_items(graph, 3))
+@pytest.mark.parametrize("similarity", ["cosine", "ease"])
+def test_closed_forms_that_are_known_already_change_nothing(similarity: Any) -> None:
+    config = RankingConfig(item_knn=3, item_similarity=similarity, spectral=4)
+    graph, model = graph_of(True), model_of(config)
+    given = Ranker.from_model(model, graph, closed_forms=ClosedForms(graph))
     own = Ranker.from_model(model, graph)
     assert torch.equal(given.score_users(torch.arange(USERS)), own.score_users(torch.arange(USERS)))
