@@ -23,7 +23,9 @@ from lightgcn.training import Preset
 METRICS = ("recall@20", "ndcg@20")
 PLAIN: dict[str, Any] = {"item_knn": 0}
 DOT: dict[str, Any] = {"item_knn": 0, "popularity_prior": None}
-UNORDERED: dict[str, Any] = {"time_decay": 0.0}
+ORDERED: dict[str, Any] = {"time_decay": 2.0, "time_decay_weight": 1.0}
+EASE: dict[str, Any] = {"item_knn": 64, "item_similarity": "ease"}
+SPECTRAL: dict[str, Any] = {"spectral": 512, "spectral_weight": 0.01}
 
 # By preset what is trained, by the changes to it; and of each what it is scored by, by further
 # changes.
@@ -52,16 +54,17 @@ TRAINED: dict[str, dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]]] 
             {},
             {
                 "": {},
-                "recency in neighbours alone": {"time_decay_weight": 0.0},
-                "without recency": UNORDERED,
-                "and without neighbours": UNORDERED | PLAIN,
+                "without neighbours": PLAIN,
+                "with time decay": ORDERED,
+                "with EASE weights": EASE,
+                "with EASE weights and spectral embeddings": EASE | SPECTRAL,
             },
         ),
-        "8 epochs": ({"epochs": 8}, {"": {}, "without recency": UNORDERED}),
-        "2 layers": ({"num_layers": 2}, {"": {}, "without recency": UNORDERED}),
+        "8 epochs": ({"epochs": 8}, {"": {}, "with time decay": ORDERED}),
+        "2 layers": ({"num_layers": 2}, {"": {}, "with time decay": ORDERED}),
         "no layers (matrix factorisation)": (
             {"num_layers": 0},
-            {"": {}, "without recency": UNORDERED},
+            {"": {}, "with time decay": ORDERED},
         ),
     },
 }

@@ -144,7 +144,7 @@ def add_split(parser: argparse.ArgumentParser) -> None:
         "--stratify",
         choices=["user", "last"],
         help="split per user: 'user' at random, 'last' holds out each user's most recent items "
-        "(for data with an order)",
+        "(for data with an order); chosen by the data if it has its own test split",
     )
     parser.add_argument(
         "--negatives", type=float, metavar="N", help="negatives per positive in each set (1.0)"

@@ -33,7 +33,12 @@ from lightgcn.cli.options import (
 )
 from lightgcn.core.lock import holds_files
 from lightgcn.datasets import Dataset, open_dataset
-from lightgcn.experiments.reproduction import METRICS, Reproduction, reproduce
+from lightgcn.experiments.reproduction import (
+    METRICS,
+    Reproduction,
+    reproduce,
+    stratify_like_test,
+)
 from lightgcn.experiments.run import RunConfig, default_ratios
 from lightgcn.experiments.train import train_run
 from lightgcn.training.checkpoint import CHECKPOINT_FILE
@@ -118,6 +123,8 @@ def new_run_config(
         "ratios": default_ratios(dataset),
         "split_seed": settings.train.seed,
     }
+    if dataset.test is not None and given.get("ratios", (0.9, 0.1)) != (1.0,):
+        defaults["stratify"] = stratify_like_test(dataset)
     return RunConfig(data, dataset.fingerprint(), settings, **defaults | given)
 
 

@@ -53,8 +53,8 @@ from lightgcn.training.config import Preset
 RESULT_FILE, SUMMARY_FILE, PREPARED = "result.json", "reproduction.json", "prepared"
 METRICS = ("recall@20", "ndcg@20")
 _ORDER = {
-    True: "the lists have an order: validation is the end of each user's list",
-    False: "the order of the lists means nothing: validation is a random part of each",
+    "last": "the lists have an order: validation is the end of each user's list",
+    "user": "the order of the lists means nothing: validation is a random part of each",
 }
 
 
@@ -122,9 +122,9 @@ def reproduce(
         f"{graph.num_edges:,} train and {dataset.test.num_edges:,} test edges"
     )
     with folder_lock(folder):
-        ordered = order_is_informative(graph)
+        stratify = stratify_like_test(dataset)
         if graph.order is not None:
-            say(_ORDER[ordered])
+            say(_ORDER[stratify])
         dataset = _prepared(dataset, folder)
         results = []
         for seed in seeds:
@@ -132,7 +132,7 @@ def reproduce(
                 dataset,
                 config.changed(seed=seed),
                 folder,
-                stratify="last" if ordered else "user",
+                stratify=stratify,
                 device=device,
                 say=say,
                 watch=watch,
@@ -144,6 +144,12 @@ def reproduce(
         reproduction = Reproduction(results, name)
         write_json(folder / SUMMARY_FILE, _summary(reproduction, config, device))
     return reproduction
+
+
+def stratify_like_test(dataset: Dataset) -> Literal["user", "last"]:
+    """Return how to take validation edges from the train edges of a dataset with its own test set:
+    the end of each user's list if its order means something, else a random part of each."""
+    return "last" if order_is_informative(dataset.interactions) else "user"
 
 
 def _summary(

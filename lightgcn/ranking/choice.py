@@ -95,6 +95,7 @@ def choose_ranking(
     links: LinkSet,
     metric: str = "recall@20",
     *,
+    use_order: bool = True,
     num_users: int = 3000,
     seed: int = 0,
     progress: bool = False,
@@ -110,6 +111,7 @@ def choose_ranking(
         model: a trained model.
         links: validation links: their messages are the graph, their positives what to find.
         metric: of its k; its name, if it is another than Recall or NDCG, is what is maximised.
+        use_order: whether time decay is tried.
         num_users: number of users, drawn at random.
         seed: of the draw.
         progress: show progress bars on a terminal.
@@ -138,7 +140,8 @@ def choose_ranking(
     k = min(k, links.message.num_items)
     off = torch.autocast(device.type, enabled=False)
     with torch.inference_mode(False), torch.no_grad(), off:
-        return _Search(model, sample, name, k, progress).run()
+        search = _Search(model, sample, name, k, progress)
+        return search.run(use_order and sample.message.order is not None)
 
 
 class _Search:
@@ -150,8 +153,6 @@ class _Search:
         self.forms = ClosedForms(links.message, progress=progress)
         self.small = links.message.num_edges <= _MOST_EDGES
         self.own = model.ranking
-        if links.message.order is None:
-            self.own = replace(self.own, time_decay=0.0)
         message = links.message
         # All singular vectors together are no filter.
         most = min(message.num_users, message.num_items) // 4
@@ -164,8 +165,10 @@ class _Search:
         if self.own.item_knn:
             self.neighbours[self.own.item_similarity] = self.own.item_knn
 
-    def run(self) -> RankingChoice:
+    def run(self, use_order: bool) -> RankingChoice:
         parts, own = _Parts(self, 0.0, 0.0), self.own
+        if not use_order:
+            own = replace(own, time_decay=0.0)
         base = max((_COSINE, _DOT), key=lambda base: parts.value({base: 1.0}))
         parts.floor, alone = parts.value({base: 1.0}), parts.metrics({base: 1.0})
         found = [parts.improved(start) for start in parts.starts()]
@@ -175,7 +178,7 @@ class _Search:
             found.append(parts.improved(self._weights_of(own)))
         best, weights = max(found, key=lambda pair: pair[0])
         decay = (0.0, 0.0)
-        if self.links.message.order is not None:
+        if use_order:
             asked = (own.time_decay, own.time_decay_weight)
             for other in sorted({*_DECAYS, asked} if own.time_decay else _DECAYS):
                 later = _Parts(self, *other)

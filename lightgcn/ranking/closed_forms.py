@@ -21,7 +21,6 @@ from torch import Tensor
 
 from lightgcn.graph.interactions import Interactions
 from lightgcn.nn.config import RankingConfig
-from lightgcn.nn.projection import gram_matrix
 from lightgcn.nn.spectral import normalized_matrix, right_singular_vectors
 from lightgcn.ranking.item_knn import nearest_items
 from lightgcn.ranking.sparse_ease import ease_weights
@@ -30,35 +29,38 @@ _DEGREE_EXPONENT = 0.4
 
 
 class SpectralItems(NamedTuple):
-    """Spectral embeddings of items: ``table`` (num_items, r), and ``scale`` (num_items,), by which
-    an item counts in the sum of a user's; both float32."""
+    """Spectral embeddings of items, all float32.
+
+    ``table`` (num_items, r) has uncorrelated columns of ``variances`` (r,), so that the variance of
+    a user's scores is a weighted sum of squares; ``scale`` (num_items,) is by how much an item
+    counts in the sum of a user's.
+    """
 
     table: Tensor
     scale: Tensor
+    variances: Tensor
 
     def to(self, device: torch.device | str) -> SpectralItems:
-        return SpectralItems(self.table.to(device), self.scale.to(device))
+        return SpectralItems(*(part.to(device) for part in self))
 
     @torch.no_grad()
     def users(self, history: Interactions) -> Tensor:
         """Return the users' embeddings of (num_users, r), whose scores have a standard deviation of
         1 over all items; zeros for a user without items that have some."""
+        known, place = history.items.unique(return_inverse=True)
         weights = self.scale[history.items]
         if history.weights is not None:
             weights = weights * history.weights.to(weights.dtype)
         users = F.embedding_bag(
-            history.items,
-            self.table,
+            place,
+            self.table[known].to(weights.dtype),  # the table may be columns of a wider one
             history.indptr,
             mode="sum",
             per_sample_weights=weights,
             include_last_offset=True,
         )
-        mean = self.table.mean(0, dtype=torch.float64)
-        covariance = gram_matrix(self.table) / max(1, len(self.table)) - torch.outer(mean, mean)
-        wide = users.double()
-        deviations = ((wide @ covariance) * wide).sum(1).clamp(min=0).sqrt()
-        return (wide / deviations.clamp(min=1e-12).unsqueeze(1)).float()
+        deviations = (users.square() @ self.variances).sqrt_().unsqueeze(1)
+        return users / deviations.clamp_(min=1e-12)
 
 
 def spectral_items(graph: Interactions, rank: int, *, progress: bool = False) -> SpectralItems:
@@ -74,7 +76,11 @@ def spectral_items(graph: Interactions, rank: int, *, progress: bool = False) ->
     degrees = torch.from_numpy(roots).square()
     scale = torch.where(degrees > 0, degrees.pow(-2 * _DEGREE_EXPONENT), 0.0)
     table = vectors * degrees.pow(_DEGREE_EXPONENT).unsqueeze(1)
-    return SpectralItems(table.float(), scale.float()).to(graph.device)
+    mean = table.mean(0)
+    covariance = table.T @ table / max(1, len(table)) - torch.outer(mean, mean)
+    variances, directions = torch.linalg.eigh(covariance)
+    parts = (table @ directions, scale, variances.clamp(min=0))
+    return SpectralItems(*(part.float().contiguous() for part in parts)).to(graph.device)
 
 
 class ClosedForms:

@@ -51,7 +51,7 @@ class Ranker:
         linked: (num_items,) bool: items that send messages; None for those with users.
         spectral_scale: (num_items,) float32, by which an item counts in the spectral embedding of a
             new user; None without spectral embeddings.
-        num_spectral: number of columns of the spectral embeddings.
+        spectral_variances: (r,) float32, of the columns of the items' spectral embeddings.
 
     Raises:
         ValueError: if the parts are of different nodes or devices, contradict ``config``, or give
@@ -78,7 +78,7 @@ class Ranker:
     user_exponent: float = 0.5
     linked: Tensor | None = None
     spectral_scale: Tensor | None = None
-    num_spectral: int = 0
+    spectral_variances: Tensor | None = None
 
     def __post_init__(self) -> None:
         counts = (self.history.num_users, self.history.num_items)
@@ -94,7 +94,8 @@ class Ranker:
             found = f"{tuple(linked.shape)} of {linked.dtype}"
             raise ValueError(f"linked must be ({len(items)},) of torch.bool, got {found}")
         knn, config, scale = self.item_knn, self.config, self.spectral_scale
-        if bool(config.spectral) != (scale is not None) or self.num_spectral > config.spectral:
+        absent = {part is None for part in (scale, self.spectral_variances)}
+        if absent != {not config.spectral} or self.num_spectral > config.spectral:
             raise ValueError(
                 f"there are {self.num_spectral} columns of spectral embeddings, but config has "
                 f"spectral={config.spectral}"
@@ -181,13 +182,15 @@ class Ranker:
             users = towards_latest(users, items, history, config.time_decay_weight)
         if config.popularity_prior is not None:
             prior = config.popularity_prior
+            # Of a user without edges, popularity alone tells something.
+            users = users.masked_fill((message.user_degrees == 0).unsqueeze(1), 0.0)
             users, items = with_popularity_prior(users, items, message.item_degrees, prior)
         del adjacency
         forms = ClosedForms(message) if closed_forms is None else closed_forms
-        scale, width = None, 0
+        scale, variances = None, None
         if config.spectral:
             spectral = forms.spectral(config).to(items.device)
-            scale, width = spectral.scale, spectral.table.shape[1]
+            scale, variances = spectral.scale, spectral.variances
             users = _with_columns(users, spectral.users(history) * config.spectral_weight)
             items = _with_columns(items, spectral.table)
         knn = None
@@ -203,7 +206,12 @@ class Ranker:
             users = users[: graph.num_users].clone()
             if knn is not None:
                 knn = replace(knn, history=knn.history.head_users(graph.num_users))
-        return cls(users, items, graph, config, knn, table, a, linked, scale, width)
+        return cls(users, items, graph, config, knn, table, a, linked, scale, variances)
+
+    @property
+    def num_spectral(self) -> int:
+        """Number r of columns of the spectral embeddings, the last ones."""
+        return 0 if self.spectral_variances is None else len(self.spectral_variances)
 
     @property
     def num_columns(self) -> int:
@@ -228,7 +236,7 @@ class Ranker:
     def to(self, device: torch.device | str) -> Ranker:
         """Return the same ranker on another device: every tensor of it."""
         knn, table, linked = self.item_knn, self.fold_in_table, self.linked
-        scale = self.spectral_scale
+        scale, variances = self.spectral_scale, self.spectral_variances
         return replace(
             self,
             users=self.users.to(device),
@@ -238,6 +246,7 @@ class Ranker:
             fold_in_table=None if table is None else table.to(device),
             linked=None if linked is None else linked.to(device),
             spectral_scale=None if scale is None else scale.to(device),
+            spectral_variances=None if variances is None else variances.to(device),
         )
 
     def score_pairs(self, users: Tensor, items: Tensor) -> Tensor:
@@ -345,10 +354,11 @@ class Ranker:
     def with_spectral(self, users: Tensor, history: Interactions) -> Tensor:
         """Return (B, w) embeddings of users of ``history`` with the columns of the spectral ones
         added; as they are, if the ranker has none."""
-        if self.spectral_scale is None:
+        scale, variances = self.spectral_scale, self.spectral_variances
+        if scale is None or variances is None:
             return users
-        table = self.items[:, self.items.shape[1] - self.num_spectral :].float().contiguous()
-        spectral = SpectralItems(table, self.spectral_scale).users(history)
+        table = self.items[:, self.items.shape[1] - self.num_spectral :]
+        spectral = SpectralItems(table, scale, variances).users(history)
         return _with_columns(users, spectral * self.config.spectral_weight)
 
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -364,17 +374,14 @@ class Ranker:
             "seen.weights": self.history.weights,
             "seen.order": self.history.order,
             "linked": self.linked,
-            "spectral_scale": self.spectral_scale,
+            "spectral.scale": self.spectral_scale,
+            "spectral.variances": self.spectral_variances,
         }
         tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
         if self.item_knn is not None:
             parts = self.item_knn.to_tensors()
             tensors |= {f"item_knn.{name}": part for name, part in parts.items()}
-        return tensors, {
-            "ranking": asdict(self.config),
-            "user_exponent": self.user_exponent,
-            "num_spectral": self.num_spectral,
-        }
+        return tensors, {"ranking": asdict(self.config), "user_exponent": self.user_exponent}
 
     @classmethod
     def from_tensors(
@@ -404,8 +411,8 @@ class Ranker:
             knn = ItemKNN.from_tensors(weighted, parts, config.item_knn_weight)
         exponent = float(metadata["user_exponent"])
         table, linked = tensors.get("fold_in"), tensors.get("linked")
-        scale, width = tensors.get("spectral_scale"), int(metadata.get("num_spectral", 0))
-        return cls(users, items, history, config, knn, table, exponent, linked, scale, width)
+        spectral = (tensors.get(f"spectral.{name}") for name in ("scale", "variances"))
+        return cls(users, items, history, config, knn, table, exponent, linked, *spectral)
 
     def __repr__(self) -> str:
         return f"Ranker({self.history}, {self.config})"

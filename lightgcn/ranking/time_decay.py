@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,9 @@ from lightgcn.ranking.closed_forms import spectral_items
 # Pairs of items to compare, the least length of their lists, the rank of their embeddings, and the
 # standard errors that their difference must exceed.
 _PAIRS, _LONG, _RANK, _ERRORS = 20000, 8, 64, 4
+_DRAWN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+# Edges of a larger graph that are looked at, about.
+_MOST_EDGES = 5_000_000
 
 
 def decayed(interactions: Interactions, exponent: float = 1.0) -> Interactions:
@@ -93,6 +97,11 @@ def order_is_informative(interactions: Interactions, *, seed: int = 0) -> bool:
     """
     if interactions.order is None or is_sorted(interactions):
         return False
+    generator = make_generator(seed)
+    share = _MOST_EDGES / max(interactions.num_edges, 1)
+    if share < 1:  # some users suffice
+        kept = torch.rand(interactions.num_users, generator=generator, **_DRAWN) < share
+        interactions = interactions.select(kept.to(interactions.device)[interactions.users])
     users, items = _in_order(interactions)
     device = users.device
     directions = unit_rows(spectral_items(interactions, _RANK).table)
@@ -101,12 +110,13 @@ def order_is_informative(interactions: Interactions, *, seed: int = 0) -> bool:
     follows = follows[interactions.user_degrees[users[follows]] >= _LONG]
     if len(follows) < 2:
         return False
-    generator = make_generator(seed)
-    some = torch.randperm(len(follows), generator=generator)[:_PAIRS].to(device)
+    some = torch.randperm(len(follows), generator=generator, dtype=torch.int64, device="cpu")[
+        :_PAIRS
+    ].to(device)
     left, right = follows[some], follows[some] + 1
     ends = interactions.user_degrees.cumsum(0)
     degrees = interactions.user_degrees[users[left]]
-    drawn = (torch.rand(len(left), generator=generator).to(device) * (degrees - 1)).long()
+    drawn = (torch.rand(len(left), generator=generator, **_DRAWN).to(device) * (degrees - 1)).long()
     other = (ends - interactions.user_degrees)[users[left]] + drawn
     other += other >= left  # a different item of the same list
     near, far = (

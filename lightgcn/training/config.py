@@ -62,6 +62,7 @@ class TrainConfig:
             least 0.05; sums, weights and optimiser are in float32.
         choose_ranking: whether the parts of a score are chosen on the validation set after training
             (`lightgcn.ranking.choose_ranking`) by `lightgcn.train` and the command line.
+        use_order: whether that choice may use the order of a user's edges, by time decay.
         seed: of the initial weights and of every random draw.
 
     Raises:
@@ -92,6 +93,7 @@ class TrainConfig:
     patience: int | None = 10
     precision: Literal["float32", "mixed"] = "mixed"
     choose_ranking: bool = False
+    use_order: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -101,6 +103,7 @@ class TrainConfig:
         check_choice(self, "negative_pairs", "user_item", "all")
         check_choice(self, "precision", "float32", "mixed")
         check_choice(self, "choose_ranking", False, True)
+        check_choice(self, "use_order", False, True)
         for name in ("epochs", "batch_size", "num_negatives", "block_size", "eval_every"):
             if (name, getattr(self, name)) != ("batch_size", None):
                 checked_count(name, getattr(self, name), 1)

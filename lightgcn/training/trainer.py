@@ -137,10 +137,16 @@ def chosen_ranking(
     to, or there is no validation set."""
     if not settings.train.choose_ranking or not split.val.positives.num_edges:
         return None
-    metric, seed = settings.train.metric, settings.train.seed
-    if parse_metric(metric)[1] is None:
-        metric = "recall@20"
-    return choose_ranking(model, split.val, metric, seed=seed, progress=progress)
+    config = settings.train
+    metric = "recall@20" if parse_metric(config.metric)[1] is None else config.metric
+    return choose_ranking(
+        model,
+        split.val,
+        metric,
+        use_order=config.use_order,
+        seed=config.seed,
+        progress=progress,
+    )
 
 
 def _with_enough_steps(settings: Preset, split: Split) -> Preset:

@@ -46,6 +46,7 @@ OUT_OF_RANGE: dict[type, dict[str, tuple[Any, ...]]] = {
         "patience": (0, -1, 2.5),
         "precision": ("float16", None),
         "choose_ranking": ("yes", None),
+        "use_order": ("yes", None),
         "seed": (-1, 1.5, None),
     },
     RankingConfig: {
