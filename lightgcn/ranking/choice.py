@@ -1,9 +1,9 @@
 """The parts of a score and their weights, chosen on validation links after training.
 
 A score is a sum of parts, each the scores of one method, times weights. So the parts are computed
-once, for the items that may reach the top of a list, and any weights are tried by adding them. The
-weights are fitted by a softmax loss over these items, which is smooth, and from there changed one
-at a time as long as the validation metric gains. A part that is worth less than 0.2 % is left out.
+once, for the items that may reach the top of a list, and any weights are tried by adding them: from
+usual weights one at a time is changed as long as the validation metric gains. A part that is worth
+less than 0.2 % is left out. What is found is compared among all items, and on more users.
 """
 
 from __future__ import annotations
@@ -23,18 +23,17 @@ from lightgcn.graph.links import LinkSet
 from lightgcn.nn.config import RankingConfig, Similarity
 from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.closed_forms import ClosedForms
+from lightgcn.ranking.evaluation import evaluate_ranking
 from lightgcn.ranking.item_knn import ItemKNN
 from lightgcn.ranking.metrics import RANKING_METRICS, lower_is_better, parse_metric
 from lightgcn.ranking.ranker import Ranker
-from lightgcn.ranking.time_decay import decayed
-from lightgcn.ranking.topk import highest
+from lightgcn.ranking.time_decay import decayed, order_is_informative
+from lightgcn.ranking.topk import check_k, highest
 
 # Best items of each part that are candidates, and scores that are formed at a time.
-_DEPTH, _CHUNK = 100, 1 << 24
+_DEPTH, _CHUNK = 150, 1 << 24
 # The least gain, relative, that a part must be worth.
 _LEAST_WORTH = 0.002
-# The most that a part counts at first, in standard deviations of the encoder's scores.
-_MOST = 30.0
 # Above so many edges only the parts that are quick to compute are tried.
 _MOST_EDGES = 20_000_000
 # Defaults of parts that the model's own settings leave out.
@@ -42,12 +41,20 @@ _COSINE_NEIGHBOURS, _EASE_NEIGHBOURS, _RANK = 20, 64, 512
 # Entries of the spectral embeddings, at most; of more nodes they have fewer columns.
 _ENTRIES = 1 << 28
 _DECAYS = ((1.0, 0.5), (1.0, 1.0), (2.0, 1.0))
+# Weights to start from, beside cosines: within 2 times of the best ones on three data sets.
+_USUAL_PRIOR, _USUAL_GAIN, _USUAL_SPECTRAL = 0.13, 0.4, 0.006
+# Choices that are measured among all items, with and without an order.
+_FINALS = 3
+# Users of the search.
+_SEARCHED = 4000
 _FACTORS = (0.0, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0)
 _SWEEPS = 4
 
 Weights = dict[str, float]
+Worth = dict[str, float]
 # An encoder's scores as a part, and the others.
 _COSINE, _DOT, _PRIOR, _SPECTRAL = "cosine", "dot product", "popularity prior", "spectral"
+_BASES = (_COSINE, _DOT)
 _KNN: dict[Similarity, str] = {"cosine": "item kNN", "ease": "sparse EASE"}
 
 
@@ -60,7 +67,8 @@ class RankingChoice:
         values: validation metrics with them.
         alone: the same metrics of the encoder alone, by cosine or dot product.
         before: the same metrics with the settings that the model had.
-        worth: by part, how much of Recall plus NDCG is lost without it, relative.
+        worth: by part, how much of what is maximised is lost without it, relative, by the search's
+            estimate; empty if nothing is better than the settings that the model had.
         num_users: number of validation users.
 
     Example:
@@ -96,7 +104,7 @@ def choose_ranking(
     metric: str = "recall@20",
     *,
     use_order: bool = True,
-    num_users: int = 3000,
+    num_users: int = 12000,
     seed: int = 0,
     progress: bool = False,
 ) -> RankingChoice:
@@ -111,13 +119,16 @@ def choose_ranking(
         model: a trained model.
         links: validation links: their messages are the graph, their positives what to find.
         metric: of its k; its name, if it is another than Recall or NDCG, is what is maximised.
-        use_order: whether time decay is tried.
-        num_users: number of users, drawn at random.
+        use_order: whether time decay is tried, if the order means something
+            (`lightgcn.ranking.time_decay.order_is_informative`).
+        num_users: number of users, drawn at random. The search is on some of them, and what it
+            finds is compared on all.
         seed: of the draw.
         progress: show progress bars on a terminal.
 
     Raises:
-        ValueError: if there are no positives, or the metric is none of ranked lists.
+        ValueError: if there are no positives, the metric is none of ranked lists, or its k is more
+            than the number of items.
 
     Example:
         >>> import lightgcn
@@ -130,26 +141,28 @@ def choose_ranking(
         >>> model.ranking = choice.config
     """
     name, k = parse_metric(metric)
-    if k is None:
+    if k is None:  # a metric of links
         raise ValueError(f"metric must be one of ranked lists, such as recall@20, got {metric!r}")
     if not links.positives.num_edges:
         raise ValueError("there are no validation links to choose the ranking by")
     device = model.embedding.device
     links = links.to(device)
+    check_k(k, links.message.num_items)
     sample = links.sample_users(checked_count("num_users", num_users, 1), seed=seed)
-    k = min(k, links.message.num_items)
+    few = sample.sample_users(_SEARCHED, seed=seed + 1)
     off = torch.autocast(device.type, enabled=False)
     with torch.inference_mode(False), torch.no_grad(), off:
-        search = _Search(model, sample, name, k, progress)
-        return search.run(use_order and sample.message.order is not None)
+        search = _Search(model, sample, few, name, k, progress)
+        return search.run(use_order and order_is_informative(sample.message, seed=seed))
 
 
 class _Search:
+    """A search on the candidates of ``few`` users, and its outcome among all items of ``links``."""
+
     def __init__(
-        self, model: LightGCN, links: LinkSet, metric: str, k: int, progress: bool
+        self, model: LightGCN, links: LinkSet, few: LinkSet, metric: str, k: int, progress: bool
     ) -> None:
-        self.model, self.links, self.metric, self.k = model, links, metric, k
-        self.progress = progress
+        self.model, self.links, self.few, self.metric, self.k = model, links, few, metric, k
         self.forms = ClosedForms(links.message, progress=progress)
         self.small = links.message.num_edges <= _MOST_EDGES
         self.own = model.ranking
@@ -166,37 +179,94 @@ class _Search:
             self.neighbours[self.own.item_similarity] = self.own.item_knn
 
     def run(self, use_order: bool) -> RankingChoice:
-        parts, own = _Parts(self, 0.0, 0.0), self.own
-        if not use_order:
-            own = replace(own, time_decay=0.0)
-        base = max((_COSINE, _DOT), key=lambda base: parts.value({base: 1.0}))
-        parts.floor, alone = parts.value({base: 1.0}), parts.metrics({base: 1.0})
-        found = [parts.improved(start) for start in parts.starts()]
-        before = None
-        if not own.time_decay:
-            before = parts.metrics(self._weights_of(own))
-            found.append(parts.improved(self._weights_of(own)))
-        best, weights = max(found, key=lambda pair: pair[0])
-        decay = (0.0, 0.0)
-        if use_order:
-            asked = (own.time_decay, own.time_decay_weight)
-            for other in sorted({*_DECAYS, asked} if own.time_decay else _DECAYS):
-                later = _Parts(self, *other)
-                later.floor = parts.floor
-                if other == asked and own.time_decay:
-                    before = later.metrics(self._weights_of(own))
-                found = [later.improved(start) for start in (weights, *later.starts())]
-                value, some = max(found, key=lambda pair: pair[0])
-                if value > best * (1 + _LEAST_WORTH):
-                    best, weights, parts, decay = value, some, later, other
-        weights, worth = parts.without_idle(weights)
-        weights = {part: float(f"{weight:.3g}") for part, weight in weights.items()}
-        config = self._config_of(weights)
-        if decay[0]:
-            config = replace(config, time_decay=decay[0], time_decay_weight=decay[1])
-        values, count = parts.metrics(weights), len(parts.counts)
-        assert before is not None
+        own = self.own if use_order else replace(self.own, time_decay=0.0)
+        bases = [self._config_of({base: 1.0}) for base in _BASES]
+        finals: dict[RankingConfig, tuple[dict[str, float], Worth]] = {
+            config: (self.measured(config), {}) for config in (*bases, self.own)
+        }
+        alone = max((finals[config][0] for config in bases), key=self.value)
+        before = finals[self.own][0]
+        if own != self.own:
+            del finals[self.own]
+        # Of each encoder and kind of neighbours the best, with and without an order.
+        for found in self._searched(own, use_order):
+            found.sort(key=lambda one: -one[0])
+            kinds: set[tuple[str, ...]] = set()
+            for _, weights, parts in found:
+                kind = next(iter(weights)), *(knn for knn in _KNN.values() if knn in weights)
+                if kind not in kinds and len(kinds) < _FINALS:
+                    kinds.add(kind)
+                    kept, worth = parts.without_idle(weights)
+                    config = self._config_of(kept, parts)
+                    if config not in finals:
+                        finals[config] = self.measured(config), worth
+        allowed = [
+            (self.objective(values), config)
+            for config, (values, _) in finals.items()
+            if self.value(values) >= self.value(alone)
+        ]
+        config = max(allowed, key=lambda one: one[0])[1]
+        values, worth = finals[config]
+        count = int((self.links.positives.user_degrees > 0).sum())
         return RankingChoice(config, values, alone, before, worth, count)
+
+    def _searched(self, own: RankingConfig, use_order: bool) -> list[list[_Found]]:
+        """Return the local optima without an order, and those with one."""
+        given = [] if own.time_decay else [self._weights_of(own)]
+        plain = self._optima((0.0, 0.0), given)
+        if not use_order:
+            return [plain]
+        best = max(plain, key=lambda one: one[0])[1]
+        asked = {(own.time_decay, own.time_decay_weight)} if own.time_decay else set()
+        ordered: list[_Found] = []
+        for decay in sorted({*_DECAYS, *asked}):
+            ordered += self._optima(decay, [best])
+        return [plain, ordered]
+
+    def _optima(self, decay: tuple[float, float], given: list[Weights]) -> list[_Found]:
+        """Return the local optima from given and fitted weights.
+
+        Weights may be good because the items that they wrongly prefer are no candidates. So what
+        is found makes further candidates, and the search goes on.
+        """
+        parts = _Parts(self, *decay, given)
+        starts = [*parts.starts(), *given]
+        found = sorted((parts.improved(start) for start in starts), key=lambda one: -one[0])
+        starts = [weights for _, weights in found]
+        parts = _Parts(self, *decay, starts)
+        return [(*parts.improved(start), parts) for start in starts]
+
+    def measured(self, config: RankingConfig) -> dict[str, float]:
+        """Return the metrics of settings, among all items."""
+        ranker = Ranker.from_model(
+            self.model,
+            self.links.message,
+            config=config,
+            fold_in=False,
+            closed_forms=self.forms,
+        )
+        names = tuple(dict.fromkeys(("recall", "ndcg", self.metric)))
+        relevant, seen = self.links.positives, self.links.message
+        return evaluate_ranking(
+            ranker.users,
+            ranker.items,
+            relevant,
+            seen=seen,
+            ks=[self.k],
+            metrics=names,
+            residual=ranker.item_knn,
+        ).metrics
+
+    def value(self, metrics: dict[str, float]) -> float:
+        """Return the metric, negative if lower is better."""
+        name = f"{self.metric}@{self.k}"
+        return -metrics[name] if lower_is_better(name) else metrics[name]
+
+    def objective(self, metrics: dict[str, float]) -> float:
+        """Return Recall plus NDCG, or the metric if it is another."""
+        if self.metric in ("recall", "ndcg"):
+            return metrics[f"recall@{self.k}"] + metrics[f"ndcg@{self.k}"]
+        return self.value(metrics)
 
     def _weights_of(self, config: RankingConfig) -> Weights:
         """Return the weights of settings."""
@@ -204,15 +274,19 @@ class _Search:
         weights = {_DOT if prior is None else _COSINE: 1.0}
         if prior:
             weights[_PRIOR] = prior
-        if config.item_knn:
+        if config.item_knn and (self.small or config.item_similarity != "ease"):
             weights[_KNN[config.item_similarity]] = config.item_knn_weight
         if config.spectral and self.small:
             weights[_SPECTRAL] = config.spectral_weight
         return {part: weight for part, weight in weights.items() if weight}
 
-    def _config_of(self, weights: Weights) -> RankingConfig:
-        """Return the settings with some weights."""
+    def _config_of(self, weights: Weights, parts: _Parts | None = None) -> RankingConfig:
+        """Return the settings with some weights, of three digits, and the time decay of parts."""
+        weights = {part: float(f"{weight:.3g}") for part, weight in weights.items()}
         config = RankingConfig(weights.get(_PRIOR, 0.0) if _COSINE in weights else None)
+        if parts is not None and parts.time_decay:
+            decay, weight = parts.time_decay, parts.time_decay_weight
+            config = replace(config, time_decay=decay, time_decay_weight=weight)
         for similarity, part in _KNN.items():
             if part in weights:
                 config = replace(
@@ -233,12 +307,15 @@ class _Parts:
         scores: by part, (B, C) float32; an encoder's has -inf where a user has fewer candidates.
         relevant: (B, C) bool.
         counts: (B,) number of relevant items.
-        floor: the least value of the metric that is accepted.
+        unit: what a dot product is worth in cosines: the ratio of their standard deviations.
     """
 
-    def __init__(self, search: _Search, time_decay: float, time_decay_weight: float) -> None:
-        self.metric, self.k, self.floor = search.metric, search.k, -math.inf
-        message, positives = search.links.message, search.links.positives
+    def __init__(
+        self, search: _Search, time_decay: float, time_decay_weight: float, given: list[Weights]
+    ) -> None:
+        self.search, self.k = search, search.k
+        self.time_decay, self.time_decay_weight = time_decay, time_decay_weight
+        message, positives = search.few.message, search.few.positives
         users = positives.user_degrees.nonzero().flatten()
         self.counts = positives.user_degrees[users]
         similarities: tuple[Similarity, ...] = ("cosine", "ease") if search.small else ("cosine",)
@@ -271,7 +348,7 @@ class _Parts:
                 rows, items, gains = knn.of_users(chunk)
                 scores[part] = torch.zeros_like(scores[_COSINE])
                 scores[part][rows, items] = gains
-            found.append(_candidates(scores, chunk, message, positives))
+            found.append(_candidates(scores, chunk, message, positives, given, max(_DEPTH, self.k)))
         width = max(relevant.shape[1] for _, relevant in found)
         self.relevant = torch.cat(
             [F.pad(relevant, (0, width - relevant.shape[1])) for _, relevant in found]
@@ -282,72 +359,38 @@ class _Parts:
             self.scores[part] = torch.cat(
                 [F.pad(x[part], (0, width - x[part].shape[1]), value=rest) for x, _ in found]
             )
+        spreads = [
+            float(values[values > -math.inf].std(correction=0))
+            for values in (self.scores[_COSINE], self.scores[_DOT])
+        ]
+        self.unit = spreads[1] / spreads[0] if min(spreads) > 0 else 1.0
 
     def starts(self) -> Iterator[Weights]:
-        """Yield fitted weights for each encoder's scores and each kind of item kNN."""
-        for base, knn in product((_COSINE, _DOT), _KNN.values()):
-            if knn in self.scores:
-                wanted = (base, _SPECTRAL, knn, *((_PRIOR,) if base == _COSINE else ()))
-                yield self.fitted([part for part in wanted if part in self.scores])
-
-    def fitted(self, names: list[str]) -> Weights:
-        """Return the weights of parts, the first of which has weight 1, that minimise the mean of
-        -log softmax over the candidates of a user's relevant items."""
-        scores = torch.stack([self.scores[name] for name in names], -1)
-        valid = scores[..., 0] > -math.inf
-        scores = scores.masked_fill(~valid.unsqueeze(-1), 0.0)
-        scales = scores[valid].std(0).clamp(min=1e-12)
-        scores = scores / scales
-        shares = self.relevant / self.counts.unsqueeze(1)
-        with torch.enable_grad():
-            weights = torch.full_like(scales, 0.5).requires_grad_()
-            optimizer = torch.optim.LBFGS([weights], max_iter=30, line_search_fn="strong_wolfe")
-
-            def loss() -> Tensor:
-                optimizer.zero_grad()
-                total = (scores @ weights).masked_fill(~valid, -1e9)
-                value = -(shares * total.log_softmax(1)).sum(1).mean()
-                value.backward()
-                return value
-
-            optimizer.step(loss)
-        # Of a useless encoder's the weight may be near 0, or negative.
-        found = weights.detach().clamp(min=0)
-        found = (found / found[0].clamp(min=1e-3)).clamp(max=_MOST) * scales[0] / scales
-        return dict(zip(names, found.tolist(), strict=True)) | {names[0]: 1.0}
+        """Yield usual weights for each encoder's scores and each kind of neighbours."""
+        for base, knn in product(_BASES, _KNN.values()):
+            if knn not in self.scores:
+                continue
+            unit = self.unit if base == _DOT else 1.0
+            weights = {base: 1.0, knn: _USUAL_GAIN * unit}
+            if base == _COSINE:
+                weights[_PRIOR] = _USUAL_PRIOR
+            if _SPECTRAL in self.scores:
+                weights[_SPECTRAL] = _USUAL_SPECTRAL * unit
+            yield weights
 
     def _lists(self, weights: Weights) -> Tensor:
-        total: Tensor | None = None
-        for part, weight in weights.items():
-            scores = self.scores[part]
-            total = scores * weight if total is None else total.add_(scores, alpha=weight)
-        assert total is not None
+        total = _sum(self.scores, weights)
         return self.relevant.gather(1, total.topk(min(self.k, total.shape[1]), 1).indices)
 
-    def metrics(self, weights: Weights) -> dict[str, float]:
-        hits = F.pad(lists := self._lists(weights), (0, self.k - lists.shape[1]))
-        return {
-            f"{name}@{self.k}": float(RANKING_METRICS[name](hits, self.counts).mean())
-            for name in dict.fromkeys(("recall", "ndcg", self.metric))
-        }
-
-    def value(self, weights: Weights) -> float:
-        """Return the metric, negative if lower is better."""
-        return self._value(self.metrics(weights))
-
-    def _value(self, metrics: dict[str, float]) -> float:
-        name = f"{self.metric}@{self.k}"
-        return -metrics[name] if lower_is_better(name) else metrics[name]
-
     def objective(self, weights: Weights) -> float:
-        """Return Recall plus NDCG, or the metric if it is another; -inf below the floor."""
-        metrics = self.metrics(weights)
-        value = self._value(metrics)
-        if value < self.floor:
-            return -math.inf
-        if self.metric in ("recall", "ndcg"):
-            return metrics[f"recall@{self.k}"] + metrics[f"ndcg@{self.k}"]
-        return value
+        """Return what is maximised, among the candidates."""
+        hits = F.pad(lists := self._lists(weights), (0, self.k - lists.shape[1]))
+        names = dict.fromkeys(("recall", "ndcg", self.search.metric))
+        found = {
+            f"{name}@{self.k}": float(RANKING_METRICS[name](hits, self.counts).mean())
+            for name in names
+        }
+        return self.search.objective(found)
 
     def improved(self, weights: Weights) -> tuple[float, Weights]:
         """Change one weight at a time while the objective gains; the first is always 1."""
@@ -366,7 +409,6 @@ class _Parts:
 
     def without_idle(self, weights: Weights) -> tuple[Weights, dict[str, float]]:
         """Leave out parts that are worth too little; return the others' worth as well."""
-        floor, self.floor = self.floor, -math.inf
         while True:
             best, worth, others = self.objective(weights), {}, {}
             for part in [*weights][1:]:
@@ -374,30 +416,49 @@ class _Parts:
                 value, others[part] = self.improved(rest)
                 worth[part] = (best - value) / max(abs(best), 1e-12)
             idle = min(worth, key=lambda part: worth[part], default="")
-            if not idle or worth[idle] >= _LEAST_WORTH or self.value(others[idle]) < floor:
+            if not idle or worth[idle] >= _LEAST_WORTH:
                 return weights, worth
             weights = others[idle]
 
 
+_Found = tuple[float, Weights, _Parts]
+
+
+def _sum(scores: dict[str, Tensor], weights: Weights) -> Tensor:
+    total: Tensor | None = None
+    for part, weight in weights.items():
+        values = scores[part]
+        total = values * weight if total is None else total.add_(values, alpha=weight)
+    assert total is not None
+    return total
+
+
 def _candidates(
-    scores: dict[str, Tensor], users: Tensor, message: Interactions, positives: Interactions
+    scores: dict[str, Tensor],
+    users: Tensor,
+    message: Interactions,
+    positives: Interactions,
+    given: list[Weights],
+    depth: int,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return, of (B, num_items) scores, those of each user's candidates, and which are relevant."""
     seen, found = message.edges_of(users), positives.edges_of(users)
     relevant = torch.zeros_like(scores[_COSINE], dtype=torch.bool)
     relevant[found] = True
     chosen = relevant.clone()
-    for part, values in scores.items():
-        if part != _PRIOR:  # the same items for all
-            masked = values.clone()
-            masked[seen] = -math.inf
-            chosen.scatter_(1, highest(masked, min(_DEPTH, masked.shape[1])), True)
+    with_prior = scores[_COSINE] + _USUAL_PRIOR * scores[_PRIOR]
+    sums = [with_prior]
+    sums += [_sum(scores, weights) for weights in given]
+    for values in (*scores.values(), *sums):
+        masked = values.clone()
+        masked[seen] = -math.inf
+        chosen.scatter_(1, highest(masked, min(depth, masked.shape[1])), True)
     chosen[seen] = False
     chosen |= relevant
     counts = chosen.sum(1)
     items = chosen.to(torch.uint8).topk(int(counts.max()), 1).indices.sort(1).values
     valid = chosen.gather(1, items)
     kept = {part: values.gather(1, items) for part, values in scores.items()}
-    for base in (_COSINE, _DOT):
+    for base in _BASES:
         kept[base].masked_fill_(~valid, -math.inf)
     return kept, relevant.gather(1, items) & valid

@@ -79,7 +79,10 @@ def spectral_items(graph: Interactions, rank: int, *, progress: bool = False) ->
     mean = table.mean(0)
     covariance = table.T @ table / max(1, len(table)) - torch.outer(mean, mean)
     variances, directions = torch.linalg.eigh(covariance)
-    parts = (table @ directions, scale, variances.clamp(min=0))
+    table = table @ directions
+    # A constant column changes no ranking.
+    varied = variances > 1e-8 * table.square().mean(0)
+    parts = (table * varied, scale, variances * varied)
     return SpectralItems(*(part.float().contiguous() for part in parts)).to(graph.device)
 
 

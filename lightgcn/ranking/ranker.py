@@ -112,7 +112,8 @@ class Ranker:
             raise ValueError(
                 f"users, items and history must be on one device, got {', '.join(sorted(devices))}"
             )
-        check_finite(users, items, *(part for part in (table, scale) if part is not None))
+        rows = [part.unsqueeze(1) for part in (scale, self.spectral_variances) if part is not None]
+        check_finite(users, items, *(() if table is None else (table,)), *rows)
         largest = 0.0
         if not users.is_meta:
             largest = largest_entry(users) * largest_entry(items) * users.shape[1]

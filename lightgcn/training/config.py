@@ -167,10 +167,15 @@ class Preset:
     def changed(self, **settings: Any) -> Preset:
         """Return the preset with some settings changed, by name: of model, training or ranking.
 
+        A part of the ranking that is given is kept: ``choose_ranking`` becomes False, unless it is
+        given as well.
+
         Raises:
             ValueError: for an unknown setting, or one out of range.
         """
         _check_names(settings)
+        if any(hasattr(self.ranking, name) for name in settings):
+            settings = {"choose_ranking": False} | settings
         parts = {}
         for concern in self.__dataclass_fields__:
             config = getattr(self, concern)

@@ -138,7 +138,9 @@ def chosen_ranking(
     if not settings.train.choose_ranking or not split.val.positives.num_edges:
         return None
     config = settings.train
-    metric = "recall@20" if parse_metric(config.metric)[1] is None else config.metric
+    metric = config.metric
+    if parse_metric(metric)[1] is None:
+        metric = f"recall@{min(20, split.val.message.num_items)}"
     return choose_ranking(
         model,
         split.val,
