@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from cli_runs import FAST, files_under, refusal, run_command
 
-from lightgcn import Interactions, preset
+from lightgcn import Interactions, Recommender, load_model, preset
 from lightgcn.datasets import Dataset, read_text
 from lightgcn.experiments import run as run_folder
 from lightgcn.experiments.run import RunConfig, held_out_links, split_run
@@ -295,3 +296,41 @@ def test_resume_of_a_run_that_was_killed_before_its_first_step_begins_it(
     run_command(*command)
     assert "training starts" in capsys.readouterr().err
     assert (run / "model.safetensors").is_file()
+
+
+def test_the_ranking_that_validation_chose_is_said_stored_and_used(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run_command("train", prepared, run, "--preset", "fast", "--epochs", "2", "--batch-size", "64")
+    said = next(line for line in capsys.readouterr().out.splitlines() if "ranking chosen" in line)
+    chosen = json.loads((run / "trained.json").read_text())["ranking"]
+    assert f"{chosen['values']['recall@20']:.4f}" in said
+    assert all(part in said for part in chosen["worth"])
+    model = load_model(run / "model.safetensors")
+    assert asdict(model.ranking) == chosen["config"]
+    assert Recommender.load(run / "recommender.safetensors").ranker.config == model.ranking
+    fixed = tmp_path / "fixed"
+    run_command(
+        "train", prepared, fixed, "--preset", "fast", "--epochs", "2", "--set", "item_knn=3"
+    )
+    assert "ranking chosen" not in capsys.readouterr().out
+    assert load_model(fixed / "model.safetensors").ranking == preset("fast", item_knn=3).ranking
+
+
+@pytest.mark.parametrize(("order", "stratify"), [("runs", "last"), ("sorted", "user")])
+def test_validation_is_taken_like_a_given_test_split(
+    order: str, stratify: str, tmp_path: Path
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    lines, held_out = [], []
+    for user in range(300):
+        groups = torch.randperm(20, generator=draw)[:3].repeat_interleave(8)
+        items = groups * 10 + torch.cat([torch.randperm(10, generator=draw)[:8] for _ in range(3)])
+        listed = items.tolist() if order == "runs" else sorted(items.tolist())
+        lines.append(" ".join(map(str, [user, *listed[:-3]])))
+        held_out.append(" ".join(map(str, [user, *listed[-3:]])))
+    (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "test.txt").write_text("\n".join(held_out) + "\n")
+    run_command("train", tmp_path, tmp_path / "run", *FAST)
+    assert RunConfig.load(tmp_path / "run").stratify == stratify

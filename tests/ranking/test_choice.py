@@ -176,3 +176,84 @@ def ease_by_hand(dense: torch.Tensor, neighbours: int, l2: float) -> torch.Tenso
         system = gram[near][:, near] + l2 * torch.eye(len(near), dtype=torch.float64)
         result[near, item] = torch.linalg.solve(system, gram[near, item])
     return result
+
+
+def test_a_setting_of_the_ranking_that_is_given_is_kept() -> None:
+    graph = synthetic_interactions(80, 60, 900, seed=2)
+    split = lightgcn.split_edges(graph, stratify="user", negatives=0)
+    model = lightgcn.train(split, "fast", epochs=1, embedding_dim=4, item_knn=0)
+    assert model.ranking == lightgcn.preset("fast", item_knn=0).ranking
+    assert not lightgcn.preset("fast", popularity_prior=0.2).train.choose_ranking
+    assert lightgcn.preset("fast", item_knn=0, choose_ranking=True).train.choose_ranking
+    assert lightgcn.preset("fast", epochs=3).train.choose_ranking
+
+
+def test_lists_longer_than_the_items_are_refused() -> None:
+    model, val = trained()
+    with pytest.raises(ValueError, match="k is 91, but there are only 90 items"):
+        choose_ranking(model, val, "recall@91")
+
+
+def test_long_lists_are_searched_among_as_many_candidates() -> None:
+    graph = synthetic_interactions(120, 600, 2500, seed=3)
+    split = lightgcn.split_edges(graph, stratify="user", negatives=0)
+    model = lightgcn.train(split, "fast", epochs=1, embedding_dim=4, choose_ranking=False)
+    choice = choose_ranking(model, split.val, "recall@300")
+    model.ranking = choice.config
+    found = evaluate(model, split.val, ks=[300], metrics=METRICS)
+    assert choice.values == pytest.approx(found.metrics)
+
+
+def test_popular_items_are_candidates() -> None:
+    # Nothing but popularity tells what is held out, and no part but the prior knows it.
+    draw = torch.Generator().manual_seed(0)
+    share = 1 / torch.arange(1, 2001.0) ** 0.8
+    items = torch.stack([share.multinomial(10, generator=draw) for _ in range(300)])
+    number = torch.randperm(2000, generator=draw)[items.flatten()]
+    graph = Interactions(torch.arange(300).repeat_interleave(10), number, 300, 2000)
+    split = lightgcn.split_edges(graph, stratify="user", negatives=0)
+    model = LightGCN(300, 2000, embedding_dim=8, num_layers=0, seed=1)
+    choice = choose_ranking(model, split.val, "recall@20")
+    model.ranking = choice.config
+    found = evaluate(model, split.val, metrics=METRICS)
+    assert choice.values == pytest.approx(found.metrics)
+    assert choice.values["recall@20"] > 1.5 * choice.alone["recall@20"]
+
+
+def test_on_a_large_graph_only_quick_parts_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightgcn.ranking import choice as module
+
+    monkeypatch.setattr(module, "_MOST_EDGES", 10)
+    model, val = trained()
+    for own in (RankingConfig(0.1, 5), RankingConfig(0.1, 5, item_similarity="ease", spectral=3)):
+        model.ranking = own
+        found = choose_ranking(model, val, "recall@10")
+        if found.config != own:
+            assert found.config.item_similarity == "cosine" and not found.config.spectral
+        assert found.values["recall@10"] >= found.alone["recall@10"]
+
+
+def test_tiny_graphs_get_finite_weights() -> None:
+    for count in (2, 3, 4, 7):
+        nodes = torch.arange(count)
+        message = Interactions(nodes, nodes, count, count)
+        positives = Interactions(nodes, nodes.roll(1), count, count)
+        model = LightGCN(count, count, embedding_dim=4)
+        links = link_set(message, positives, negatives=0)
+        config = choose_ranking(model, links, "recall@1").config
+        assert (config.popularity_prior or 0) < 100 and config.item_knn_weight < 100
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_spectral_embeddings_of_any_dtype_and_of_a_regular_graph(dtype: torch.dtype) -> None:
+    users, items = torch.cartesian_prod(torch.arange(4), torch.arange(5)).T
+    regular = Interactions(users, items, 4, 5)  # the only singular vector is constant
+    config = RankingConfig(0.1, spectral=1, spectral_weight=0.1)
+    model = LightGCN(4, 5, embedding_dim=4).to(dtype)
+    scores = Ranker.from_model(model, regular, config=config).score_users(torch.arange(4))
+    assert float(scores.abs().max()) < 2
+    graph = synthetic_interactions(60, 45, 600, seed=1)
+    model = LightGCN(60, 45, embedding_dim=4).to(dtype)
+    ranker = Ranker.from_model(model, graph, config=RankingConfig(20.0, spectral=4))
+    assert torch.isfinite(ranker.score_users(torch.arange(60))).all()
+    assert ranker.num_columns == 4 and ranker.num_spectral == 4
