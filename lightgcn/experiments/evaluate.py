@@ -60,7 +60,8 @@ def evaluate_run(
 
     Popularity and the closed forms of `lightgcn.ranking.baselines` are fitted on the message edges
     of the test set, on the CPU, with their default settings. "mf" is the run's model without
-    layers, trained with its settings on its split.
+    layers, trained with its settings on its split and scored by its embeddings and, if the settings
+    have one, their popularity prior.
 
     Args:
         dataset: dataset of the run.
