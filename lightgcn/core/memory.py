@@ -58,6 +58,12 @@ def reading_limit() -> int | None:
     return None if available is None else max(available // 4, LEAST)
 
 
+def choice_memory(num_users: int, num_items: int) -> int:
+    """Return about how many bytes the choice of a ranking needs on a CPU, beside the data."""
+    basis = 4 * 2048 * (num_users + num_items)  # for the leading singular vectors
+    return basis + 64 * min(num_users * num_items, 1 << 23)
+
+
 def training_memory(num_nodes: int, num_edges: int, embedding_dim: int) -> int:
     """Return an estimate of the peak bytes of training on a CPU.
 

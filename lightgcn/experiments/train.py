@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lightgcn.core.lock import folder_lock
-from lightgcn.core.memory import training_memory, warn_of_shortage
+from lightgcn.core.memory import choice_memory, training_memory, warn_of_shortage
 from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup
 from lightgcn.core.storage import write_json
 from lightgcn.datasets import Dataset
@@ -33,6 +33,7 @@ from lightgcn.graph.links import Split
 from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.model_io import save_model
+from lightgcn.ranking.choice import MOST_EDGES
 from lightgcn.recommender import Recommender
 from lightgcn.training.batches import check_links
 from lightgcn.training.checkpoint import CHECKPOINT_FILE, HISTORY_FILE
@@ -130,6 +131,8 @@ def _check_folder(
 def _warn_of_memory(split: Split, config: RunConfig, processes: ProcessGroup) -> None:
     graph, own = split.val.message, processes.columns(config.settings.model.embedding_dim)
     each = training_memory(graph.num_nodes, graph.num_edges, own.stop - own.start)
+    if config.settings.train.choose_ranking and graph.num_edges <= MOST_EDGES:
+        each = max(each, choice_memory(graph.num_users, graph.num_items))
     advice = "use a smaller embedding_dim, or less data (prepare --slices, --sample)"
     warn_of_shortage("training", processes.local_size * each, advice)
 

@@ -31,11 +31,11 @@ from lightgcn.ranking.time_decay import decayed, order_is_informative
 from lightgcn.ranking.topk import check_k, highest
 
 # Best items of each part that are candidates, and scores that are formed at a time.
-_DEPTH, _CHUNK = 150, 1 << 24
+_DEPTH, _CHUNK = 150, 1 << 22
 # The least gain, relative, that a part must be worth.
 _LEAST_WORTH = 0.002
 # Above so many edges only the parts that are quick to compute are tried.
-_MOST_EDGES = 20_000_000
+MOST_EDGES = 20_000_000
 # Defaults of parts that the model's own settings leave out.
 _COSINE_NEIGHBOURS, _EASE_NEIGHBOURS, _RANK = 20, 64, 512
 # Entries of the spectral embeddings, at most; of more nodes they have fewer columns.
@@ -164,7 +164,7 @@ class _Search:
     ) -> None:
         self.model, self.links, self.few, self.metric, self.k = model, links, few, metric, k
         self.forms = ClosedForms(links.message, progress=progress)
-        self.small = links.message.num_edges <= _MOST_EDGES
+        self.small = links.message.num_edges <= MOST_EDGES
         self.own = model.ranking
         message = links.message
         # All singular vectors together are no filter.
@@ -224,7 +224,7 @@ class _Search:
         return [plain, ordered]
 
     def _optima(self, decay: tuple[float, float], given: list[Weights]) -> list[_Found]:
-        """Return the local optima from given and fitted weights.
+        """Return the local optima from given and usual weights.
 
         Weights may be good because the items that they wrongly prefer are no candidates. So what
         is found makes further candidates, and the search goes on.

@@ -126,8 +126,8 @@ class ItemKNN:
             raise ValueError(f"the neighbours are not those of {count} items")
         if len(items) and not 0 <= items.min() <= items.max() < count:
             raise ValueError(f"a neighbour is outside [0, {count})")
-        if not np.isfinite(values).all():
-            raise ValueError("the similarities of neighbours must be finite")
+        if values.dtype != np.float32 or not np.isfinite(values).all():
+            raise ValueError("the similarities of neighbours must be finite float32 numbers")
         return cls(history, csr_array((values, items, ends), shape=(count, count)), weight)
 
     def _rows_of(self, histories: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -129,12 +129,13 @@ def test_commands_say_before_they_start_what_they_need_and_what_there_is(
 
 
 @pytest.mark.slow
-def test_what_is_told_is_near_what_is_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("choose", [False, True])
+def test_what_is_told_is_near_what_is_taken(choose: bool, tmp_path: Path) -> None:
     code = """
 import sys, warnings
 from lightgcn import preset
 from lightgcn.datasets import Dataset, synthetic_interactions
-from lightgcn.core.memory import training_memory
+from lightgcn.core.memory import choice_memory, training_memory
 from lightgcn.experiments.run import RunConfig
 from lightgcn.experiments.train import train_run
 warnings.simplefilter("ignore")
@@ -142,17 +143,18 @@ Dataset(synthetic_interactions(20_000, 20_000, 500_000), {}, {}).save(sys.argv[1
 dataset = Dataset.load(sys.argv[1])
 open("/proc/self/clear_refs", "w").write("5")
 before = int(open("/proc/self/statm").read().split()[1]) * 4096
-config = preset("fast", epochs=1, eval_every=1)
+choose = sys.argv[2] == "True"
+config = preset("fast", epochs=1, eval_every=1, choose_ranking=choose)
 train_run(dataset, RunConfig(sys.argv[1], dataset.fingerprint(), config), sys.argv[1] + "/run")
 status = dict(line.partition(":")[::2] for line in open("/proc/self/status"))
 peak = int(status["VmHWM"].split()[0]) * 1024
-print(training_memory(40_000, 500_000, 64) / (peak - before))
+told = training_memory(40_000, 500_000, 64)
+print(max(told, choice_memory(20_000, 20_000) if choose else 0) / (peak - before))
 """
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("needs Linux, which says how much memory a process took")
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(choose)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert 0.7 < float(done.stdout) < 2
 

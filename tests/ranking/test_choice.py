@@ -223,7 +223,7 @@ def test_popular_items_are_candidates() -> None:
 def test_on_a_large_graph_only_quick_parts_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     from lightgcn.ranking import choice as module
 
-    monkeypatch.setattr(module, "_MOST_EDGES", 10)
+    monkeypatch.setattr(module, "MOST_EDGES", 10)
     model, val = trained()
     for own in (RankingConfig(0.1, 5), RankingConfig(0.1, 5, item_similarity="ease", spectral=3)):
         model.ranking = own

@@ -213,6 +213,7 @@ def test_a_recommender_adds_the_gains_and_keeps_them_in_its_file(tmp_path: Path)
         ("ends", lambda part: part.flip(0), "not those of 23 items"),
         ("items", lambda part: part + 23, r"outside \[0, 23\)"),
         ("values", lambda part: part * torch.inf, "must be finite"),
+        ("values", lambda part: part.double(), "must be finite float32"),
         ("values", lambda part: part[:-1], "not those of 23 items"),
     ],
 )
