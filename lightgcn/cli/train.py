@@ -33,13 +33,8 @@ from lightgcn.cli.options import (
 )
 from lightgcn.core.lock import holds_files
 from lightgcn.datasets import Dataset, open_dataset
-from lightgcn.experiments.reproduction import (
-    METRICS,
-    Reproduction,
-    reproduce,
-    stratify_like_test,
-)
-from lightgcn.experiments.run import RunConfig, default_ratios
+from lightgcn.experiments.reproduction import METRICS, Reproduction, reproduce
+from lightgcn.experiments.run import RunConfig, default_ratios, stratify_like_test
 from lightgcn.experiments.train import train_run
 from lightgcn.training.checkpoint import CHECKPOINT_FILE
 from lightgcn.training.config import MAY_CHANGE, Preset, preset

@@ -37,7 +37,7 @@ from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset
 from lightgcn.datasets.dataset import FILE_NAME
 from lightgcn.experiments.published import PUBLISHED, split_name
-from lightgcn.experiments.run import MODEL_FILE, TRAINED_FILE, RunConfig
+from lightgcn.experiments.run import MODEL_FILE, TRAINED_FILE, RunConfig, stratify_like_test
 from lightgcn.experiments.train import train_run
 from lightgcn.graph.links import link_set
 from lightgcn.graph.subgraph import locality_order
@@ -46,7 +46,6 @@ from lightgcn.nn.model_io import load_model
 from lightgcn.ranking.choice import RankingChoice
 from lightgcn.ranking.evaluation import evaluate
 from lightgcn.ranking.ranker import Ranker
-from lightgcn.ranking.time_decay import order_is_informative
 from lightgcn.training.checkpoint import CHECKPOINT_FILE, read_history
 from lightgcn.training.config import Preset
 
@@ -144,12 +143,6 @@ def reproduce(
         reproduction = Reproduction(results, name)
         write_json(folder / SUMMARY_FILE, _summary(reproduction, config, device))
     return reproduction
-
-
-def stratify_like_test(dataset: Dataset) -> Literal["user", "last"]:
-    """Return how to take validation edges from the train edges of a dataset with its own test set:
-    the end of each user's list if its order means something, else a random part of each."""
-    return "last" if order_is_informative(dataset.interactions) else "user"
 
 
 def _summary(

@@ -28,6 +28,7 @@ from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.graph.split import split_edges
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.text_features import TextEncoder, word_features
+from lightgcn.ranking.time_decay import order_is_informative
 from lightgcn.training.checkpoint import CHECKPOINT_FILE, HISTORY_FILE
 from lightgcn.training.config import MAY_CHANGE, SETTINGS, Preset
 
@@ -251,3 +252,9 @@ def _check_own_test(train: Interactions, test: Interactions, ratios: tuple[float
 def default_ratios(dataset: Dataset) -> tuple[float, ...]:
     """Return (.8, .1, .1), or (.9, .1) for a dataset with its own test split."""
     return (0.8, 0.1, 0.1) if dataset.test is None else (0.9, 0.1)
+
+
+def stratify_like_test(dataset: Dataset) -> Literal["user", "last"]:
+    """Return how to take validation edges from the train edges of a dataset with its own test set:
+    the end of each user's list if its order means something, else a random part of each."""
+    return "last" if order_is_informative(dataset.interactions) else "user"

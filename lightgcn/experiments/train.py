@@ -38,7 +38,7 @@ from lightgcn.recommender import Recommender
 from lightgcn.training.batches import check_links
 from lightgcn.training.checkpoint import CHECKPOINT_FILE, HISTORY_FILE
 from lightgcn.training.sharded import ShardedLightGCN
-from lightgcn.training.trainer import TrainResult, chosen_ranking, fit
+from lightgcn.training.trainer import TrainResult, fit, set_chosen_ranking
 
 
 def train_run(
@@ -106,9 +106,7 @@ def train_run(
         if result.ended != "interrupted":
             whole = model.whole() if isinstance(model, ShardedLightGCN) else model
         if whole is not None:
-            result.choice = chosen_ranking(whole, split, config.settings, progress=progress)
-            if result.choice is not None:
-                whole.ranking = result.choice.config
+            result.choice = set_chosen_ranking(whole, split, config.settings, progress=progress)
             _write_trained(folder, whole, dataset, side_nodes, result, start_seconds)
     return result
 

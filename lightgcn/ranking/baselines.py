@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lightgcn.core.checks import checked_count, checked_indices, checked_number
 from lightgcn.core.memory import available_memory
-from lightgcn.core.sorting import largest_of_rows
 from lightgcn.graph.interactions import Interactions, checked_interactions
+from lightgcn.ranking.item_knn import joined_rows, largest_others
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -125,7 +125,7 @@ def item_cosine(
         >>> item_cosine(train, shrinkage=0).scores(torch.tensor([1]))
         tensor([[0.0000, 0.7071]])
     """
-    from scipy.sparse import csr_array, diags_array, vstack
+    from scipy.sparse import diags_array
 
     train = checked_interactions("train", train)
     checked_count("neighbours", neighbours, 1)
@@ -138,31 +138,19 @@ def item_cosine(
         matrix = (diags_array(rarity) @ matrix.sqrt()).tocsr()
     norms = np.sqrt((matrix * matrix).sum(axis=0))
     columns = matrix.T.tocsr()
-    nearest = [csr_array((0, train.num_items), dtype=np.float32)]
-    for first, end in item_blocks(train.num_items, "item_cosine", progress):
+    found = []
+    for first, end in _blocks(train.num_items, "item_cosine", progress):
         products = (columns[first:end] @ matrix).tocsr()
-        nearest.append(_nearest(products, first, norms, neighbours, shrinkage))
-    # Row i of `nearest` has the neighbours of i; row j of its transpose the items that have
+        rows = np.repeat(np.arange(first, end), np.diff(products.indptr))
+        scale = norms[rows] * norms[products.indices] + np.float32(shrinkage)
+        products.data = np.divide(
+            products.data, scale, out=np.zeros_like(products.data), where=scale > 0
+        )
+        found.append(largest_others(products, first, neighbours))
+    # Row i of the result has the neighbours of i; row j of its transpose the items that have
     # neighbour j.
-    return ItemScorer(train, partial(weighted_sum, weights=vstack(nearest).T.tocsr()))
-
-
-def _nearest(products: Any, first: int, norms: Floats, neighbours: int, shrinkage: float) -> Any:
-    """Return the similarities of each row's neighbours; row 0 of ``products`` is item ``first``."""
-    similarities = without_diagonal(products, first)
-    rows = np.repeat(np.arange(first, first + products.shape[0]), np.diff(similarities.indptr))
-    similarities.data /= norms[rows] * norms[similarities.indices] + np.float32(shrinkage)
-    return largest_of_rows(similarities, neighbours)
-
-
-def without_diagonal(block: Any, first: int) -> Any:
-    """Return a block of rows of a square CSR array without its diagonal; row 0 is ``first``."""
-    from scipy.sparse import csr_array
-
-    rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-    other = block.indices != rows + first
-    entries = (block.data[other], (rows[other], block.indices[other]))
-    return csr_array(entries, shape=block.shape)
+    nearest = joined_rows(found, train.num_items)
+    return ItemScorer(train, partial(weighted_sum, weights=nearest.T.tocsr()))
 
 
 def ease(train: Interactions, l2: float = 100.0, *, progress: bool = False) -> ItemScorer:
@@ -193,7 +181,7 @@ def ease(train: Interactions, l2: float = 100.0, *, progress: bool = False) -> I
     columns = matrix.T.tocsr()
     size = (train.num_items, train.num_items)
     weights = torch.empty(size, dtype=torch.float32, device="cpu")
-    for first, end in item_blocks(train.num_items, "ease: XᵀX", progress):
+    for first, end in _blocks(train.num_items, "ease: XᵀX", progress):
         (columns[first:end] @ matrix).toarray(out=weights[first:end].numpy())
     weights.diagonal().add_(l2)
     if train.num_items and not _invert_(weights):
@@ -240,7 +228,7 @@ def weighted_sum(rows: Any, weights: Any) -> Floats:
     return dense
 
 
-def item_blocks(count: int, title: str, progress: bool) -> Iterator[tuple[int, int]]:
+def _blocks(count: int, title: str, progress: bool) -> Iterator[tuple[int, int]]:
     """Yield (first, end) of blocks of rows of a square matrix of items, with a progress bar."""
     from tqdm import tqdm
 

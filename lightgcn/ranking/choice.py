@@ -19,11 +19,11 @@ from torch import Tensor
 
 from lightgcn.core.checks import checked_count
 from lightgcn.graph.interactions import Interactions
-from lightgcn.graph.links import LinkSet
+from lightgcn.graph.links import LinkSet, link_set
 from lightgcn.nn.config import RankingConfig, Similarity
 from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.closed_forms import ClosedForms
-from lightgcn.ranking.evaluation import evaluate_ranking
+from lightgcn.ranking.evaluation import evaluate_users
 from lightgcn.ranking.item_knn import ItemKNN
 from lightgcn.ranking.metrics import RANKING_METRICS, lower_is_better, parse_metric
 from lightgcn.ranking.ranker import Ranker
@@ -146,7 +146,7 @@ def choose_ranking(
     if not links.positives.num_edges:
         raise ValueError("there are no validation links to choose the ranking by")
     device = model.embedding.device
-    links = links.to(device)
+    links = link_set(links.message, links.positives, negatives=0).to(device)
     check_k(k, links.message.num_items)
     sample = links.sample_users(checked_count("num_users", num_users, 1), seed=seed)
     few = sample.sample_users(_SEARCHED, seed=seed + 1)
@@ -246,16 +246,7 @@ class _Search:
             closed_forms=self.forms,
         )
         names = tuple(dict.fromkeys(("recall", "ndcg", self.metric)))
-        relevant, seen = self.links.positives, self.links.message
-        return evaluate_ranking(
-            ranker.users,
-            ranker.items,
-            relevant,
-            seen=seen,
-            ks=[self.k],
-            metrics=names,
-            residual=ranker.item_knn,
-        ).metrics
+        return evaluate_users(ranker, self.links, ks=[self.k], metrics=names).metrics
 
     def value(self, metrics: dict[str, float]) -> float:
         """Return the metric, negative if lower is better."""
@@ -330,14 +321,12 @@ class _Parts:
         popularity = message.item_degrees.float().log1p().unsqueeze(1)
         dense[_PRIOR] = popularity.new_ones(message.num_users, 1), popularity
         if search.small:
-            spectral = search.forms.spectral(RankingConfig(spectral=search.rank))
+            spectral = search.forms.spectral(search.rank)
             dense[_SPECTRAL] = spectral.users(history), spectral.table
         sparse = {}
         for similarity in similarities:
-            config = RankingConfig(
-                item_knn=search.neighbours[similarity], item_similarity=similarity
-            )
-            sparse[_KNN[similarity]] = ItemKNN(history, search.forms.similarity(config), 1.0)
+            matrix = search.forms.similarity(similarity, search.neighbours[similarity])
+            sparse[_KNN[similarity]] = ItemKNN(history, matrix, 1.0)
         found: list[tuple[dict[str, Tensor], Tensor]] = []
         size = max(1, _CHUNK // message.num_items)
         for chunk in users.split(size):
@@ -355,13 +344,13 @@ class _Parts:
         )
         self.scores = {}
         for part in found[0][0]:
-            rest = -math.inf if part in (_COSINE, _DOT) else 0.0
+            rest = -math.inf if part in _BASES else 0.0
             self.scores[part] = torch.cat(
                 [F.pad(x[part], (0, width - x[part].shape[1]), value=rest) for x, _ in found]
             )
         spreads = [
             float(values[values > -math.inf].std(correction=0))
-            for values in (self.scores[_COSINE], self.scores[_DOT])
+            for values in (self.scores[base] for base in _BASES)
         ]
         self.unit = spreads[1] / spreads[0] if min(spreads) > 0 else 1.0
 
@@ -378,13 +367,11 @@ class _Parts:
                 weights[_SPECTRAL] = _USUAL_SPECTRAL * unit
             yield weights
 
-    def _lists(self, weights: Weights) -> Tensor:
-        total = _sum(self.scores, weights)
-        return self.relevant.gather(1, total.topk(min(self.k, total.shape[1]), 1).indices)
-
     def objective(self, weights: Weights) -> float:
         """Return what is maximised, among the candidates."""
-        hits = F.pad(lists := self._lists(weights), (0, self.k - lists.shape[1]))
+        total = _sum(self.scores, weights)
+        best = total.topk(min(self.k, total.shape[1]), 1).indices
+        hits = F.pad(self.relevant.gather(1, best), (0, self.k - best.shape[1]))
         names = dict.fromkeys(("recall", "ndcg", self.search.metric))
         found = {
             f"{name}@{self.k}": float(RANKING_METRICS[name](hits, self.counts).mean())
@@ -446,9 +433,8 @@ def _candidates(
     relevant = torch.zeros_like(scores[_COSINE], dtype=torch.bool)
     relevant[found] = True
     chosen = relevant.clone()
-    with_prior = scores[_COSINE] + _USUAL_PRIOR * scores[_PRIOR]
-    sums = [with_prior]
-    sums += [_sum(scores, weights) for weights in given]
+    usual = {_COSINE: 1.0, _PRIOR: _USUAL_PRIOR}
+    sums = [_sum(scores, weights) for weights in (usual, *given)]
     for values in (*scores.values(), *sums):
         masked = values.clone()
         masked[seen] = -math.inf

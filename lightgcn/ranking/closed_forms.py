@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.graph.interactions import Interactions
-from lightgcn.nn.config import RankingConfig
+from lightgcn.nn.config import Similarity
 from lightgcn.nn.spectral import normalized_matrix, right_singular_vectors
 from lightgcn.ranking.item_knn import nearest_items
 from lightgcn.ranking.sparse_ease import ease_weights
@@ -99,22 +99,21 @@ class ClosedForms:
         self._similarities: dict[tuple[str, int], Any] = {}
         self._spectral: dict[int, SpectralItems] = {}
 
-    def similarity(self, config: RankingConfig) -> Any:
+    def similarity(self, kind: Similarity, neighbours: int) -> Any:
         """Return the matrix of item kNN, (num_items, num_items) CSR; row j has what item j gives to
         others."""
-        key = config.item_similarity, config.item_knn
+        key = kind, neighbours
         if key not in self._similarities:
-            if config.item_similarity == "ease":
-                weights = ease_weights(self.graph, config.item_knn, progress=self._progress)
+            if kind == "ease":
+                weights = ease_weights(self.graph, neighbours, progress=self._progress)
                 matrix = weights.T.tocsr()
             else:
-                matrix = nearest_items(self.graph, config.item_knn, progress=self._progress)
+                matrix = nearest_items(self.graph, neighbours, progress=self._progress)
             self._similarities[key] = matrix
         return self._similarities[key]
 
-    def spectral(self, config: RankingConfig) -> SpectralItems:
-        """Return the items' spectral embeddings."""
-        rank = config.spectral
+    def spectral(self, rank: int) -> SpectralItems:
+        """Return the items' spectral embeddings, of ``rank`` columns at most."""
         if rank not in self._spectral:
             self._spectral[rank] = spectral_items(self.graph, rank, progress=self._progress)
         return self._spectral[rank]

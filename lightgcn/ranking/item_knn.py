@@ -11,7 +11,7 @@ and no gain where r is negative, as it can be with the weights of `ease_weights`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,7 +208,7 @@ def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool =
                [0.5, 0. , 0. ],
                [0. , 0.5, 0. ]], dtype=float32)
     """
-    from scipy.sparse import csr_array, diags_array
+    from scipy.sparse import diags_array
     from tqdm import tqdm
 
     train = checked_interactions("train", train)
@@ -226,6 +226,13 @@ def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool =
         for first, end in _blocks(train):
             found.append(largest_others((columns[first:end] @ scaled).tocsr(), first, neighbours))
             bar.update(end - first)
+    return joined_rows(found, count)
+
+
+def joined_rows(found: Sequence[tuple[Floats, Integers, Integers]], count: int) -> Any:
+    """Return the (count, count) CSR array of blocks of rows: values, columns, counts by row."""
+    from scipy.sparse import csr_array
+
     if not found:
         return csr_array((count, count), dtype=np.float32)
     values, near, counts = (np.concatenate(parts) for parts in zip(*found, strict=True))

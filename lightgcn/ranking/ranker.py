@@ -190,13 +190,14 @@ class Ranker:
         forms = ClosedForms(message) if closed_forms is None else closed_forms
         scale, variances = None, None
         if config.spectral:
-            spectral = forms.spectral(config).to(items.device)
+            spectral = forms.spectral(config.spectral).to(items.device)
             scale, variances = spectral.scale, spectral.variances
             users = _with_columns(users, spectral.users(history) * config.spectral_weight)
             items = _with_columns(items, spectral.table)
         knn = None
         if config.item_knn:
-            knn = ItemKNN(history, forms.similarity(config), config.item_knn_weight)
+            similarity = forms.similarity(config.item_similarity, config.item_knn)
+            knn = ItemKNN(history, similarity, config.item_knn_weight)
         table = None
         if fold_in and model.num_layers:
             check_whole(model)
@@ -348,11 +349,11 @@ class Ranker:
                 degrees = torch.zeros_like(degrees).index_add_(0, history.users, weights.double())
             scale = torch.where(degrees > 0, degrees.pow(-self.user_exponent), 0.0)
             users = users * scale.to(users.dtype).unsqueeze(1)
-        users = self.with_spectral(users.to(self.items.dtype), weighted)
+        users = self._with_spectral(users.to(self.items.dtype), weighted)
         knn = None if self.item_knn is None else replace(self.item_knn, history=weighted)
         return replace(self, users=users, history=history, item_knn=knn)
 
-    def with_spectral(self, users: Tensor, history: Interactions) -> Tensor:
+    def _with_spectral(self, users: Tensor, history: Interactions) -> Tensor:
         """Return (B, w) embeddings of users of ``history`` with the columns of the spectral ones
         added; as they are, if the ranker has none."""
         scale, variances = self.spectral_scale, self.spectral_variances

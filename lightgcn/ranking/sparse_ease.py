@@ -12,7 +12,7 @@ import torch
 from lightgcn.core.checks import INT32_END, checked_count, checked_number
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.ranking.baselines import ItemScorer, weighted_sum
-from lightgcn.ranking.item_knn import largest_others
+from lightgcn.ranking.item_knn import joined_rows, largest_others
 
 # Items whose systems are solved at a time.
 _ITEMS = 64
@@ -79,7 +79,6 @@ def ease_weights(
         array([[0.  , 0.5 ],
                [0.33, 0.  ]], dtype=float32)
     """
-    from scipy.sparse import csr_array
     from tqdm import tqdm
 
     train = checked_interactions("train", train)
@@ -89,7 +88,7 @@ def ease_weights(
     count = train.num_items
     size = max(1, min(_ITEMS, INT32_END // max(train.num_users, 1)))
     blocks = [(first, min(first + size, count)) for first in range(0, count, size)]
-    found = [(np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(0, np.int64))]
+    found = []
     with (
         tqdm(total=count, desc=title, unit="item", disable=None if progress else True) as bar,
         ThreadPoolExecutor(torch.get_num_threads()) as threads,
@@ -97,9 +96,7 @@ def ease_weights(
         for (first, end), part in zip(blocks, threads.map(systems.solve, blocks), strict=True):
             found.append(part)
             bar.update(end - first)
-    weights, near, counts = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    ends = np.concatenate([[0], np.cumsum(counts)])
-    return csr_array((weights, near, ends), shape=(count, count))
+    return joined_rows(found, count)
 
 
 class _Systems:

@@ -124,24 +124,22 @@ def train(
         on_epoch=on_epoch,
         progress=progress,
     )
-    choice = chosen_ranking(model, split, chosen, progress=progress)
-    if choice is not None:
-        model.ranking = choice.config
+    set_chosen_ranking(model, split, chosen, progress=progress)
     return model.eval()
 
 
-def chosen_ranking(
+def set_chosen_ranking(
     model: LightGCN, split: Split, settings: Preset, *, progress: bool = False
 ) -> RankingChoice | None:
-    """Choose the ranking of a trained model by its validation set; None if the settings say not
-    to, or there is no validation set."""
+    """Give a trained model the ranking that its validation set chooses, and return the choice; None
+    if the settings say not to choose, or there is no validation set."""
     if not settings.train.choose_ranking or not split.val.positives.num_edges:
         return None
     config = settings.train
     metric = config.metric
     if parse_metric(metric)[1] is None:
         metric = f"recall@{min(20, split.val.message.num_items)}"
-    return choose_ranking(
+    choice = choose_ranking(
         model,
         split.val,
         metric,
@@ -149,6 +147,8 @@ def chosen_ranking(
         seed=config.seed,
         progress=progress,
     )
+    model.ranking = choice.config
+    return choice
 
 
 def _with_enough_steps(settings: Preset, split: Split) -> Preset:
