@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -229,12 +230,34 @@ class _Search:
         Weights may be good because the items that they wrongly prefer are no candidates. So what
         is found makes further candidates, and the search goes on.
         """
-        parts = _Parts(self, *decay, given)
+        tables = self._tables(decay)
+        parts = _Parts(self, tables, given)
         starts = [*parts.starts(), *given]
         found = sorted((parts.improved(start) for start in starts), key=lambda one: -one[0])
         starts = [weights for _, weights in found]
-        parts = _Parts(self, *decay, starts)
+        parts = _Parts(self, tables, starts)
         return [(*parts.improved(start), parts) for start in starts]
+
+    def _tables(self, decay: tuple[float, float]) -> _Tables:
+        """Return all parts with one exponent and weight of time decay."""
+        message = self.few.message
+        history = decayed(message, decay[0]) if decay[0] else message
+        dense: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, prior in ((_COSINE, 0.0), (_DOT, None)):
+            config = RankingConfig(prior, time_decay=decay[0], time_decay_weight=decay[1])
+            ranker = Ranker.from_model(self.model, message, config=config, fold_in=False)
+            dense[name] = ranker.users, ranker.items
+        popularity = message.item_degrees.float().log1p().unsqueeze(1)
+        dense[_PRIOR] = popularity.new_ones(message.num_users, 1), popularity
+        if self.small:
+            spectral = self.forms.spectral(self.rank)
+            dense[_SPECTRAL] = spectral.users(history), spectral.table
+        sparse = {}
+        for similarity, part in _KNN.items():
+            if self.small or similarity != "ease":
+                matrix = self.forms.similarity(similarity, self.neighbours[similarity])
+                sparse[part] = ItemKNN(history, matrix, 1.0)
+        return _Tables(dense, sparse, decay)
 
     def measured(self, config: RankingConfig) -> dict[str, float]:
         """Return the metrics of settings, among all items."""
@@ -275,8 +298,8 @@ class _Search:
         """Return the settings with some weights, of three digits, and the time decay of parts."""
         weights = {part: float(f"{weight:.3g}") for part, weight in weights.items()}
         config = RankingConfig(weights.get(_PRIOR, 0.0) if _COSINE in weights else None)
-        if parts is not None and parts.time_decay:
-            decay, weight = parts.time_decay, parts.time_decay_weight
+        if parts is not None and parts.decay[0]:
+            decay, weight = parts.decay
             config = replace(config, time_decay=decay, time_decay_weight=weight)
         for similarity, part in _KNN.items():
             if part in weights:
@@ -291,6 +314,15 @@ class _Search:
         return config
 
 
+class _Tables(NamedTuple):
+    """What the scores of each part are computed from: two tables whose product they are, or item
+    kNN; and the exponent and weight of the time decay in them."""
+
+    dense: dict[str, tuple[Tensor, Tensor]]
+    sparse: dict[str, ItemKNN]
+    decay: tuple[float, float]
+
+
 class _Parts:
     """The scores of each part for the candidates of some users, with one time decay.
 
@@ -301,39 +333,19 @@ class _Parts:
         unit: what a dot product is worth in cosines: the ratio of their standard deviations.
     """
 
-    def __init__(
-        self, search: _Search, time_decay: float, time_decay_weight: float, given: list[Weights]
-    ) -> None:
-        self.search, self.k = search, search.k
-        self.time_decay, self.time_decay_weight = time_decay, time_decay_weight
+    def __init__(self, search: _Search, tables: _Tables, given: list[Weights]) -> None:
+        self.search, self.k, self.decay = search, search.k, tables.decay
         message, positives = search.few.message, search.few.positives
         users = positives.user_degrees.nonzero().flatten()
         self.counts = positives.user_degrees[users]
-        similarities: tuple[Similarity, ...] = ("cosine", "ease") if search.small else ("cosine",)
-        history = decayed(message, time_decay) if time_decay else message
-        dense: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, prior in ((_COSINE, 0.0), (_DOT, None)):
-            config = RankingConfig(
-                prior, time_decay=time_decay, time_decay_weight=time_decay_weight
-            )
-            ranker = Ranker.from_model(search.model, message, config=config, fold_in=False)
-            dense[name] = ranker.users, ranker.items
-        popularity = message.item_degrees.float().log1p().unsqueeze(1)
-        dense[_PRIOR] = popularity.new_ones(message.num_users, 1), popularity
-        if search.small:
-            spectral = search.forms.spectral(search.rank)
-            dense[_SPECTRAL] = spectral.users(history), spectral.table
-        sparse = {}
-        for similarity in similarities:
-            matrix = search.forms.similarity(similarity, search.neighbours[similarity])
-            sparse[_KNN[similarity]] = ItemKNN(history, matrix, 1.0)
         found: list[tuple[dict[str, Tensor], Tensor]] = []
         size = max(1, _CHUNK // message.num_items)
         for chunk in users.split(size):
             scores = {
-                part: left[chunk].float() @ right.float().T for part, (left, right) in dense.items()
+                part: left[chunk].float() @ right.float().T
+                for part, (left, right) in tables.dense.items()
             }
-            for part, knn in sparse.items():
+            for part, knn in tables.sparse.items():
                 rows, items, gains = knn.of_users(chunk)
                 scores[part] = torch.zeros_like(scores[_COSINE])
                 scores[part][rows, items] = gains
