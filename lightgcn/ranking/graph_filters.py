@@ -51,11 +51,8 @@ def gf_cf(
     used = rank if ideal_weight else 0
     _, vectors = right_singular_vectors(normalized, used, progress=progress, title="gf_cf")
     ideal = torch.full(vectors.shape[1:], ideal_weight, dtype=torch.float64, device="cpu")
-    scale = torch.from_numpy(roots).unsqueeze(1)
-    to_vectors = torch.where(scale > 0, vectors / scale, 0.0)
-    from_vectors = vectors * scale * ideal
-    matrix = normalized.astype(np.float32)
-    return ItemScorer(train, _GraphFilter(matrix, (1.0,), None, to_vectors, from_vectors))
+    spectral = _low_rank(vectors, roots, ideal)
+    return ItemScorer(train, _GraphFilter(normalized, (1.0,), None, *spectral))
 
 
 def cheby_cf(
@@ -106,11 +103,15 @@ def cheby_cf(
         on_vectors -= weight * squares**power
     # A degree is the square of its root.
     after = np.power(roots, 2 * degree_exponent, out=np.zeros_like(roots), where=roots > 0)
-    scale = torch.from_numpy(after).unsqueeze(1)
-    to_vectors = torch.where(scale > 0, vectors / scale, 0.0)
-    matrix = normalized.astype(np.float32)
-    from_vectors = vectors * scale * on_vectors
-    return ItemScorer(train, _GraphFilter(matrix, weights, after, to_vectors, from_vectors))
+    spectral = _low_rank(vectors, after, on_vectors)
+    return ItemScorer(train, _GraphFilter(normalized, weights, after, *spectral))
+
+
+def _low_rank(vectors: Tensor, scale: Floats, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return A and B of A Bᵀ = S⁻¹ V W Vᵀ S, with the diagonals S and W; 0 where S is."""
+    column = torch.from_numpy(scale).unsqueeze(1)
+    to_vectors = torch.where(column > 0, vectors / column, 0.0)
+    return to_vectors, vectors * column * weights
 
 
 def _plateau(squares: Tensor, flatness: float) -> Tensor:
@@ -141,6 +142,7 @@ class _GraphFilter:
 
         An item whose scale is 0 has no users.
         """
+        matrix = matrix.astype(np.float32)
         self._to_items = matrix
         self._users_of, self._items_of = sparse_csr(matrix.T.tocsr()), sparse_csr(matrix)
         self._weights = weights
