@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from lightgcn import Interactions, Recommender
+from lightgcn import Interactions, Ranker, RankingConfig, Recommender
 from lightgcn.challenge import (
     TASKS,
     ChallengePlaylist,
@@ -105,13 +105,14 @@ def main() -> None:
     graph = graph.with_ids(np.arange(users), uris)
     print(graph)
     titles = made_up_titles(users, rng)
+    config = RankingConfig(0.13, item_knn=20)
     left, right = with_popularity_prior(
         torch.randn(users, DIM), torch.randn(items, DIM), graph.item_degrees, 0.13
     )
-    residual = timed("nearest items, 20 of each", lambda: ItemKNN.from_graph(graph, 20))
-    recommender = Recommender(
-        left, right, torch.randn(items, DIM), graph, has_prior=True, residual=residual
-    )
+    weight = config.item_knn_weight
+    knn = timed("nearest items, 20 of each", lambda: ItemKNN.from_graph(graph, 20, weight))
+    table = torch.randn(items, DIM)
+    recommender = Recommender(Ranker(left, right, graph, config, knn, fold_in_table=table))
     playlists = asked(graph, titles, rng)
     index = timed("titles", lambda: TitleIndex(titles, graph))
     lists = timed("answers", lambda: answer_playlists(recommender, playlists, index))

@@ -37,6 +37,7 @@ from benchmarks.mpd_marginals import streamed_slices
 from lightgcn import (
     Interactions,
     Recommender,
+    Split,
     evaluate,
     fit,
     preset,
@@ -137,7 +138,7 @@ def settings(num_edges: int) -> Any:
     return preset("fast", epochs=1, batch_size=batch, eval_every=1)
 
 
-def split_of(graph: Interactions) -> Any:
+def split_of(graph: Interactions) -> Split:
     return split_edges(graph, disjoint=0.0, negatives=0.0, stratify="user")
 
 

@@ -70,7 +70,7 @@ def figures(
     message, positives = split.test.message, split.test.positives
     found = {}
     for kind in ("user_item", "all") if any_nodes else ("user_item",):
-        links = link_set(message, positives, negative_pairs=kind, seed=1)  # type: ignore[arg-type]
+        links = link_set(message, positives, negative_pairs=kind, seed=1)
         found[f"AUC, {kind}"] = evaluate_links(users, items, links)["roc_auc"]
     ranking = evaluate_ranking(users, items, positives, seen=message, metrics=("recall", "ndcg"))
     found |= ranking.metrics

@@ -101,7 +101,8 @@ def playlist_lengths(count: int, total: int, rng: np.random.Generator) -> Ints:
 
     def lengths(spread: float) -> Ints:
         drawn = np.rint(MEDIAN_LENGTH * np.exp(spread * noise))
-        return np.clip(drawn, SHORTEST, LONGEST).astype(np.int64)
+        whole: Ints = np.clip(drawn, SHORTEST, LONGEST).astype(np.int64)
+        return whole
 
     found = lengths(_solve(lambda spread: float(lengths(spread).sum()) - total, 0.1, 1.5))
     return _made_to_sum(found, total, SHORTEST, LONGEST, rng)
@@ -113,8 +114,9 @@ def track_frequencies(count: int, total: int, most: int, rng: np.random.Generato
     values = np.arange(2, most + 1)
 
     def weights(exponent: float) -> npt.NDArray[np.float64]:
-        found: npt.NDArray[np.float64] = values**-exponent
-        return (1 - SINGLE_SHARE) * found / found.sum()
+        found = values.astype(np.float64) ** -exponent
+        shares: npt.NDArray[np.float64] = (1 - SINGLE_SHARE) * found / found.sum()
+        return shares
 
     def missing(exponent: float) -> float:
         return total / count - SINGLE_SHARE - float(weights(exponent) @ values)

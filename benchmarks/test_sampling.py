@@ -69,6 +69,6 @@ def in_batches(graph: Interactions) -> float:
     gathered."""
     links = link_set(graph, graph, negatives=0)
     seconds = median_seconds(
-        lambda: list(epoch_batches(links, PRESETS["paper"], make_generator(0)))
+        lambda: list(epoch_batches(links, PRESETS["paper"].train, make_generator(0)))
     )
     return graph.num_edges / seconds / 1e6

@@ -23,7 +23,8 @@ class WithPopularity(nn.Module):
         self.item_bias = nn.Parameter(torch.zeros(num_items))
 
     def forward(self, adjacency: Adjacency, edges: Tensor) -> Tensor:
-        return self.encoder(adjacency, edges) + self.item_bias[edges[1]]
+        scores: Tensor = self.encoder(adjacency, edges)
+        return scores + self.item_bias[edges[1]]
 
 
 def main() -> None:

@@ -71,7 +71,8 @@ def main() -> None:
     recommender = lightgcn.Recommender(
         model, graph, user_columns=dataset.users, item_columns=dataset.items
     )
-    playlist = graph.user_ids[0] if graph.user_ids is not None else 0
+    assert graph.user_ids is not None and graph.item_ids is not None  # those of the playlists
+    playlist = graph.user_ids[0]
     for title, tracks in (
         (f"for playlist {playlist}", recommender.recommend(playlist, k=5)),
         (
@@ -89,16 +90,16 @@ def main() -> None:
     if arguments.pictures:
         from lightgcn.experiments import plots
 
-        folder = Path(arguments.pictures)
+        pictures = Path(arguments.pictures)
         curves = plots.learning_curves(result.history, settings.train)
-        plots.save_figure(curves, folder / "curves")
+        plots.save_figure(curves, pictures / "curves")
         plots.save_figure(
-            plots.graph_picture(graph, user="playlist", item="track"), folder / "graph"
+            plots.graph_picture(graph, user="playlist", item="track"), pictures / "graph"
         )
         names, popularity = dataset.items["name"], graph.item_degrees
+        directions = recommender.ranker.item_directions
         plots.save_figure(
-            plots.embedding_map(recommender.ranker.items, popularity, names, item="track"),
-            folder / "map",
+            plots.embedding_map(directions, popularity, names, item="track"), pictures / "map"
         )
 
 

@@ -225,8 +225,8 @@ class Recommender:
         return self._named(best.items[0], best.scores[0])
 
     def fold_in_user(self, items: Sequence[int], weights: Sequence[float] | None = None) -> Tensor:
-        """Return the final embedding of a new user with the given items (indices), (d,), as
-        `Ranker.fold_in` does.
+        """Return the row of a new user with the given items (indices), (w,), as `Ranker.fold_in`
+        does: its product with ``ranker.items`` is the score, without item kNN.
 
         Raises:
             ValueError: without items, for an index out of range, for weights that do not fit, or
@@ -362,7 +362,7 @@ class Recommender:
             raise ValueError(f"{path}: not a complete recommender ({error})") from error
 
     def __repr__(self) -> str:
-        seen, width = self.seen, self.ranker.items.shape[1]
+        seen, width = self.seen, self.ranker.num_columns
         return f"Recommender({seen.num_users} users, {seen.num_items} items, d={width})"
 
 

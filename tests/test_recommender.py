@@ -70,9 +70,9 @@ def test_recommend_equals_a_naive_ranking(exclude_seen: bool, k: int) -> None:
     found = recommender()
     for user in range(USERS):
         seen = set(interactions.items_of(user).tolist()) if exclude_seen else set()
-        scores = {
-            item: float(users[user] @ items[item]) for item in range(ITEMS) if item not in seen
-        }
+        popularity = interactions.item_degrees.double().log1p()
+        row = items @ users[user] if len(interactions.items_of(user)) else popularity
+        scores = {item: float(row[item]) for item in range(ITEMS) if item not in seen}
         expected = sorted(scores, key=lambda item: (-scores[item], item))[:k]
         answer = found.recommend(user, k, exclude_seen=exclude_seen)
         assert [one.index for one in answer] == expected
@@ -176,11 +176,11 @@ def test_fold_in_equals_the_graph_with_a_user_who_only_receives(
     found = Recommender.from_model(normalised(chosen, normalization), interactions)
     weights = list(items.values()) if weighted else None
     torch.testing.assert_close(
-        found.fold_in_user(list(items), weights), expected, rtol=1e-10, atol=1e-12
+        found.fold_in_user(list(items), weights)[:4], expected, rtol=1e-10, atol=1e-12
     )
 
     answer = found.recommend_new(list(items), 4, weights=weights)
-    scores = found.ranker.items @ expected
+    scores = found.ranker.item_directions @ expected
     scores[list(items)] = -torch.inf
     assert [one.index for one in answer] == scores.argsort(descending=True, stable=True)[
         :4
@@ -204,7 +204,7 @@ def test_fold_in_equals_really_adding_the_user_for_the_mean_of_one_layer() -> No
         normalized_adjacency(Interactions.from_edge_index(edges, USERS + 1, ITEMS), "mean")
     )
     found = Recommender.from_model(normalised(chosen, "mean"), interactions).fold_in_user(items)
-    torch.testing.assert_close(found, users[USERS], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found[:4], users[USERS], rtol=1e-12, atol=1e-12)
 
 
 def test_fold_in_with_learned_layer_weights() -> None:
@@ -305,9 +305,10 @@ def test_a_model_without_layers_cannot_fold_in() -> None:
 
 def test_similar_items_are_closest_by_cosine_without_the_item_itself() -> None:
     found = recommender()
+    directions = found.ranker.item_directions
     for item in range(ITEMS):
         scores = [
-            float(F.cosine_similarity(found.ranker.items[other], found.ranker.items[item], dim=0))
+            float(F.cosine_similarity(directions[other], directions[item], dim=0))
             for other in range(ITEMS)
         ]
         expected = sorted(

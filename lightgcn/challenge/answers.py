@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.challenge.scores import LIST_LENGTH
@@ -89,16 +88,10 @@ def answer_playlists(
     ranker = recommender.ranker.fold_in(history)
     users, items, near = ranker.users, ranker.items, ranker.item_knn
     residual: Residual | None = near
-    told = users[:, : recommender.ranker.num_columns].any(1)
     if titles is not None:
         users, worth = _with_titles(recommender, users, history, playlists, titles, title_weight)
-        told |= worth > 0
         shares = titles.shares([playlist.title or "" for playlist in playlists])
         residual = _TitleGains(history, near, _gains(shares, worth, users, items, share_weight))
-    if not recommender.ranker.has_prior:
-        # A column of popularity, nonzero only for playlists without known tracks or title.
-        users = torch.cat([users, (~told).to(users.dtype).unsqueeze(1)], 1)
-        items = torch.cat([items, _popularity(recommender).to(items.dtype)], 1)
     return _lists(recommender, playlists, history, users, items, residual, k, progress)
 
 
@@ -242,8 +235,7 @@ def _with_titles(
     worth = torch.where(alone, 1.0, title_weight / degrees) * found
     added = unit_rows(by_title) * lengths * worth.unsqueeze(1)
     mixed = torch.where(alone.unsqueeze(1), by_title, tracks + added)
-    if recommender.ranker.has_prior:
-        mixed = F.pad(unit_rows(mixed), (0, 1), value=1.0)
+    mixed = recommender.ranker.with_popularity(mixed)
     others = users[:, mixed.shape[1] :]  # spectral
     return torch.cat([mixed.to(tracks.dtype), others], 1), worth
 

@@ -3,6 +3,9 @@
 A score is the dot product or the cosine of two final embeddings, plus the parts that
 `RankingConfig` names: a popularity prior, spectral embeddings, item kNN, time decay. All but item
 kNN are columns of two tables, so a ranking is one matrix product and a few additions.
+
+The columns are those of the embeddings, one of the items' popularity, and the spectral ones. With
+dot products the popularity is for users without edges alone, of whom nothing else is known.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ from lightgcn.ranking.topk import TopK, top_k
 
 # Rows that are normalised at a time.
 _ROWS = 1 << 16
+# Beside dot products, what a user without edges has in the column of popularity, and by how much
+# the items' entries are smaller: so they do not lengthen the items, by which `top_k` bounds scores.
+_UNKNOWN = 1024.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +46,8 @@ class Ranker:
 
     Attributes:
         users: (num_users, w) floating; with ``items``, the part of a score that is a dot product.
-        items: (num_items, w) floating, on the same device: the model's d columns, one of the prior,
-            and those of the spectral embeddings.
+        items: (num_items, w) floating, on the same device: the model's d columns, one of
+            popularity, and those of the spectral embeddings.
         history: the users' items: masked in their rankings, the input of item kNN and time decay.
         config: the parts of a score, without time decay if the graph has no order.
         item_knn: the similarities of items, or None.
@@ -181,11 +187,14 @@ class Ranker:
         if config.time_decay:
             history = decayed(message, config.time_decay)
             users = towards_latest(users, items, history, config.time_decay_weight)
+        # Of a user without edges, popularity alone tells something.
+        users = users.masked_fill((message.user_degrees == 0).unsqueeze(1), 0.0)
         if config.popularity_prior is not None:
             prior = config.popularity_prior
-            # Of a user without edges, popularity alone tells something.
-            users = users.masked_fill((message.user_degrees == 0).unsqueeze(1), 0.0)
             users, items = with_popularity_prior(users, items, message.item_degrees, prior)
+        else:
+            popularity = message.item_degrees.float().log1p().unsqueeze(1)
+            users, items = _with_unknown(users), _with_columns(items, popularity / _UNKNOWN)
         del adjacency
         forms = ClosedForms(message) if closed_forms is None else closed_forms
         scale, variances = None, None
@@ -218,12 +227,7 @@ class Ranker:
     @property
     def num_columns(self) -> int:
         """Width d of the model's embeddings, the first columns of ``users`` and ``items``."""
-        return self.items.shape[1] - self.has_prior - self.num_spectral
-
-    @property
-    def has_prior(self) -> bool:
-        """Whether scores are cosines, with the popularity prior in the column after them."""
-        return self.config.popularity_prior is not None
+        return self.items.shape[1] - 1 - self.num_spectral
 
     @property
     def item_directions(self) -> Tensor:
@@ -307,8 +311,8 @@ class Ranker:
         """Return a ranker of new users, who are not in the graph.
 
         A new user receives messages from its items and sends none, so the scores are exactly those
-        of the graph with this user added, with a layer-0 embedding of zero. A user without items
-        gets zeros, and with a prior is ranked by popularity.
+        of the graph with this user added, with a layer-0 embedding of zero. A user without items is
+        ranked by popularity.
 
         Args:
             history: the new users' items, with weights if the model was trained with weights, and
@@ -341,17 +345,26 @@ class Ranker:
             weighted = decayed(history, config.time_decay)
             weight = config.time_decay_weight
             users = towards_latest(users, self.item_directions, weighted, weight)
-        if self.has_prior:
-            users = F.pad(unit_rows(users), (0, 1), value=1.0)
-        elif not config.time_decay:
+        if config.popularity_prior is None and not config.time_decay:
             degrees = history.user_degrees.double()
             if weights is not None:
                 degrees = torch.zeros_like(degrees).index_add_(0, history.users, weights.double())
             scale = torch.where(degrees > 0, degrees.pow(-self.user_exponent), 0.0)
             users = users * scale.to(users.dtype).unsqueeze(1)
-        users = self._with_spectral(users.to(self.items.dtype), weighted)
+        users = self.with_popularity(users).to(self.items.dtype)
+        users = self._with_spectral(users, weighted)
         knn = None if self.item_knn is None else replace(self.item_knn, history=weighted)
         return replace(self, users=users, history=history, item_knn=knn)
+
+    def with_popularity(self, users: Tensor) -> Tensor:
+        """Return (B, d) embeddings of users with the column of popularity, (B, d + 1).
+
+        Those of cosines are at length 1. A row of zeros is a user of whom nothing is known, and is
+        ranked by popularity.
+        """
+        if self.config.popularity_prior is not None:
+            return _unit_rows_and(users, 1.0)
+        return _with_unknown(users)
 
     def _with_spectral(self, users: Tensor, history: Interactions) -> Tensor:
         """Return (B, w) embeddings of users of ``history`` with the columns of the spectral ones
@@ -383,7 +396,8 @@ class Ranker:
         if self.item_knn is not None:
             parts = self.item_knn.to_tensors()
             tensors |= {f"item_knn.{name}": part for name, part in parts.items()}
-        return tensors, {"ranking": asdict(self.config), "user_exponent": self.user_exponent}
+        metadata = {"ranking": asdict(self.config), "user_exponent": self.user_exponent}
+        return tensors, metadata | {"embedding_dim": self.num_columns}
 
     @classmethod
     def from_tensors(
@@ -414,7 +428,13 @@ class Ranker:
         exponent = float(metadata["user_exponent"])
         table, linked = tensors.get("fold_in"), tensors.get("linked")
         spectral = (tensors.get(f"spectral.{name}") for name in ("scale", "variances"))
-        return cls(users, items, history, config, knn, table, exponent, linked, *spectral)
+        ranker = cls(users, items, history, config, knn, table, exponent, linked, *spectral)
+        if ranker.num_columns != metadata["embedding_dim"]:
+            raise ValueError(
+                f"embeddings of {metadata['embedding_dim']} columns, but tables for "
+                f"{ranker.num_columns}"
+            )
+        return ranker
 
     def __repr__(self) -> str:
         return f"Ranker({self.history}, {self.config})"
@@ -465,6 +485,11 @@ def _unit_rows_and(rows: Tensor, last: Tensor | float) -> Tensor:
         result[first : first + _ROWS, :-1] = unit_rows(rows[first : first + _ROWS])
     result[:, -1] = last
     return result
+
+
+def _with_unknown(users: Tensor) -> Tensor:
+    """Return (B, d + 1): a last column that is nonzero for users without an embedding."""
+    return _with_columns(users, ~users.any(1, keepdim=True) * _UNKNOWN)
 
 
 def _with_columns(rows: Tensor, columns: Tensor) -> Tensor:

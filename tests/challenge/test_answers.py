@@ -21,13 +21,13 @@ def dense_scores(recommender, playlists, titles, title_weight, share_weight):
     """All scores of all playlists in float64, one playlist at a time."""
     items = recommender.ranker.items.double()
     index = {uri: place for place, uri in enumerate(recommender.seen.item_ids.tolist())}
-    width = items.shape[1] - recommender.ranker.has_prior
+    width, cosine = recommender.ranker.num_columns, recommender.ranker.config.popularity_prior
     scores, told = [], []
     for playlist in playlists:
         seeds = [index[uri] for uri in playlist.seeds if uri in index]
         told.append(seeds)
         user = torch.zeros(items.shape[1], dtype=torch.float64)
-        user[width:] = 1
+        user[width:] = 0 if cosine is None else 1
         if seeds:
             user = recommender.fold_in_user(seeds).double()
         worth, title = 0.0, playlist.title or ""
@@ -41,14 +41,11 @@ def dense_scores(recommender, playlists, titles, title_weight, share_weight):
                     if seeds
                     else direction
                 )
-                user = (
-                    torch.cat([F.normalize(mixed, dim=0), user[width:]])
-                    if recommender.ranker.has_prior
-                    else mixed
-                )
+                mixed = mixed if cosine is None else F.normalize(mixed, dim=0)
+                user = torch.cat([mixed, user[width:]])
         row = items @ user
-        if not user[:width].any() and not recommender.ranker.has_prior:
-            row = recommender.seen.item_degrees.double() / recommender.seen.item_degrees.max()
+        if not user[:width].any() and cosine is None:
+            row = recommender.seen.item_degrees.double().log1p()
         deviation = row.std(correction=0)
         if recommender.ranker.item_knn is not None and seeds:
             new = Interactions(torch.zeros(len(seeds)).long(), seeds, 1, len(items))

@@ -20,13 +20,17 @@ from lightgcn import (
     RankingConfig,
     Recommender,
     load_model,
+    preset,
     save_model,
 )
+from lightgcn.datasets import synthetic_interactions
+from lightgcn.graph.adjacency import normalized_adjacency
 from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.ranking.closed_forms import ClosedForms
 from lightgcn.ranking.item_knn import ItemKNN
 from lightgcn.ranking.ranker import with_popularity_prior
 from lightgcn.ranking.time_decay import decayed
+from lightgcn.training.config import PRESETS
 
 USERS, ITEMS = 7, 9
 # A user with one item, one with all of them, one with none.
@@ -260,3 +264,29 @@ def test_closed_forms_that_are_known_already_change_nothing(similarity: Any) -> 
     given = Ranker.from_model(model, graph, closed_forms=ClosedForms(graph))
     own = Ranker.from_model(model, graph)
     assert torch.equal(given.score_users(torch.arange(USERS)), own.score_users(torch.arange(USERS)))
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_user_of_whom_nothing_is_known_is_ranked_by_popularity(name: str) -> None:
+    edges = synthetic_interactions(60, 40, 500, seed=4)
+    graph = Interactions(edges.users, edges.items, 61, 40)  # the last user has no edges
+    settings = preset(name, embedding_dim=8, init="normal")
+    model = settings.new_model(graph)
+    model.ranking = settings.ranking
+    ranker = Ranker.from_model(model, graph)
+    popular = graph.item_degrees.argsort(descending=True, stable=True)
+    assert ranker.top_k(40, torch.tensor([60])).items[0].tolist() == popular.tolist()
+    assert ranker.top_k(40, torch.tensor([0])).items[0].tolist() != popular.tolist()
+    nothing = Interactions(graph.users[:0], graph.items[:0], 1, 40)
+    assert ranker.fold_in(nothing).top_k(40).items[0].tolist() == popular.tolist()
+
+
+def test_popularity_for_users_without_edges_changes_no_other_score() -> None:
+    edges = synthetic_interactions(60, 40, 500, seed=4)
+    graph = Interactions(edges.users, edges.items, 61, 40)
+    model = LightGCN(61, 40, embedding_dim=8, seed=1).double()
+    ranker = Ranker.from_model(model, graph)
+    users, items = model.embed(normalized_adjacency(graph))
+    scores = ranker.score_users(torch.arange(61))
+    torch.testing.assert_close(scores[:60], users[:60] @ items.T, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(scores[60], graph.item_degrees.double().log1p(), rtol=1e-6, atol=0.0)
