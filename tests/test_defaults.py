@@ -40,6 +40,7 @@ from lightgcn.nn.spectral import spectral_embeddings
 from lightgcn.ranking import baselines, graph_filters, sparse_ease
 from lightgcn.ranking.item_knn import ItemKNN
 from lightgcn.ranking.metrics import RANKING_METRICS
+from lightgcn.ranking.residual import residual_of_links
 from lightgcn.ranking.time_decay import decayed
 
 USERS, ITEMS = 60, 45
@@ -171,7 +172,7 @@ def graph_calls() -> dict[str, Callable[[], Any]]:
         "item_knn": lambda: [
             ItemKNN.from_graph(full, 4).of_users(some),
             ItemKNN.from_graph(full, 4).of_users(some[:0]),
-            ItemKNN.from_graph(full, 4).of_links(some, some),
+            residual_of_links(ItemKNN.from_graph(full, 4), some, some),
             decayed(full, 0.7),
         ],
         "synthetic": lambda: synthetic_interactions(20, 20, 60, seed=3),

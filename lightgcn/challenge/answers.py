@@ -24,7 +24,8 @@ from lightgcn.graph.interactions import Interactions
 from lightgcn.nn.link_scores import unit_rows
 from lightgcn.nn.projection import gram_matrix
 from lightgcn.ranking.item_knn import ItemKNN, nearest_items
-from lightgcn.ranking.topk import Residual, top_k
+from lightgcn.ranking.residual import Gains, Residual, matrix_gains, residual_sum
+from lightgcn.ranking.topk import top_k
 from lightgcn.recommender import Recommender
 
 Lists = dict[int, list[str]]
@@ -86,12 +87,12 @@ def answer_playlists(
             raise ValueError(f"titles are of {known}, but the recommender is of {seen}")
     history = seed_tracks(recommender, playlists)
     ranker = recommender.ranker.fold_in(history)
-    users, items, near = ranker.users, ranker.items, ranker.item_knn
-    residual: Residual | None = near
+    users, items, residual = ranker.users, ranker.items, ranker.residual
     if titles is not None:
         users, worth = _with_titles(recommender, users, history, playlists, titles, title_weight)
         shares = titles.shares([playlist.title or "" for playlist in playlists])
-        residual = _TitleGains(history, near, _gains(shares, worth, users, items, share_weight))
+        gains = _TitleGains(history, _gains(shares, worth, users, items, share_weight))
+        residual = residual_sum(residual, gains)
     return _lists(recommender, playlists, history, users, items, residual, k, progress)
 
 
@@ -193,26 +194,13 @@ def seed_tracks(recommender: Recommender, playlists: Sequence[ChallengePlaylist]
 
 @dataclass(frozen=True, eq=False)
 class _TitleGains:
-    """The residual of item kNN, if there is one, plus that of the titles."""
+    """The residual of the titles: (B, num_items) CSR gains."""
 
     history: Interactions
-    near: ItemKNN | None
-    by_title: Any
+    gains: Any
 
-    def of_users(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        from scipy.sparse import csr_array
-
-        gains = self.by_title[users.cpu().numpy()]
-        if self.near is not None:
-            rows, items, values = (part.cpu().numpy() for part in self.near.of_users(users))
-            gains = (gains + csr_array((values, (rows, items)), shape=gains.shape)).tocsr()
-        rows = np.repeat(np.arange(gains.shape[0]), np.diff(gains.indptr))
-        parts = (
-            torch.from_numpy(rows),
-            torch.from_numpy(gains.indices.astype(np.int64)),
-            torch.from_numpy(gains.data),
-        )
-        return parts[0].to(users.device), parts[1].to(users.device), parts[2].to(users.device)
+    def of_users(self, users: Tensor) -> Gains:
+        return matrix_gains(self.gains[users.cpu().numpy()], users.device)
 
 
 def _with_titles(

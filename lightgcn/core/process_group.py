@@ -6,6 +6,7 @@ the same order and with arguments of the same shapes."""
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import time
@@ -138,6 +139,13 @@ class ProcessGroup:
     def broadcast(self, values: Sequence[float]) -> list[float]:
         """Return process 0's numbers in every process; each gives as many."""
         return list(values)
+
+    def broadcast_json(self, value: Any) -> Any:
+        """Return process 0's value of JSON types in every process; the others' is ignored."""
+        data = json.dumps(value).encode() if self.rank == 0 else b""
+        (length,) = self.broadcast([len(data)])
+        received = self.broadcast(list(data) or [0.0] * int(length))
+        return json.loads(bytes(map(int, received)))
 
 
 SINGLE_PROCESS = ProcessGroup()

@@ -153,7 +153,9 @@ def _evaluate_scorer(name: str, test: LinkSet, ks: Sequence[int], progress: bool
 def _train_mf(
     dataset: Dataset, config: RunConfig, device: torch.device | str, progress: bool
 ) -> LightGCN:
-    settings = config.settings.changed(num_layers=0, item_knn=0, spectral=0, time_decay=0.0)
+    settings = config.settings.changed(
+        num_layers=0, item_knn=0, user_knn=0, spectral=0, time_decay=0.0
+    )
     split = split_run(config, dataset)
     config = replace(config, settings=settings, side_nodes=None)
     model = new_run_model(config, dataset, split, progress=progress).to(device)

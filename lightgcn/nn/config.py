@@ -66,6 +66,9 @@ class RankingConfig:
         item_similarity: what an item's neighbours are and give: "cosine"
             (`lightgcn.ranking.nearest_items`), or "ease", the weights of linear regressions
             (`lightgcn.ranking.ease_weights`).
+        user_knn: number of nearest other users whose items add to a user's scores
+            (`lightgcn.ranking.UserKNN`); 0 for none.
+        user_knn_weight: the most that they add to a score.
         spectral: number of singular vectors of the graph whose dot products add to the scores
             (`lightgcn.ranking.closed_forms`); 0 for none.
         spectral_weight: their weight, in standard deviations of a user's scores.
@@ -87,6 +90,8 @@ class RankingConfig:
     item_knn: int = 0
     item_knn_weight: float = 0.2
     item_similarity: Similarity = "cosine"
+    user_knn: int = 0
+    user_knn_weight: float = 0.3
     spectral: int = 0
     spectral_weight: float = 0.02
     time_decay: float = 0.0
@@ -96,16 +101,22 @@ class RankingConfig:
         plain_numbers(self)
         if self.popularity_prior is not None:
             checked_number("popularity_prior", self.popularity_prior, 0)
-        checked_count("item_knn", self.item_knn, 0)
         check_choice(self, "item_similarity", "cosine", "ease")
-        checked_count("spectral", self.spectral, 0)
-        for name in ("item_knn_weight", "spectral_weight", "time_decay", "time_decay_weight"):
-            checked_number(name, getattr(self, name), 0)
+        for name in ("item_knn", "user_knn", "spectral"):
+            checked_count(name, getattr(self, name), 0)
+        for part in ("item_knn", "user_knn", "spectral", "time_decay"):
+            checked_number(f"{part}_weight", getattr(self, f"{part}_weight"), 0)
+        checked_number("time_decay", self.time_decay, 0)
 
 
 def check_scores_all_pairs(ranking: RankingConfig) -> None:
     """Raise a ValueError if a part of a score is not defined for pairs of any two nodes."""
-    for name, unset in (("item_knn", 0), ("spectral", 0), ("popularity_prior", None)):
+    for name, unset in (
+        ("item_knn", 0),
+        ("user_knn", 0),
+        ("spectral", 0),
+        ("popularity_prior", None),
+    ):
         value = getattr(ranking, name)
         if value != unset:
             raise ValueError(

@@ -14,6 +14,7 @@ from lightgcn.ranking.item_knn import ItemKNN, nearest_items
 from lightgcn.ranking.ranker import Ranker, with_popularity_prior
 from lightgcn.ranking.sparse_ease import ease_weights, sparse_ease
 from lightgcn.ranking.topk import TopK, top_k, top_k_scores
+from lightgcn.ranking.user_knn import UserKNN
 
 __all__ = [
     "Evaluation",
@@ -22,6 +23,7 @@ __all__ = [
     "Ranker",
     "RankingChoice",
     "TopK",
+    "UserKNN",
     "cheby_cf",
     "choose_ranking",
     "ease",

@@ -146,7 +146,7 @@ def item_cosine(
         products.data = np.divide(
             products.data, scale, out=np.zeros_like(products.data), where=scale > 0
         )
-        found.append(largest_others(products, first, neighbours))
+        found.append(largest_others(products, np.arange(first, end), neighbours))
     # Row i of the result has the neighbours of i; row j of its transpose the items that have
     # neighbour j.
     nearest = joined_rows(found, train.num_items)

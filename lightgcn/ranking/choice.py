@@ -28,6 +28,7 @@ from lightgcn.ranking.evaluation import evaluate_users
 from lightgcn.ranking.item_knn import ItemKNN
 from lightgcn.ranking.metrics import RANKING_METRICS, lower_is_better, parse_metric
 from lightgcn.ranking.ranker import Ranker
+from lightgcn.ranking.residual import Residual
 from lightgcn.ranking.time_decay import decayed, order_is_informative
 from lightgcn.ranking.topk import check_k, highest
 
@@ -38,12 +39,12 @@ _LEAST_WORTH = 0.002
 # Above so many edges only the parts that are quick to compute are tried.
 MOST_EDGES = 20_000_000
 # Defaults of parts that the model's own settings leave out.
-_COSINE_NEIGHBOURS, _EASE_NEIGHBOURS, _RANK = 20, 64, 512
+_COSINE_NEIGHBOURS, _EASE_NEIGHBOURS, _SIMILAR_USERS, _RANK = 20, 64, 50, 512
 # Entries of the spectral embeddings, at most; of more nodes they have fewer columns.
 _ENTRIES = 1 << 28
 _DECAYS = ((1.0, 0.5), (1.0, 1.0), (2.0, 1.0))
 # Weights to start from, beside cosines: within 2 times of the best ones on three data sets.
-_USUAL_PRIOR, _USUAL_GAIN, _USUAL_SPECTRAL = 0.13, 0.4, 0.006
+_USUAL_PRIOR, _USUAL_ITEM_GAIN, _USUAL_USER_GAIN, _USUAL_SPECTRAL = 0.13, 0.4, 0.3, 0.006
 # Choices that are measured among all items, with and without an order.
 _FINALS = 3
 # Users of the search.
@@ -55,6 +56,7 @@ Weights = dict[str, float]
 Worth = dict[str, float]
 # An encoder's scores as a part, and the others.
 _COSINE, _DOT, _PRIOR, _SPECTRAL = "cosine", "dot product", "popularity prior", "spectral"
+_USER_KNN = "user kNN"
 _BASES = (_COSINE, _DOT)
 _KNN: dict[Similarity, str] = {"cosine": "item kNN", "ease": "sparse EASE"}
 
@@ -112,9 +114,9 @@ def choose_ranking(
     """Choose the parts of a trained model's scores, and their weights, on validation links.
 
     The parts are the cosine or dot product of the embeddings, the popularity prior, spectral
-    embeddings, item kNN by cosine or by regression weights, and time decay if the graph has an
-    order. Recall and NDCG count alike. The choice is never worse in ``metric`` than the embeddings
-    alone; nothing is trained, and the model is left as it is.
+    embeddings, item kNN by cosine or by regression weights, user kNN, and time decay if the graph
+    has an order. Recall and NDCG count alike. The choice is never worse in ``metric`` than the
+    embeddings alone; nothing is trained, and the model is left as it is.
 
     Args:
         model: a trained model.
@@ -176,6 +178,7 @@ class _Search:
             "cosine": _COSINE_NEIGHBOURS,
             "ease": _EASE_NEIGHBOURS,
         }
+        self.similar_users = self.own.user_knn or _SIMILAR_USERS
         if self.own.item_knn:
             self.neighbours[self.own.item_similarity] = self.own.item_knn
 
@@ -252,7 +255,9 @@ class _Search:
         if self.small:
             spectral = self.forms.spectral(self.rank)
             dense[_SPECTRAL] = spectral.users(history), spectral.table
-        sparse = {}
+        sparse: dict[str, Residual] = {}
+        if self.small:
+            sparse[_USER_KNN] = self.forms.user_knn(self.similar_users, 1.0, history)
         for similarity, part in _KNN.items():
             if self.small or similarity != "ease":
                 matrix = self.forms.similarity(similarity, self.neighbours[similarity])
@@ -290,6 +295,8 @@ class _Search:
             weights[_PRIOR] = prior
         if config.item_knn and (self.small or config.item_similarity != "ease"):
             weights[_KNN[config.item_similarity]] = config.item_knn_weight
+        if config.user_knn and self.small:
+            weights[_USER_KNN] = config.user_knn_weight
         if config.spectral and self.small:
             weights[_SPECTRAL] = config.spectral_weight
         return {part: weight for part, weight in weights.items() if weight}
@@ -309,6 +316,9 @@ class _Search:
                     item_knn_weight=weights[part],
                     item_similarity=similarity,
                 )
+        if _USER_KNN in weights:
+            count, weight = self.similar_users, weights[_USER_KNN]
+            config = replace(config, user_knn=count, user_knn_weight=weight)
         if _SPECTRAL in weights:
             config = replace(config, spectral=self.rank, spectral_weight=weights[_SPECTRAL])
         return config
@@ -319,7 +329,7 @@ class _Tables(NamedTuple):
     kNN; and the exponent and weight of the time decay in them."""
 
     dense: dict[str, tuple[Tensor, Tensor]]
-    sparse: dict[str, ItemKNN]
+    sparse: dict[str, Residual]
     decay: tuple[float, float]
 
 
@@ -372,7 +382,9 @@ class _Parts:
             if knn not in self.scores:
                 continue
             unit = self.unit if base == _DOT else 1.0
-            weights = {base: 1.0, knn: _USUAL_GAIN * unit}
+            weights = {base: 1.0, knn: _USUAL_ITEM_GAIN * unit}
+            if _USER_KNN in self.scores:
+                weights[_USER_KNN] = _USUAL_USER_GAIN * unit
             if base == _COSINE:
                 weights[_PRIOR] = _USUAL_PRIOR
             if _SPECTRAL in self.scores:

@@ -13,6 +13,7 @@ over a user's items, so that one weight suits users of few items and of many.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from lightgcn.nn.config import Similarity
 from lightgcn.nn.spectral import normalized_matrix, right_singular_vectors
 from lightgcn.ranking.item_knn import nearest_items
 from lightgcn.ranking.sparse_ease import ease_weights
+from lightgcn.ranking.user_knn import UserKNN
 
 _DEGREE_EXPONENT = 0.4
 
@@ -98,6 +100,7 @@ class ClosedForms:
         self.graph, self._progress = graph, progress
         self._similarities: dict[tuple[str, int], Any] = {}
         self._spectral: dict[int, SpectralItems] = {}
+        self._user_knn: UserKNN | None = None
 
     def similarity(self, kind: Similarity, neighbours: int) -> Any:
         """Return the matrix of item kNN, (num_items, num_items) CSR; row j has what item j gives to
@@ -111,6 +114,12 @@ class ClosedForms:
                 matrix = nearest_items(self.graph, neighbours, progress=self._progress)
             self._similarities[key] = matrix
         return self._similarities[key]
+
+    def user_knn(self, neighbours: int, weight: float, history: Interactions) -> UserKNN:
+        """Return user kNN for the users of ``history``, the first ones of the graph."""
+        if self._user_knn is None:
+            self._user_knn = UserKNN.from_graph(self.graph)
+        return replace(self._user_knn, history=history, neighbours=neighbours, weight=weight)
 
     def spectral(self, rank: int) -> SpectralItems:
         """Return the items' spectral embeddings, of ``rank`` columns at most."""

@@ -16,17 +16,10 @@ from lightgcn.nn.config import check_scores_all_pairs
 from lightgcn.nn.link_scores import link_scores
 from lightgcn.nn.losses import bce_loss
 from lightgcn.nn.model import LightGCN
-from lightgcn.ranking.item_knn import ItemKNN
 from lightgcn.ranking.metrics import RANKING_METRICS, hits_of, roc_auc
 from lightgcn.ranking.ranker import Ranker
-from lightgcn.ranking.topk import (
-    TopK,
-    check_k,
-    check_residual,
-    check_scores,
-    top_k,
-    top_k_scores,
-)
+from lightgcn.ranking.residual import Residual, check_residual, residual_of_links
+from lightgcn.ranking.topk import TopK, check_k, check_scores, top_k, top_k_scores
 
 DEFAULT_METRICS = ("recall", "ndcg", "precision", "hit_rate", "mrr", "map")
 
@@ -141,7 +134,7 @@ def evaluate_users(
     if links.negatives.shape[1]:
         if links.negative_pairs == "all":
             check_scores_all_pairs(ranker.config)
-        result = evaluate_links(ranker.users, ranker.items, links, residual=ranker.item_knn)
+        result = evaluate_links(ranker.users, ranker.items, links, residual=ranker.residual)
     if ks:
         relevant = links.positives if users is None else links.positives.select_users(users)
         ranking = evaluate_ranking(
@@ -151,7 +144,7 @@ def evaluate_users(
             seen=links.message,
             ks=ks,
             metrics=metrics,
-            residual=ranker.item_knn,
+            residual=ranker.residual,
         )
         result = Evaluation(result.metrics | ranking.metrics, result.num_links, ranking.num_users)
     if not result.metrics:
@@ -165,7 +158,7 @@ def evaluate_links(
     item_embeddings: Tensor,
     links: LinkSet,
     *,
-    residual: ItemKNN | None = None,
+    residual: Residual | None = None,
 ) -> Evaluation:
     """Return ROC-AUC and binary cross-entropy ("loss") of a link set under dot-product scores.
 
@@ -173,7 +166,7 @@ def evaluate_links(
         user_embeddings: (num_users, d) final embeddings.
         item_embeddings: (num_items, d) final embeddings.
         links: with negatives.
-        residual: item kNN, added to the scores; not with ``negative_pairs="all"``.
+        residual: such as item kNN, added to the scores; not with ``negative_pairs="all"``.
 
     Raises:
         ValueError: if the set has no positives or no negatives, the embeddings are not of its
@@ -199,9 +192,9 @@ def evaluate_links(
     if residual is not None:
         if links.negative_pairs == "all":
             raise ValueError(
-                'item kNN scores user-item pairs only, but negative_pairs="all" has other pairs'
+                'a residual scores user-item pairs only, but negative_pairs="all" has other pairs'
             )
-        logits += residual.of_links(*links.edges).to(logits.device)
+        logits += residual_of_links(residual, *links.edges).to(logits.device)
     labels = links.labels.to(logits.device)
     values = {
         "roc_auc": roc_auc(logits, labels),
@@ -219,7 +212,7 @@ def evaluate_ranking(
     seen: Interactions | None = None,
     ks: Sequence[int] = (20,),
     metrics: Sequence[str] = DEFAULT_METRICS,
-    residual: ItemKNN | None = None,
+    residual: Residual | None = None,
 ) -> Evaluation:
     """Rank all items for each user with relevant ones and average the metrics over these users.
 
@@ -230,7 +223,7 @@ def evaluate_ranking(
         seen: edges whose items are masked for their user, unless they are relevant.
         ks: list lengths, each at most the number of items.
         metrics: names out of `lightgcn.ranking.metrics.RANKING_METRICS`.
-        residual: item kNN, added to the dot products.
+        residual: such as item kNN, added to the dot products.
 
     Raises:
         ValueError: if no user has a relevant item, a k or a metric's name is wrong, or the

@@ -11,7 +11,7 @@ and no gain where r is negative, as it can be with the weights of `ease_weights`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lightgcn.core.checks import INT32_END, checked_count, checked_number
 from lightgcn.graph.interactions import Interactions, checked_interactions
+from lightgcn.ranking.residual import Gains, matrix_gains
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32 | np.int64]
@@ -31,7 +32,7 @@ Integers = npt.NDArray[np.int32 | np.int64]
 _BLOCK = 1 << 19
 # A sort key of 63 bits: a positive float32 takes 31, row and item share the other 32.
 _VALUE_BITS, _FREE_BITS, _LARGEST = 31, 32, (1 << 31) - 1
-# Users whose scores are computed at a time.
+# Users whose sums are computed at a time.
 _USERS = 4096
 
 
@@ -50,8 +51,8 @@ class ItemKNN:
     Example:
         >>> graph = Interactions([0, 0, 1], [0, 1, 0], num_users=2, num_items=3)
         >>> item_knn = ItemKNN.from_graph(graph, neighbours=1, weight=0.5)
-        >>> item_knn.of_links(torch.tensor([1, 1]), torch.tensor([1, 2]))
-        tensor([0.5000, 0.0000])
+        >>> item_knn.of_users(torch.tensor([1]))
+        (tensor([0]), tensor([1]), tensor([0.5000]))
     """
 
     history: Interactions
@@ -78,109 +79,50 @@ class ItemKNN:
         """
         return cls(train, nearest_items(train, neighbours), weight)
 
-    def of_users(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def of_users(self, users: Tensor) -> Gains:
         """Return the gains of (B,) users: (n,) rows of ``users``, sorted, (n,) items, (n,)
         float32."""
-        rows, items, values = self._rows_of(self._histories(users))
-        return rows.to(users.device), items.to(users.device), values.to(users.device)
+        from scipy.sparse import vstack
 
-    def of_links(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return the gains of (B,) pairs of a user and an item, (B,) float32."""
-        distinct, place = users.cpu().unique(return_inverse=True)
-        place = place.numpy()
-        order = np.argsort(place, kind="stable")
-        place, wanted = place[order], items.cpu().numpy()[order]
-        gains = np.zeros(len(order), np.float32)
-        for first, sums, scale in self._sums(self._histories(distinct)):
-            begin, end = np.searchsorted(place, [first, first + sums.shape[0]])
-            if begin < end:
-                rows = place[begin:end] - first
-                gains[order[begin:end]] = (
-                    np.asarray(sums[rows, wanted[begin:end]]).ravel() * scale[rows]
-                )
-        return torch.from_numpy(gains).to(users.device)
+        histories = history_rows(self.history, users)
+        # A row is not sorted by item, because that takes as long as the product.
+        found = [
+            (histories[first : first + _USERS] @ self.similarity).tocsr()
+            for first in range(0, max(1, len(users)), _USERS)
+        ]
+        sums = found[0] if len(found) == 1 else vstack(found, format="csr")
+        sums.data *= np.repeat(scaled_to(self.weight, sums), np.diff(sums.indptr))
+        return matrix_gains(sums, users.device)
 
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Return the similarities as tensors: ``ends`` (num_items + 1,), ``items``, ``values``."""
-        matrix = self.similarity
-        ends, items = (
-            torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices)
-        )
-        return {"ends": ends, "items": items, "values": torch.from_numpy(matrix.data)}
 
-    @classmethod
-    def from_tensors(
-        cls, history: Interactions, tensors: Mapping[str, Tensor], weight: float
-    ) -> ItemKNN:
-        """Return the object that `to_tensors` stored.
+def history_rows(graph: Interactions, users: Tensor) -> Any:
+    """Return the rows of (B,) users of a graph, (B, num_items) SciPy CSR."""
+    from scipy.sparse import csr_array
 
-        Raises:
-            ValueError: if the tensors are not a matrix over the items of ``history``.
-        """
-        from scipy.sparse import csr_array
+    users = users.to(graph.device)
+    _, places = graph.edge_positions(users)
+    items, ends = graph.items[places], graph.user_degrees[users].cumsum(0)
+    weights = graph.weights
+    values = (
+        torch.ones(len(items), dtype=torch.float32, device="cpu")
+        if weights is None
+        else weights[places].float()
+    )
+    narrow = torch.int32 if max(len(items), graph.num_items) < INT32_END else torch.int64
+    columns, row_ends = (part.to("cpu", narrow).numpy() for part in (items, F.pad(ends, (1, 0))))
+    return csr_array((values.cpu().numpy(), columns, row_ends), (len(users), graph.num_items))
 
-        ends, items, values = (tensors[name].numpy() for name in ("ends", "items", "values"))
-        count = history.num_items
-        rises = ends.shape == (count + 1,) and ends[0] == 0 and bool((np.diff(ends) >= 0).all())
-        if not rises or not ends[-1] == len(items) == len(values):
-            raise ValueError(f"the neighbours are not those of {count} items")
-        if len(items) and not 0 <= items.min() <= items.max() < count:
-            raise ValueError(f"a neighbour is outside [0, {count})")
-        if values.dtype != np.float32 or not np.isfinite(values).all():
-            raise ValueError("the similarities of neighbours must be finite float32 numbers")
-        return cls(history, csr_array((values, items, ends), shape=(count, count)), weight)
 
-    def _rows_of(self, histories: Any) -> tuple[Tensor, Tensor, Tensor]:
-        parts = []
-        for first, sums, scale in self._sums(histories):
-            counts = np.diff(sums.indptr)
-            rows = np.repeat(np.arange(len(counts)) + first, counts)
-            parts.append(
-                (rows, sums.indices.astype(np.int64), sums.data * np.repeat(scale, counts))
-            )
-        if not parts:
-            none = torch.empty(0, dtype=torch.int64, device="cpu")
-            return none, none, none.float()
-        rows, items, values = map(np.concatenate, zip(*parts, strict=True))
-        return torch.from_numpy(rows), torch.from_numpy(items), torch.from_numpy(values)
-
-    def _sums(self, histories: Any) -> Iterator[tuple[int, Any, Floats]]:
-        """Yield blocks of rows: the first row, the summed similarities, and each row's factor from
-        similarity to gain.
-
-        A row is not sorted by item, because that takes as long as the product.
-        """
-        for first in range(0, histories.shape[0], _USERS):
-            sums = (histories[first : first + _USERS] @ self.similarity).tocsr()
-            scale = np.zeros(sums.shape[0], np.float32)
-            some = np.diff(sums.indptr) > 0
-            if some.any():
-                largest = np.maximum.reduceat(sums.data, sums.indptr[:-1][some])
-                scale[some] = np.divide(
-                    self.weight, largest, out=np.zeros_like(largest), where=largest > 0
-                )
-                np.maximum(sums.data, 0, out=sums.data)
-            yield first, sums, scale
-
-    def _histories(self, users: Tensor) -> Any:
-        """Return the rows of (B,) users of ``history``, (B, num_items) CSR."""
-        from scipy.sparse import csr_array
-
-        graph = self.history
-        users = users.to(graph.device)
-        _, places = graph.edge_positions(users)
-        items, ends = graph.items[places], graph.user_degrees[users].cumsum(0)
-        weights = graph.weights
-        values = (
-            torch.ones(len(items), dtype=torch.float32, device="cpu")
-            if weights is None
-            else weights[places].float()
-        )
-        narrow = torch.int32 if max(len(items), graph.num_items) < INT32_END else torch.int64
-        columns, row_ends = (
-            part.to("cpu", narrow).numpy() for part in (items, F.pad(ends, (1, 0)))
-        )
-        return csr_array((values.cpu().numpy(), columns, row_ends), (len(users), graph.num_items))
+def scaled_to(weight: float, sums: Any) -> Floats:
+    """Return each row's factor with which its largest entry is ``weight``, 0 if none is positive;
+    negative entries become 0."""
+    scale = np.zeros(sums.shape[0], np.float32)
+    some = np.diff(sums.indptr) > 0
+    if some.any():
+        largest = np.maximum.reduceat(sums.data, sums.indptr[:-1][some])
+        scale[some] = np.divide(weight, largest, out=np.zeros_like(largest), where=largest > 0)
+        np.maximum(sums.data, 0, out=sums.data)
+    return scale
 
 
 def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool = False) -> Any:
@@ -224,7 +166,8 @@ def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool =
         total=count, desc="neighbours", unit="item", disable=None if progress else True
     ) as bar:
         for first, end in _blocks(train):
-            found.append(largest_others((columns[first:end] @ scaled).tocsr(), first, neighbours))
+            products = (columns[first:end] @ scaled).tocsr()
+            found.append(largest_others(products, np.arange(first, end), neighbours))
             bar.update(end - first)
     return joined_rows(found, count)
 
@@ -257,16 +200,16 @@ def _blocks(train: Interactions) -> Iterator[tuple[int, int]]:
 
 
 def largest_others(
-    similarities: Any, first: int, neighbours: int
+    similarities: Any, own: npt.NDArray[np.int64], neighbours: int
 ) -> tuple[Floats, Integers, Integers]:
-    """Return each row's largest entries without the item itself: values, items, counts by row.
+    """Return each row's largest entries without its ``own`` column: values, columns, counts by row.
 
     Each entry becomes one integer of row, descending value and item: sorting integers takes a tenth
     of the time of sorting by several keys, and ties break by item."""
     size, item_bits = similarities.shape[0], _item_bits(similarities.shape[1])
     rows = np.repeat(np.arange(size), np.diff(similarities.indptr))
     items, values = similarities.indices.astype(np.int64), similarities.data
-    other = (items != rows + first) & (values > 0)
+    other = (items != own[rows]) & (values > 0)
     rows, items, values = rows[other], items[other], values[other]
     # The bits of positive floats are in the order of the floats.
     descending = _LARGEST - values.view(np.int32).astype(np.int64)

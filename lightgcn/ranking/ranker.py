@@ -1,8 +1,9 @@
 """From a trained encoder to scores, in one object.
 
 A score is the dot product or the cosine of two final embeddings, plus the parts that
-`RankingConfig` names: a popularity prior, spectral embeddings, item kNN, time decay. All but item
-kNN are columns of two tables, so a ranking is one matrix product and a few additions.
+`RankingConfig` names: a popularity prior, spectral embeddings, item kNN, user kNN, time decay. All
+but the nearest neighbours are columns of two tables, so a ranking is one matrix product and a few
+additions.
 
 The columns are those of the embeddings, one of the items' popularity, and the spectral ones. With
 dot products the popularity is for users without edges alone, of whom nothing else is known.
@@ -30,14 +31,22 @@ from lightgcn.nn.model_io import check_whole
 from lightgcn.nn.propagation import propagate
 from lightgcn.ranking.closed_forms import ClosedForms, SpectralItems
 from lightgcn.ranking.item_knn import ItemKNN
+from lightgcn.ranking.residual import (
+    Residual,
+    matrix_from_tensors,
+    matrix_to_tensors,
+    residual_of_links,
+    residual_sum,
+)
 from lightgcn.ranking.time_decay import decayed, towards_latest
 from lightgcn.ranking.topk import TopK, top_k
+from lightgcn.ranking.user_knn import UserKNN
 
 # Rows that are normalised at a time.
 _ROWS = 1 << 16
-# Beside dot products, what a user without edges has in the column of popularity, and by how much
-# the items' entries are smaller: so they do not lengthen the items, by which `top_k` bounds scores.
-_UNKNOWN = 1024.0
+# Beside dot products, by what the column of popularity is divided: scores near zero say nothing of
+# a link, and the column does not lengthen the items, by which `top_k` bounds scores.
+_POPULARITY_UNIT = 1024.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +67,7 @@ class Ranker:
         spectral_scale: (num_items,) float32, by which an item counts in the spectral embedding of a
             new user; None without spectral embeddings.
         spectral_variances: (r,) float32, of the columns of the items' spectral embeddings.
+        user_knn: the users who may be neighbours, or None.
 
     Raises:
         ValueError: if the parts are of different nodes or devices, contradict ``config``, or give
@@ -85,6 +95,7 @@ class Ranker:
     linked: Tensor | None = None
     spectral_scale: Tensor | None = None
     spectral_variances: Tensor | None = None
+    user_knn: UserKNN | None = None
 
     def __post_init__(self) -> None:
         counts = (self.history.num_users, self.history.num_items)
@@ -99,7 +110,7 @@ class Ranker:
         if linked is not None and (linked.shape != items.shape[:1] or linked.dtype != torch.bool):
             found = f"{tuple(linked.shape)} of {linked.dtype}"
             raise ValueError(f"linked must be ({len(items)},) of torch.bool, got {found}")
-        knn, config, scale = self.item_knn, self.config, self.spectral_scale
+        config, scale = self.config, self.spectral_scale
         absent = {part is None for part in (scale, self.spectral_variances)}
         if absent != {not config.spectral} or self.num_spectral > config.spectral:
             raise ValueError(
@@ -108,11 +119,13 @@ class Ranker:
             )
         if scale is not None and scale.shape != items.shape[:1]:
             raise ValueError(f"spectral_scale must be ({len(items)},), got {tuple(scale.shape)}")
-        if bool(config.item_knn) != (knn is not None):
-            raise ValueError(f"item_knn is {knn}, but config has item_knn={config.item_knn}")
-        if knn is not None and knn.weight != config.item_knn_weight:
-            wanted = f"item_knn_weight={config.item_knn_weight}"
-            raise ValueError(f"item_knn has weight {knn.weight}, but config has {wanted}")
+        for name, part in (("item_knn", self.item_knn), ("user_knn", self.user_knn)):
+            count, weight = getattr(config, name), getattr(config, f"{name}_weight")
+            if bool(count) != (part is not None):
+                raise ValueError(f"{name} is {part}, but config has {name}={count}")
+            if part is not None and part.weight != weight:
+                wanted = f"{name}_weight={weight}"
+                raise ValueError(f"{name} has weight {part.weight}, but config has {wanted}")
         devices = {str(part.device) for part in (users, items, self.history)}
         if len(devices) > 1:
             raise ValueError(
@@ -194,7 +207,7 @@ class Ranker:
             users, items = with_popularity_prior(users, items, message.item_degrees, prior)
         else:
             popularity = message.item_degrees.float().log1p().unsqueeze(1)
-            users, items = _with_unknown(users), _with_columns(items, popularity / _UNKNOWN)
+            users, items = _with_unknown(users), _with_columns(items, popularity / _POPULARITY_UNIT)
         del adjacency
         forms = ClosedForms(message) if closed_forms is None else closed_forms
         scale, variances = None, None
@@ -203,10 +216,13 @@ class Ranker:
             scale, variances = spectral.scale, spectral.variances
             users = _with_columns(users, spectral.users(history) * config.spectral_weight)
             items = _with_columns(items, spectral.table)
-        knn = None
+        knn, user_knn = None, None
         if config.item_knn:
             similarity = forms.similarity(config.item_similarity, config.item_knn)
             knn = ItemKNN(history, similarity, config.item_knn_weight)
+        if config.user_knn:
+            own = history.head_users(graph.num_users)
+            user_knn = forms.user_knn(config.user_knn, config.user_knn_weight, own)
         table = None
         if fold_in and model.num_layers:
             check_whole(model)
@@ -217,7 +233,12 @@ class Ranker:
             users = users[: graph.num_users].clone()
             if knn is not None:
                 knn = replace(knn, history=knn.history.head_users(graph.num_users))
-        return cls(users, items, graph, config, knn, table, a, linked, scale, variances)
+        return cls(users, items, graph, config, knn, table, a, linked, scale, variances, user_knn)
+
+    @property
+    def residual(self) -> Residual | None:
+        """The terms that are no columns of the two tables: those of item kNN and user kNN."""
+        return residual_sum(self.item_knn, self.user_knn)
 
     @property
     def num_spectral(self) -> int:
@@ -241,14 +262,16 @@ class Ranker:
 
     def to(self, device: torch.device | str) -> Ranker:
         """Return the same ranker on another device: every tensor of it."""
-        knn, table, linked = self.item_knn, self.fold_in_table, self.linked
+        table, linked = self.fold_in_table, self.linked
+        knn, near = self.item_knn, self.user_knn
         scale, variances = self.spectral_scale, self.spectral_variances
         return replace(
             self,
             users=self.users.to(device),
             items=self.items.to(device),
             history=self.history.to(device),
-            item_knn=None if knn is None else replace(knn, history=knn.history.to(device)),
+            item_knn=knn and replace(knn, history=knn.history.to(device)),
+            user_knn=near and replace(near, history=near.history.to(device)),
             fold_in_table=None if table is None else table.to(device),
             linked=None if linked is None else linked.to(device),
             spectral_scale=None if scale is None else scale.to(device),
@@ -265,8 +288,8 @@ class Ranker:
         if len(users) != len(items):
             raise ValueError(f"users and items must be as many, got {len(users)} and {len(items)}")
         scores = products(self.users, self.items, users, items)
-        if self.item_knn is not None:
-            scores += self.item_knn.of_links(users, items)
+        if self.residual is not None:
+            scores += residual_of_links(self.residual, users, items)
         return scores
 
     def score_users(self, users: Tensor) -> Tensor:
@@ -279,8 +302,8 @@ class Ranker:
         with torch.autocast(self.device.type, enabled=False):
             wide = torch.promote_types(self.items.dtype, torch.float32)
             scores = self.users[users].to(wide) @ self.items.to(wide).T
-        if self.item_knn is not None:
-            rows, items, gains = self.item_knn.of_users(users)
+        if self.residual is not None:
+            rows, items, gains = self.residual.of_users(users)
             scores[rows, items] += gains.to(scores.dtype)
         return scores
 
@@ -304,7 +327,7 @@ class Ranker:
             ValueError: as `lightgcn.top_k`.
         """
         masked = self.history if seen is None else seen
-        return top_k(self.users, self.items, k, seen=masked, users=users, residual=self.item_knn)
+        return top_k(self.users, self.items, k, seen=masked, users=users, residual=self.residual)
 
     @torch.no_grad()
     def fold_in(self, history: Interactions) -> Ranker:
@@ -353,8 +376,14 @@ class Ranker:
             users = users * scale.to(users.dtype).unsqueeze(1)
         users = self.with_popularity(users).to(self.items.dtype)
         users = self._with_spectral(users, weighted)
-        knn = None if self.item_knn is None else replace(self.item_knn, history=weighted)
-        return replace(self, users=users, history=history, item_knn=knn)
+        knn, near = self.item_knn, self.user_knn
+        return replace(
+            self,
+            users=users,
+            history=history,
+            item_knn=knn and replace(knn, history=weighted),
+            user_knn=near and replace(near, history=weighted, are_own=False),
+        )
 
     def with_popularity(self, users: Tensor) -> Tensor:
         """Return (B, d) embeddings of users with the column of popularity, (B, d + 1).
@@ -393,9 +422,13 @@ class Ranker:
             "spectral.variances": self.spectral_variances,
         }
         tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
-        if self.item_knn is not None:
-            parts = self.item_knn.to_tensors()
-            tensors |= {f"item_knn.{name}": part for name, part in parts.items()}
+        for name, matrix in (
+            ("item_knn", self.item_knn and self.item_knn.similarity),
+            ("user_knn", self.user_knn and self.user_knn.profiles),
+        ):
+            if matrix is not None:
+                parts = matrix_to_tensors(matrix)
+                tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
         metadata = {"ranking": asdict(self.config), "user_exponent": self.user_exponent}
         return tensors, metadata | {"embedding_dim": self.num_columns}
 
@@ -420,15 +453,25 @@ class Ranker:
             order=tensors.get("seen.order"),
             **ids,
         )
-        knn = None
+        knn, user_knn = None, None
+        weighted = decayed(history, config.time_decay) if config.time_decay else history
         if config.item_knn:
-            weighted = decayed(history, config.time_decay) if config.time_decay else history
-            parts = {name: tensors[f"item_knn.{name}"] for name in ("ends", "items", "values")}
-            knn = ItemKNN.from_tensors(weighted, parts, config.item_knn_weight)
+            similarity = matrix_from_tensors(_prefixed(tensors, "item_knn"), len(items))
+            if similarity.shape[0] != len(items):
+                raise ValueError(f"the neighbours are those of {similarity.shape[0]} items")
+            knn = ItemKNN(weighted, similarity, config.item_knn_weight)
+        if config.user_knn:
+            profiles = matrix_from_tensors(_prefixed(tensors, "user_knn"), len(items))
+            if profiles.shape[0] < len(users):
+                raise ValueError(f"profiles of {profiles.shape[0]} users, not of {len(users)}")
+            count, weight = config.user_knn, config.user_knn_weight
+            user_knn = UserKNN.from_profiles(weighted, profiles, count, weight)
         exponent = float(metadata["user_exponent"])
         table, linked = tensors.get("fold_in"), tensors.get("linked")
-        spectral = (tensors.get(f"spectral.{name}") for name in ("scale", "variances"))
-        ranker = cls(users, items, history, config, knn, table, exponent, linked, *spectral)
+        scale, variances = (tensors.get(f"spectral.{name}") for name in ("scale", "variances"))
+        ranker = cls(
+            users, items, history, config, knn, table, exponent, linked, scale, variances, user_knn
+        )
         if ranker.num_columns != metadata["embedding_dim"]:
             raise ValueError(
                 f"embeddings of {metadata['embedding_dim']} columns, but tables for "
@@ -487,9 +530,13 @@ def _unit_rows_and(rows: Tensor, last: Tensor | float) -> Tensor:
     return result
 
 
+def _prefixed(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {part: tensors[f"{name}.{part}"] for part in ("ends", "items", "values")}
+
+
 def _with_unknown(users: Tensor) -> Tensor:
-    """Return (B, d + 1): a last column that is nonzero for users without an embedding."""
-    return _with_columns(users, ~users.any(1, keepdim=True) * _UNKNOWN)
+    """Return (B, d + 1): a last column that is 1 for users without an embedding, else 0."""
+    return _with_columns(users, ~users.any(1, keepdim=True))
 
 
 def _with_columns(rows: Tensor, columns: Tensor) -> Tensor:

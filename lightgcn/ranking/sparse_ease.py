@@ -117,7 +117,7 @@ class _Systems:
 
         first, end = block
         products = (self.by_item[first:end] @ self.scaled).tocsr()
-        values, near, counts = largest_others(products, first, self.neighbours)
+        values, near, counts = largest_others(products, np.arange(first, end), self.neighbours)
         item = np.repeat(np.arange(end - first), counts)
         place = np.arange(len(near)) - np.repeat(np.cumsum(counts) - counts, counts)
         # A row for each neighbour of each item, with users of its own for each item: so one sparse

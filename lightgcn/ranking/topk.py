@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from lightgcn.core.processor import fast_bfloat16
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.nn.link_scores import products
 from lightgcn.nn.model import LightGCN
+from lightgcn.ranking.residual import Residual, check_residual
 
 # Bytes of a chunk's scores: on a CPU they stay in cache, other devices need more to be busy.
 _CPU_BYTES, _DEVICE_BYTES = 1 << 24, 1 << 28
@@ -49,18 +50,6 @@ class TopK(NamedTuple):
 
     items: Tensor
     scores: Tensor
-
-
-class Residual(Protocol):
-    """A term that adds to the dot products of some items of each user, such as `ItemKNN`."""
-
-    @property
-    def history(self) -> Interactions:
-        """The graph whose users and items the term covers."""
-
-    def of_users(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the terms of (B,) users, none negative and no pair twice: (n,) places in
-        ``users``, (n,) items, (n,) float32."""
 
 
 def top_k(
@@ -229,20 +218,6 @@ def check_scores(scores: object) -> None:
         hint = "; pass its .scores" if hasattr(scores, "scores") else ""
         hint = "; evaluate(model, links) takes a model" if callable(scores) else hint
         raise TypeError(f"scores must be a function of users, got {type(scores).__name__}{hint}")
-
-
-def check_residual(residual: Any, num_users: int, num_items: int) -> None:
-    """Raise an error unless ``residual`` is None, or a term of so many users and items."""
-    if residual is None:
-        return
-    if not hasattr(residual, "of_users"):
-        raise TypeError(f"residual must be an ItemKNN or None, got {type(residual).__name__}")
-    history = residual.history
-    if (history.num_users, history.num_items) != (num_users, num_items):
-        raise ValueError(
-            f"the residual is of {history}, the embeddings are of {num_users} users and "
-            f"{num_items} items"
-        )
 
 
 class _Coarse:

@@ -16,7 +16,7 @@ pair of a block: processes exchange the batch's rows, and each scores a part of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -28,11 +28,11 @@ from lightgcn.core.process_group import (
     ProcessLostError,
     process_group,
 )
-from lightgcn.graph.adjacency import Graph, exponents
+from lightgcn.graph.adjacency import Graph
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.links import LinkSet
 from lightgcn.nn.config import RankingConfig
-from lightgcn.nn.model import LightGCN, normalization_name
+from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.closed_forms import ClosedForms
 from lightgcn.ranking.evaluation import Evaluation, evaluate_users
 from lightgcn.ranking.ranker import Ranker
@@ -64,45 +64,31 @@ class ShardedLightGCN(LightGCN):
             ValueError: if there are fewer columns than processes, or process 0 passes None, a
                 model of another dtype than float32, or one of a "custom" normalisation.
         """
-        found = _unfit(model)
-        sent = processes.broadcast([0.0] * 16 if model is None or found else _numbers(model))
-        num_users, num_items, width, layers = map(int, sent[:4])
-        if not width:  # in all processes, none of which waits for the others
-            given_by_0 = found if processes.rank == 0 else "something else"
+        unfit = _unfit(model)
+        sent = processes.broadcast_json(None if model is None or unfit else _described(model))
+        if sent is None:  # in all processes, none of which waits for the others
+            given_by_0 = unfit if processes.rank == 0 else "something else"
             raise ValueError(
                 "process 0 must pass a float32 model with exponents of normalisation, got "
                 f"{given_by_0}"
             )
-        processes.column_counts(width)
-        given = (0.0,) * (layers + 1) if model is None else model.alpha
-        alpha = given.tolist() if isinstance(given, Tensor) else list(given)
-        alpha = processes.broadcast(alpha)  # in float64, exactly
         shard = cls.__new__(cls)
         nn.Module.__init__(shard)
-        shard.num_users, shard.num_items, shard.embedding_dim, shard.num_layers = (
-            num_users,
-            num_items,
-            width,
-            layers,
-        )
+        shard.num_users, shard.num_items = sent["num_users"], sent["num_items"]
+        shard.embedding_dim, shard.num_layers = sent["embedding_dim"], sent["num_layers"]
+        shard.processes, shard.ranking = processes, RankingConfig(**sent["ranking"])
+        named: Any = sent["normalization"]
+        shard.normalization = tuple(named) if isinstance(named, list) else named
+        processes.column_counts(shard.embedding_dim)
         table = None if model is None else model.embedding.detach()
-        a, b, known, prior, neighbours, gain, is_ease, spectral, *others = sent[5:]
-        shard.processes = processes
-        shard.ranking = RankingConfig(
-            None if prior < 0 else prior,
-            int(neighbours),
-            gain,
-            "ease" if is_ease else "cosine",
-            int(spectral),
-            *others,
-        )
-        shard.normalization = normalization_name((a, b)) if known else None
+        shape = (shard.num_users + shard.num_items, shard.embedding_dim)
         shard.embedding = nn.Parameter(
-            processes.scatter_columns(table, (num_users + num_items, width), torch.device(device))
+            processes.scatter_columns(table, shape, torch.device(device))
         )
-        shard.alpha = tuple(alpha)
-        if sent[4]:
-            shard.alpha = nn.Parameter(torch.tensor(alpha, dtype=torch.float32, device=device))
+        shard.alpha = tuple(sent["alpha"])
+        if sent["learnable"]:
+            alpha = torch.tensor(sent["alpha"], dtype=torch.float32, device=device)
+            shard.alpha = nn.Parameter(alpha)
         return shard
 
     def reset_parameters(self, *arguments: Any, **options: Any) -> None:
@@ -198,21 +184,10 @@ def _unfit(model: LightGCN | None) -> str:
     return 'normalization="custom"' if model.normalization == "custom" else ""
 
 
-def _numbers(model: LightGCN) -> list[float]:
-    """Return all but the weights as 16 numbers: the shape, the normalisation and the ranking."""
-    normalization, ranking = model.normalization, model.ranking
-    a, b, known = 0.0, 0.0, normalization is not None
-    if normalization is not None and normalization != "custom":
-        a, b = exponents(normalization)
-    shape = model.num_users, model.num_items, model.embedding_dim, model.num_layers
-    prior = -1.0 if ranking.popularity_prior is None else ranking.popularity_prior
-    weights = (
-        ranking.item_knn_weight,
-        ranking.item_similarity == "ease",
-        ranking.spectral,
-        ranking.spectral_weight,
-        ranking.time_decay,
-        ranking.time_decay_weight,
-    )
+def _described(model: LightGCN) -> dict[str, Any]:
+    """Return all but the embeddings, in JSON types."""
+    names = "num_users", "num_items", "embedding_dim", "num_layers", "normalization"
     learnable = isinstance(model.alpha, nn.Parameter)
-    return [*shape, learnable, a, b, known, prior, ranking.item_knn, *weights]
+    alpha = model.alpha.tolist() if isinstance(model.alpha, Tensor) else list(model.alpha)
+    found = {name: getattr(model, name) for name in names}
+    return found | {"learnable": learnable, "alpha": alpha, "ranking": asdict(model.ranking)}

@@ -45,7 +45,7 @@ def dense_scores(recommender, playlists, titles, title_weight, share_weight):
                 user = torch.cat([mixed, user[width:]])
         row = items @ user
         if not user[:width].any() and cosine is None:
-            row = recommender.seen.item_degrees.double().log1p()
+            row = recommender.seen.item_degrees.double().log1p() / 1024
         deviation = row.std(correction=0)
         if recommender.ranker.item_knn is not None and seeds:
             new = Interactions(torch.zeros(len(seeds)).long(), seeds, 1, len(items))
