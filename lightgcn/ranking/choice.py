@@ -45,8 +45,9 @@ _ENTRIES = 1 << 28
 _DECAYS = ((1.0, 0.5), (1.0, 1.0), (2.0, 1.0))
 # Weights to start from, beside cosines: within 2 times of the best ones on three data sets.
 _USUAL_PRIOR, _USUAL_ITEM_GAIN, _USUAL_USER_GAIN, _USUAL_SPECTRAL = 0.13, 0.4, 0.3, 0.006
-# Choices that are measured among all items, with and without an order.
-_FINALS = 3
+# Of the usual weights, the best ones to start from; of what is found, the best ones of different
+# kinds to measure among all items, with and without an order.
+_STARTS, _FINALS = 3, 2
 # Users of the search.
 _SEARCHED = 4000
 _FACTORS = (0.0, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0)
@@ -235,9 +236,9 @@ class _Search:
         """
         tables = self._tables(decay)
         parts = _Parts(self, tables, given)
-        starts = [*parts.starts(), *given]
-        found = sorted((parts.improved(start) for start in starts), key=lambda one: -one[0])
-        starts = [weights for _, weights in found]
+        starts = sorted((*parts.starts(), *given), key=parts.objective, reverse=True)
+        found = [parts.improved(start) for start in starts[:_STARTS]]
+        starts = [weights for _, weights in sorted(found, key=lambda one: -one[0])]
         parts = _Parts(self, tables, starts)
         return [(*parts.improved(start), parts) for start in starts]
 
