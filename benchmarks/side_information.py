@@ -1,11 +1,11 @@
 """What artists and titles are worth: rare tracks with side nodes, and playlists without tracks by
 their titles.
 
-    python -m benchmarks.side_information artists DATA [--seeds 0 1 2]
+    python -m benchmarks.side_information artists DATA [--column artist_id] [--seeds 0 1 2]
     python -m benchmarks.side_information titles DATA --words MODEL [--cold 2000]
 
 DATA is what `lightgcn train` takes, of MPD slices. "artists" trains `fast` with and without the
-tracks of an artist tied by a further node, and ranks for test edges by how many playlists of the
+tracks of an artist (or what the column says) tied by a further node, and ranks for test edges by how many playlists of the
 rest hold the track. "titles" takes all tracks from some playlists, and ranks for them from their
 titles alone: by a start from words (MODEL, as `lightgcn train --words` takes it), and by the mean
 of the playlists whose titles are most like theirs."""
@@ -32,8 +32,8 @@ from lightgcn.training.config import Preset
 BANDS = ((0, None), (1, 2), (3, 5), (6, 20), (21, None))
 
 
-def artists(dataset: Dataset, seeds: list[int]) -> None:
-    graph, side = dataset.interactions, SideNodes.of(dataset.groups("artist_id"))
+def artists(dataset: Dataset, column: str, seeds: list[int]) -> None:
+    graph, side = dataset.interactions, SideNodes.of(dataset.groups(column))
     names = [
         "all" if not low else f"{low} to {high}" if high else f"{low} and more"
         for low, high in BANDS
@@ -41,7 +41,7 @@ def artists(dataset: Dataset, seeds: list[int]) -> None:
     print(f"{graph}\n{'seed':<6}{'':<14}" + "".join(f"{name:>26}" for name in names))
     for seed in seeds:
         plain = split_edges(graph, seed=seed, disjoint=0.0, negatives=0.0)
-        for name, split in (("without", plain), ("with artists", side.extend_split(plain))):
+        for name, split in (("without", plain), ("with", side.extend_split(plain))):
             config = preset("fast", seed=seed, eval_every=8)
             message, test = split.test.message, split.test.positives
             users, items, knn = trained(split, config, message)
@@ -120,6 +120,7 @@ def main() -> None:
     )
     parser.add_argument("what", choices=["artists", "titles"])
     parser.add_argument("data")
+    parser.add_argument("--column", default="artist_id", help="of the items (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--words", help="language model: a folder, or the name of an installed one")
     parser.add_argument(
@@ -128,7 +129,7 @@ def main() -> None:
     arguments = parser.parse_args()
     dataset = open_dataset(arguments.data, progress=True)
     if arguments.what == "artists":
-        artists(dataset, arguments.seeds)
+        artists(dataset, arguments.column, arguments.seeds)
     elif arguments.words is None:
         parser.error("titles needs --words MODEL")
     else:

@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -21,6 +21,7 @@ from lightgcn.core.checks import checked_count, checked_number, is_out_of_memory
 from lightgcn.core.lock import folder_lock
 from lightgcn.core.memory import training_memory, warn_of_shortage
 from lightgcn.graph.links import Split
+from lightgcn.nn.config import RankingConfig
 from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.metrics import is_better, lower_is_better, parse_metric
 from lightgcn.training.batches import check_split
@@ -98,8 +99,9 @@ def tune(
     """Search for the settings with the best metric on ``split.val`` (extra ``tune``).
 
     The start and the presets are tried first, then random draws, then proposals of a Gaussian
-    process (Optuna). A search in ``folder`` of the same data, start, ``fixed`` and ``max_dim`` is
-    continued. The test set is not read.
+    process (Optuna). If the start has ``choose_ranking``, the parts of a score and their weights
+    are not searched: training with what is found chooses them. A search in ``folder`` of the same
+    data, start, ``fixed`` and ``max_dim`` is continued. The test set is not read.
 
     A trial ends when its patience runs out, or when it is worse than the median of other trials
     after the same training time (without ``minutes``: the same epochs); with ``minutes``, also
@@ -211,6 +213,8 @@ class _Search:
         fixed = self.fixed
         if "all" in (self.split.val.negative_pairs, self.start.train.negative_pairs):
             fixed += _USER_ITEM_PARTS
+        if self.start.train.choose_ranking:  # after training, which needs no trial
+            fixed += tuple(each.name for each in fields(RankingConfig))
         self.space = search_space(self.base, num_edges, max_dim=self.max_dim, fixed=fixed)
         if not self.space:
             raise ValueError("all settings are fixed: nothing is left to search")

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import lightgcn.training.tuning
-from lightgcn import Split, fit, preset, split_edges, tune
+from lightgcn import RankingConfig, Split, fit, preset, split_edges, tune
 from lightgcn.datasets import synthetic_interactions
 from lightgcn.training import PRESETS, TuneResult
 from lightgcn.training.search_space import STARTUP_TRIALS, first_trials, search_space
@@ -26,7 +26,13 @@ pytest.importorskip("optuna")
 USERS, ITEMS = 60, 45
 # A start that learns too slowly to be good.
 POOR = preset(
-    "fast", init="xavier", embedding_dim=8, learning_rate=3e-4, epochs=6, metric="recall@5"
+    "fast",
+    choose_ranking=False,
+    init="xavier",
+    embedding_dim=8,
+    learning_rate=3e-4,
+    epochs=6,
+    metric="recall@5",
 )
 QUICK: dict[str, Any] = {"start": POOR, "fixed": ("epochs", "embedding_dim")}
 
@@ -224,6 +230,17 @@ def test_the_start_is_tried_as_it_is_and_what_is_zero_may_be_fixed(split, tmp_pa
     fixed = (*QUICK["fixed"], "init_std")
     first = tune(split, tmp_path, trials=1, start=start, fixed=fixed).trials[0]
     assert first.settings == {name: start.flat()[name] for name in first.settings}
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_what_is_chosen_after_training_is_not_searched(split, tmp_path, chosen: bool) -> None:
+    start = POOR.changed(choose_ranking=chosen)
+    found = tune(split, tmp_path, trials=1, start=start, fixed=QUICK["fixed"])
+    searched = found.trials[0].settings.keys()
+    assert {"popularity_prior", "item_knn", "time_decay"} <= searched or chosen
+    assert not (chosen and {*RankingConfig.__dataclass_fields__} & searched)
+    assert "temperature" in searched
+    assert found.settings is not None and found.settings.train.choose_ranking is chosen
 
 
 def test_with_negatives_of_any_two_nodes_parts_of_user_item_scores_are_left_out(tmp_path) -> None:
