@@ -218,23 +218,25 @@ class _Search:
     def _searched(self, own: RankingConfig, use_order: bool) -> list[list[_Found]]:
         """Return the local optima without an order, and those with one."""
         given = [] if own.time_decay else [self._weights_of(own)]
-        plain = self._optima((0.0, 0.0), given)
+        plain = self._optima(self._tables((0.0, 0.0)), given)
         if not use_order:
             return [plain]
-        best = max(plain, key=lambda one: one[0])[1]
+        start = max(plain, key=lambda one: one[0])[1]
         asked = {(own.time_decay, own.time_decay_weight)} if own.time_decay else set()
-        ordered: list[_Found] = []
+        tried: list[tuple[float, Weights, _Tables]] = []
         for decay in sorted({*_DECAYS, *asked}):
-            ordered += self._optima(decay, [best])
-        return [plain, ordered]
+            tables = self._tables(decay)
+            tried.append((*_Parts(self, tables, [start]).improved(start), tables))
+        _, best, tables = max(tried, key=lambda one: one[0])
+        parts = _Parts(self, tables, [best])
+        return [plain, [(*parts.improved(best), parts)]]
 
-    def _optima(self, decay: tuple[float, float], given: list[Weights]) -> list[_Found]:
+    def _optima(self, tables: _Tables, given: list[Weights]) -> list[_Found]:
         """Return the local optima from given and usual weights.
 
         Weights may be good because the items that they wrongly prefer are no candidates. So what
         is found makes further candidates, and the search goes on.
         """
-        tables = self._tables(decay)
         parts = _Parts(self, tables, given)
         starts = sorted((*parts.starts(), *given), key=parts.objective, reverse=True)
         found = [parts.improved(start) for start in starts[:_STARTS]]
