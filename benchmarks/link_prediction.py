@@ -44,7 +44,9 @@ def trained(split: Split, config: Preset) -> tuple[Tensor, Tensor, int]:
     model = config.new_model(split.val.message)
     result = fit(model, split, config, progress=True)
     ranker = Ranker.from_model(model, message)
-    return ranker.users, ranker.items, result.best_epoch
+    # Of dot products the embeddings alone, which score pairs of any two nodes as well.
+    width = None if ranker.config.popularity_prior else ranker.num_columns
+    return ranker.users[:, :width], ranker.items[:, :width], result.best_epoch
 
 
 def sampled_hit_rate(users: Tensor, items: Tensor, split: Split, k: int = 10) -> float:

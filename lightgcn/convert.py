@@ -181,7 +181,7 @@ def embeddings_to_parquet(recommender: Recommender, folder: str | Path) -> list[
     and its embedding.
 
     Embeddings are lists of float32. The dot product of a user's and an item's is the score, without
-    the part of the item kNN. Needs the extra ``lightgcn[parquet]``.
+    what item kNN and user kNN add. Needs the extra ``lightgcn[parquet]``.
 
     Args:
         recommender: the recommender with the embeddings.

@@ -226,7 +226,7 @@ class Recommender:
 
     def fold_in_user(self, items: Sequence[int], weights: Sequence[float] | None = None) -> Tensor:
         """Return the row of a new user with the given items (indices), (w,), as `Ranker.fold_in`
-        does: its product with ``ranker.items`` is the score, without item kNN.
+        does: its product with ``ranker.items`` is the score, but for item kNN and user kNN.
 
         Raises:
             ValueError: without items, for an index out of range, for weights that do not fit, or

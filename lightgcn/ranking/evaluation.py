@@ -132,9 +132,12 @@ def evaluate_users(
     """
     ks, result = _checked_ks(ks), Evaluation({})
     if links.negatives.shape[1]:
+        left, right = ranker.users, ranker.items
         if links.negative_pairs == "all":
             check_scores_all_pairs(ranker.config)
-        result = evaluate_links(ranker.users, ranker.items, links, residual=ranker.residual)
+            # Without the column of popularity, which is of a user and an item.
+            left, right = left[:, : ranker.num_columns], ranker.item_directions
+        result = evaluate_links(left, right, links, residual=ranker.residual)
     if ks:
         relevant = links.positives if users is None else links.positives.select_users(users)
         ranking = evaluate_ranking(

@@ -189,7 +189,7 @@ def _blocks(train: Interactions) -> Iterator[tuple[int, int]]:
         0, train.items.cpu(), train.user_degrees.cpu()[train.users.cpu()]
     )
     ends = most.cumsum(0)
-    rows = 1 << min(_FREE_BITS - _item_bits(train.num_items), 20)
+    rows = most_rows(train.num_items)
     first = 0
     while first < train.num_items:
         before = int(ends[first - 1]) if first else 0
@@ -203,6 +203,7 @@ def largest_others(
     similarities: Any, own: npt.NDArray[np.int64], neighbours: int
 ) -> tuple[Floats, Integers, Integers]:
     """Return each row's largest entries without its ``own`` column: values, columns, counts by row.
+    There are `most_rows` rows, at most.
 
     Each entry becomes one integer of row, descending value and item: sorting integers takes a tenth
     of the time of sorting by several keys, and ties break by item."""
@@ -225,6 +226,11 @@ def largest_others(
         near.astype(np.int32 if item_bits < 32 else np.int64),
         np.minimum(counts, neighbours),
     )
+
+
+def most_rows(num_columns: int) -> int:
+    """Return how many rows `largest_others` can sort at a time."""
+    return 1 << min(_FREE_BITS - _item_bits(num_columns), 20)
 
 
 def _item_bits(num_items: int) -> int:

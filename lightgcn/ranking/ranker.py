@@ -5,8 +5,8 @@ A score is the dot product or the cosine of two final embeddings, plus the parts
 but the nearest neighbours are columns of two tables, so a ranking is one matrix product and a few
 additions.
 
-The columns are those of the embeddings, one of the items' popularity, and the spectral ones. With
-dot products the popularity is for users without edges alone, of whom nothing else is known.
+The columns are those of the embeddings, one of the items' popularity, and the spectral ones.
+Without a prior the popularity is for users without edges alone, of whom nothing else is known.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from lightgcn.ranking.user_knn import UserKNN
 
 # Rows that are normalised at a time.
 _ROWS = 1 << 16
-# Beside dot products, by what the column of popularity is divided: scores near zero say nothing of
+# Without a prior, by what the column of popularity is divided: scores near zero say nothing of
 # a link, and the column does not lengthen the items, by which `top_k` bounds scores.
 _POPULARITY_UNIT = 1024.0
 
@@ -202,10 +202,12 @@ class Ranker:
             users = towards_latest(users, items, history, config.time_decay_weight)
         # Of a user without edges, popularity alone tells something.
         users = users.masked_fill((message.user_degrees == 0).unsqueeze(1), 0.0)
-        if config.popularity_prior is not None:
+        if config.popularity_prior:
             prior = config.popularity_prior
             users, items = with_popularity_prior(users, items, message.item_degrees, prior)
         else:
+            if config.popularity_prior is not None:
+                users, items = (unit_rows(x).to(x.dtype) for x in (users, items))
             popularity = message.item_degrees.float().log1p().unsqueeze(1)
             users, items = _with_unknown(users), _with_columns(items, popularity / _POPULARITY_UNIT)
         del adjacency
@@ -391,9 +393,10 @@ class Ranker:
         Those of cosines are at length 1. A row of zeros is a user of whom nothing is known, and is
         ranked by popularity.
         """
-        if self.config.popularity_prior is not None:
+        prior = self.config.popularity_prior
+        if prior:
             return _unit_rows_and(users, 1.0)
-        return _with_unknown(users)
+        return _with_unknown(users if prior is None else unit_rows(users))
 
     def _with_spectral(self, users: Tensor, history: Interactions) -> Tensor:
         """Return (B, w) embeddings of users of ``history`` with the columns of the spectral ones
@@ -429,8 +432,12 @@ class Ranker:
             if matrix is not None:
                 parts = matrix_to_tensors(matrix)
                 tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
-        metadata = {"ranking": asdict(self.config), "user_exponent": self.user_exponent}
-        return tensors, metadata | {"embedding_dim": self.num_columns}
+        return tensors, {
+            "ranking": asdict(self.config),
+            "user_exponent": self.user_exponent,
+            "embedding_dim": self.num_columns,
+            "own_profiles": self.user_knn is not None and self.user_knn.are_own,
+        }
 
     @classmethod
     def from_tensors(
@@ -462,10 +469,8 @@ class Ranker:
             knn = ItemKNN(weighted, similarity, config.item_knn_weight)
         if config.user_knn:
             profiles = matrix_from_tensors(_prefixed(tensors, "user_knn"), len(items))
-            if profiles.shape[0] < len(users):
-                raise ValueError(f"profiles of {profiles.shape[0]} users, not of {len(users)}")
-            count, weight = config.user_knn, config.user_knn_weight
-            user_knn = UserKNN.from_profiles(weighted, profiles, count, weight)
+            count, weight, own = config.user_knn, config.user_knn_weight, metadata["own_profiles"]
+            user_knn = UserKNN.from_profiles(weighted, profiles, count, weight, are_own=own)
         exponent = float(metadata["user_exponent"])
         table, linked = tensors.get("fold_in"), tensors.get("linked")
         scale, variances = (tensors.get(f"spectral.{name}") for name in ("scale", "variances"))

@@ -116,7 +116,9 @@ def check_residual(residual: Any, num_users: int, num_items: int) -> None:
     if residual is None:
         return
     if not hasattr(residual, "of_users"):
-        raise TypeError(f"residual must be an ItemKNN or None, got {type(residual).__name__}")
+        raise TypeError(
+            f"residual must be an ItemKNN, a UserKNN or None, got {type(residual).__name__}"
+        )
     history = residual.history
     if (history.num_users, history.num_items) != (num_users, num_items):
         raise ValueError(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lightgcn.core.checks import checked_count, checked_number
 from lightgcn.graph.interactions import Interactions, checked_interactions
-from lightgcn.ranking.item_knn import history_rows, largest_others, scaled_to
+from lightgcn.ranking.item_knn import history_rows, largest_others, most_rows, scaled_to
 from lightgcn.ranking.residual import Gains, matrix_gains
 
 # Similarities computed at a time, at most.
@@ -44,13 +44,15 @@ class UserKNN:
 
     Raises:
         ValueError: if ``neighbours`` < 1, ``weight`` is negative or not finite, or the parts are of
-            different items.
+            different items or users.
 
     Example:
+        >>> import torch
         >>> graph = Interactions([0, 0, 1, 1], [0, 1, 1, 2], num_users=2, num_items=3)
         >>> user_knn = UserKNN.from_graph(graph, neighbours=1, weight=0.5)
-        >>> user_knn.of_users(torch.tensor([0]))
-        (tensor([0, 0]), tensor([1, 2]), tensor([0.5000, 0.5000]))
+        >>> _, items, gains = user_knn.of_users(torch.tensor([0]))
+        >>> sorted(items.tolist()), gains
+        ([1, 2], tensor([0.5000, 0.5000]))
     """
 
     history: Interactions
@@ -67,6 +69,8 @@ class UserKNN:
         if shape[1] != count or self.directions.shape != (count, shape[0]):
             found = f"{shape} and {self.directions.shape}"
             raise ValueError(f"profiles and directions of shapes {found} do not fit {self.history}")
+        if self.are_own and shape[0] < self.history.num_users:
+            raise ValueError(f"profiles of {shape[0]} users do not fit {self.history}")
 
     @classmethod
     def from_graph(cls, train: Interactions, neighbours: int = 50, weight: float = 0.3) -> UserKNN:
@@ -86,9 +90,15 @@ class UserKNN:
 
     @classmethod
     def from_profiles(
-        cls, history: Interactions, profiles: Any, neighbours: int, weight: float
+        cls,
+        history: Interactions,
+        profiles: Any,
+        neighbours: int,
+        weight: float,
+        *,
+        are_own: bool = True,
     ) -> UserKNN:
-        """Return user kNN for the users of ``history``, who are the first rows of ``profiles``."""
+        """Return user kNN for the users of ``history``, with the attributes as they are given."""
         from scipy.sparse import diags_array
 
         users, items = (np.asarray(profiles.sum(axis=axis)) for axis in (1, 0))
@@ -98,7 +108,7 @@ class UserKNN:
         )
         scaled = diags_array(by_user) @ profiles @ diags_array(by_item)
         directions = scaled.T.tocsr().astype(np.float32)
-        return cls(history, profiles, directions, neighbours, weight)
+        return cls(history, profiles, directions, neighbours, weight, are_own)
 
     def of_users(self, users: Tensor) -> Gains:
         """Return the gains of (B,) users: (n,) rows of ``users``, sorted, (n,) items, (n,)
@@ -124,8 +134,9 @@ class UserKNN:
         entries = np.diff(self.directions.indptr)[histories.indices]
         ends = np.concatenate([[0], np.cumsum(entries)])[histories.indptr]
         first, count = 0, histories.shape[0]
+        rows = most_rows(self.directions.shape[1])
         while first < count:
             end = int(np.searchsorted(ends, ends[first] + _BLOCK, side="right")) - 1
-            end = min(max(end, first + 1), count)
+            end = min(max(end, first + 1), first + rows, count)
             yield first, end
             first = end

@@ -100,8 +100,9 @@ def tune(
 
     The start and the presets are tried first, then random draws, then proposals of a Gaussian
     process (Optuna). If the start has ``choose_ranking``, the parts of a score and their weights
-    are not searched: training with what is found chooses them. A search in ``folder`` of the same
-    data, start, ``fixed`` and ``max_dim`` is continued. The test set is not read.
+    are not searched: trials are compared with those of the start, and training with what is found
+    chooses them. A search in ``folder`` of the same data, start, ``fixed`` and ``max_dim`` is
+    continued. The test set is not read.
 
     A trial ends when its patience runs out, or when it is worse than the median of other trials
     after the same training time (without ``minutes``: the same epochs); with ``minutes``, also

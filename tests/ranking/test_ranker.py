@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn import (
@@ -19,9 +20,12 @@ from lightgcn import (
     Ranker,
     RankingConfig,
     Recommender,
+    evaluate,
+    evaluate_links,
     load_model,
     preset,
     save_model,
+    split_edges,
 )
 from lightgcn.datasets import synthetic_interactions
 from lightgcn.graph.adjacency import normalized_adjacency
@@ -279,6 +283,32 @@ def test_a_user_of_whom_nothing_is_known_is_ranked_by_popularity(name: str) -> N
     assert ranker.top_k(40, torch.tensor([0])).items[0].tolist() != popular.tolist()
     nothing = Interactions(graph.users[:0], graph.items[:0], 1, 40)
     assert ranker.fold_in(nothing).top_k(40).items[0].tolist() == popular.tolist()
+
+
+def test_without_a_weight_of_popularity_it_still_ranks_for_users_without_edges() -> None:
+    edges = synthetic_interactions(60, 40, 500, seed=4)
+    graph = Interactions(edges.users, edges.items, 61, 40)
+    model = LightGCN(61, 40, embedding_dim=8, seed=1)
+    ranker = Ranker.from_model(model, graph, config=RankingConfig(0.0))
+    popular = graph.item_degrees.argsort(descending=True, stable=True).tolist()
+    nothing = Interactions(graph.users[:0], graph.items[:0], 1, 40)
+    assert ranker.top_k(40, torch.tensor([60])).items[0].tolist() == popular
+    assert ranker.fold_in(nothing).top_k(40).items[0].tolist() == popular
+    users, items = (F.normalize(x) for x in model.embed(normalized_adjacency(graph)))
+    scores = ranker.score_users(torch.arange(60))
+    torch.testing.assert_close(scores, users[:60] @ items.T, rtol=1e-5, atol=1e-6)
+
+
+def test_links_of_any_two_nodes_are_scored_by_the_embeddings_alone() -> None:
+    edges = synthetic_interactions(100, 80, 1500, seed=0)
+    graph = Interactions(edges.users, edges.items, 150, 80)  # a third without edges
+    links = split_edges(graph, negative_pairs="all").test
+    model = LightGCN(150, 80, embedding_dim=8, seed=1)
+    users, items = (x.detach() for x in model.embed(links.message))
+    users[links.message.user_degrees == 0] = 0.0
+    alone = evaluate_links(users, items, links)
+    found = evaluate(model, links, ks=())
+    assert found.metrics == pytest.approx(alone.metrics)
 
 
 def test_popularity_for_users_without_edges_changes_no_other_score() -> None:

@@ -133,6 +133,30 @@ def test_a_stored_recommender_answers_as_before(groups: bool, tmp_path: Path) ->
     assert loaded.recommend_new([3, 8], 5) == recommender.recommend_new([3, 8], 5)
 
 
+def test_many_users_at_once_are_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More rows than a sort key has room for beside so many users."""
+    count, many, items = 4096, (1 << 20) + 1, 300
+    draw = torch.Generator().manual_seed(0)
+    users = torch.arange(count).repeat_interleave(2)
+    columns = torch.randint(0, items, (2 * count,), generator=draw)
+    residual = UserKNN.from_graph(Interactions(users, columns, many, items), 5, 1.0)
+    chosen = torch.arange(count)
+    whole = residual.of_users(chosen)
+    parts = [residual.of_users(part) for part in chosen.split(500)]
+    values = torch.cat([part[2] for part in parts])
+    assert torch.equal(whole[2], values)
+    assert torch.equal(whole[1], torch.cat([part[1] for part in parts]))
+
+
+def test_a_stored_ranker_of_new_users_scores_as_before(tmp_path: Path) -> None:
+    ranker = Ranker.from_model(model(), graph())
+    people = torch.arange(40)
+    new = ranker.fold_in(Interactions(people, people % ITEMS, 40, ITEMS))
+    Recommender(new).save(tmp_path / "new")
+    loaded = Recommender.load(tmp_path / "new").ranker
+    assert torch.equal(loaded.score_users(people), new.score_users(people))
+
+
 def test_wrong_values_are_refused() -> None:
     for neighbours, weight, match in ((0, 0.1, "neighbours"), (3, -1.0, "weight")):
         with pytest.raises(ValueError, match=match):
@@ -142,6 +166,8 @@ def test_wrong_values_are_refused() -> None:
         replace(residual, history=Interactions([0], [0], 1, ITEMS + 1))
     with pytest.raises(ValueError, match="user_knn_weight"):
         RankingConfig(user_knn_weight=-1.0)
+    with pytest.raises(ValueError, match="profiles of 23 users"):
+        replace(residual, history=Interactions([0], [0], USERS + 1, ITEMS))
     ranker = Ranker.from_model(model(), graph())
     with pytest.raises(ValueError, match="user_knn is None"):
         replace(ranker, user_knn=None)
