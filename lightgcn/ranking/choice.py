@@ -50,8 +50,9 @@ _USUAL_PRIOR, _USUAL_ITEM_GAIN, _USUAL_USER_GAIN, _USUAL_SPECTRAL = 0.13, 0.4, 0
 _STARTS, _FINALS = 3, 2
 # Users of the search.
 _SEARCHED = 4000
-_FACTORS = (0.0, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0)
-_SWEEPS = 4
+# None is 0, from which a weight would not come back; `_Parts.without_idle` leaves parts out.
+_FACTORS = (0.25, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0)
+_SWEEPS = 6
 
 Weights = dict[str, float]
 Worth = dict[str, float]
@@ -419,7 +420,7 @@ class _Parts:
                         best, weights = value, some
             if best <= before:
                 break
-        return best, {part: weight for part, weight in weights.items() if weight}
+        return best, weights
 
     def without_idle(self, weights: Weights) -> tuple[Weights, dict[str, float]]:
         """Leave out parts that are worth too little; return the others' worth as well."""

@@ -3,6 +3,7 @@ it ended."""
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -175,6 +176,22 @@ def test_published_splits_are_known_by_their_size() -> None:
     assert Reproduction([], None).published() == {}
     for rows in PUBLISHED.values():
         assert set(rows) <= set(KNOWN_SPLITS.values())
+
+
+def test_the_results_page_has_the_published_rows() -> None:
+    page = Path(__file__).parents[2] / "docs" / "results.md"
+    section, found = "", set()
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            section = next((name for name in KNOWN_SPLITS.values() if name in line), "")
+        row = re.match(r"\| \*published:\* (.+?) \| (\.\d{4}) \| (\.\d{4}) \|", line)
+        assert bool(row) == ("*published:*" in line), line
+        if row:
+            values = float(row[2]), float(row[3])
+            assert PUBLISHED[row[1]][section] == values, line
+            found.add((row[1], section))
+    wanted = {(name, split) for name, rows in PUBLISHED.items() for split in rows}
+    assert found == {pair for pair in wanted if pair[1] != "Amazon-Book"}
 
 
 def test_gowalla_is_known(gowalla: Path) -> None:
