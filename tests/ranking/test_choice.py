@@ -13,6 +13,7 @@ from lightgcn import Interactions, LightGCN, LinkSet, RankingConfig
 from lightgcn.datasets import synthetic_interactions
 from lightgcn.graph.links import link_set
 from lightgcn.ranking import Ranker, choose_ranking, evaluate
+from lightgcn.ranking import choice as choice_module
 
 METRICS = ("recall", "ndcg")
 
@@ -257,3 +258,19 @@ def test_spectral_embeddings_of_any_dtype_and_of_a_regular_graph(dtype: torch.dt
     ranker = Ranker.from_model(model, graph, config=RankingConfig(20.0, spectral=4))
     assert torch.isfinite(ranker.score_users(torch.arange(60))).all()
     assert ranker.num_columns == 4 and ranker.num_spectral == 4
+
+
+def test_the_search_never_steps_to_a_weight_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 0 a weight could not come back once the others have changed."""
+    improved, seen = choice_module._Parts.improved, []
+
+    def watched(self: Any, weights: dict[str, float]) -> Any:
+        found = improved(self, weights)
+        seen.append((weights, found[1]))
+        return found
+
+    monkeypatch.setattr(choice_module._Parts, "improved", watched)
+    model, val = trained()
+    choose_ranking(model, val)
+    assert seen and all(before.keys() == after.keys() for before, after in seen)
+    assert all(min(after.values()) > 0 for _, after in seen)

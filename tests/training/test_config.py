@@ -54,6 +54,8 @@ OUT_OF_RANGE: dict[type, dict[str, tuple[Any, ...]]] = {
         "item_knn": (-1, 1.5, None),
         "item_knn_weight": (-0.1, math.nan, None),
         "item_similarity": ("jaccard", None),
+        "user_knn": (-1, 1.5, None),
+        "user_knn_weight": (-0.1, math.nan, None),
         "spectral": (-1, 1.5, None),
         "spectral_weight": (-0.1, math.nan, None),
         "time_decay": (-0.5, math.inf, None),

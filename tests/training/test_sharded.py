@@ -239,7 +239,7 @@ def test_a_process_without_others_is_alone():
 
 
 def test_a_part_has_the_settings_of_the_whole_or_is_refused():
-    for ranking in (RankingConfig(0.1, 7, 0.3, "ease", 5, 0.2, 1.5, 0.6), RankingConfig()):
+    for ranking in (RankingConfig(0.1, 7, 0.3, "ease", 9, 0.4, 5, 0.2, 1.5, 0.6), RankingConfig()):
         for normalization in (None, "mean", (0.25, 0.75)):
             whole = LightGCN(5, 4, 6, normalization=normalization)
             whole.ranking = ranking
