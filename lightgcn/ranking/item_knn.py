@@ -91,8 +91,7 @@ class ItemKNN:
             for first in range(0, max(1, len(users)), _USERS)
         ]
         sums = found[0] if len(found) == 1 else vstack(found, format="csr")
-        sums.data *= np.repeat(scaled_to(self.weight, sums), np.diff(sums.indptr))
-        return matrix_gains(sums, users.device)
+        return largest_gain(self.weight, sums, users.device)
 
 
 def history_rows(graph: Interactions, users: Tensor) -> Any:
@@ -113,16 +112,17 @@ def history_rows(graph: Interactions, users: Tensor) -> Any:
     return csr_array((values.cpu().numpy(), columns, row_ends), (len(users), graph.num_items))
 
 
-def scaled_to(weight: float, sums: Any) -> Floats:
-    """Return each row's factor with which its largest entry is ``weight``, 0 if none is positive;
-    negative entries become 0."""
+def largest_gain(weight: float, sums: Any, device: torch.device) -> Gains:
+    """Return the gains of (B, num_items) CSR sums, scaled so that the largest of a row is
+    ``weight``; those below 0 become 0. The sums are overwritten."""
     scale = np.zeros(sums.shape[0], np.float32)
     some = np.diff(sums.indptr) > 0
     if some.any():
         largest = np.maximum.reduceat(sums.data, sums.indptr[:-1][some])
         scale[some] = np.divide(weight, largest, out=np.zeros_like(largest), where=largest > 0)
         np.maximum(sums.data, 0, out=sums.data)
-    return scale
+    sums.data *= np.repeat(scale, np.diff(sums.indptr))
+    return matrix_gains(sums, device)
 
 
 def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool = False) -> Any:
@@ -161,11 +161,15 @@ def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool =
     by_item = np.power(items, -0.5, out=np.zeros_like(items), where=items > 0)
     scaled = (diags_array(by_user) @ matrix @ diags_array(by_item)).tocsr().astype(np.float32)
     columns = scaled.T.tocsr()
+    # An item has at most as many similarities as its users have items.
+    most = torch.zeros(count, dtype=torch.int64, device="cpu").index_add_(
+        0, train.items.cpu(), train.user_degrees.cpu()[train.users.cpu()]
+    )
     found: list[tuple[Floats, Integers, Integers]] = []
     with tqdm(
         total=count, desc="neighbours", unit="item", disable=None if progress else True
     ) as bar:
-        for first, end in _blocks(train):
+        for first, end in row_blocks(most.numpy(), _BLOCK, count):
             products = (columns[first:end] @ scaled).tocsr()
             found.append(largest_others(products, np.arange(first, end), neighbours))
             bar.update(end - first)
@@ -182,18 +186,22 @@ def joined_rows(found: Sequence[tuple[Floats, Integers, Integers]], count: int) 
     return csr_array((values, near, np.concatenate([[0], np.cumsum(counts)])), shape=(count, count))
 
 
-def _blocks(train: Interactions) -> Iterator[tuple[int, int]]:
-    """Yield (first, end) of blocks of items: one item, or as many as keep memory bounded."""
-    # An item has at most as many similarities as its users have items.
-    most = torch.zeros(train.num_items, dtype=torch.int64, device="cpu").index_add_(
-        0, train.items.cpu(), train.user_degrees.cpu()[train.users.cpu()]
-    )
-    ends = most.cumsum(0)
-    rows = most_rows(train.num_items)
-    first = 0
-    while first < train.num_items:
-        before = int(ends[first - 1]) if first else 0
-        end = int(torch.searchsorted(ends, before + _BLOCK, right=True))
+def row_blocks(
+    entries: npt.NDArray[np.int64], most: int, num_columns: int
+) -> Iterator[tuple[int, int]]:
+    """Yield (first, end) of blocks of rows for `largest_others`: one row, or as many as have
+    ``most`` entries together, at most, and fit its sort keys.
+
+    Args:
+        entries: (R,) an upper bound on each row's entries.
+        most: entries of a block.
+        num_columns: of the matrix.
+    """
+    ends = np.concatenate([[0], np.cumsum(entries)])
+    rows = 1 << min(_FREE_BITS - _item_bits(num_columns), 20)
+    first, count = 0, len(entries)
+    while first < count:
+        end = int(np.searchsorted(ends, ends[first] + most, side="right")) - 1
         end = min(max(end, first + 1), first + rows)
         yield first, end
         first = end
@@ -203,7 +211,7 @@ def largest_others(
     similarities: Any, own: npt.NDArray[np.int64], neighbours: int
 ) -> tuple[Floats, Integers, Integers]:
     """Return each row's largest entries without its ``own`` column: values, columns, counts by row.
-    There are `most_rows` rows, at most.
+    There are as many rows as in a block of `row_blocks`, at most.
 
     Each entry becomes one integer of row, descending value and item: sorting integers takes a tenth
     of the time of sorting by several keys, and ties break by item."""
@@ -226,11 +234,6 @@ def largest_others(
         near.astype(np.int32 if item_bits < 32 else np.int64),
         np.minimum(counts, neighbours),
     )
-
-
-def most_rows(num_columns: int) -> int:
-    """Return how many rows `largest_others` can sort at a time."""
-    return 1 << min(_FREE_BITS - _item_bits(num_columns), 20)
 
 
 def _item_bits(num_items: int) -> int:

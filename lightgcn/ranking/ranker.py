@@ -290,8 +290,8 @@ class Ranker:
         if len(users) != len(items):
             raise ValueError(f"users and items must be as many, got {len(users)} and {len(items)}")
         scores = products(self.users, self.items, users, items)
-        if self.residual is not None:
-            scores += residual_of_links(self.residual, users, items)
+        if (residual := self.residual) is not None:
+            scores += residual_of_links(residual, users, items)
         return scores
 
     def score_users(self, users: Tensor) -> Tensor:
@@ -304,8 +304,8 @@ class Ranker:
         with torch.autocast(self.device.type, enabled=False):
             wide = torch.promote_types(self.items.dtype, torch.float32)
             scores = self.users[users].to(wide) @ self.items.to(wide).T
-        if self.residual is not None:
-            rows, items, gains = self.residual.of_users(users)
+        if (residual := self.residual) is not None:
+            rows, items, gains = residual.of_users(users)
             scores[rows, items] += gains.to(scores.dtype)
         return scores
 

@@ -10,7 +10,6 @@ Item kNN says which items occur together, user kNN what a circle of users shares
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +18,8 @@ from torch import Tensor
 
 from lightgcn.core.checks import checked_count, checked_number
 from lightgcn.graph.interactions import Interactions, checked_interactions
-from lightgcn.ranking.item_knn import history_rows, largest_others, most_rows, scaled_to
-from lightgcn.ranking.residual import Gains, matrix_gains
+from lightgcn.ranking.item_knn import history_rows, largest_gain, largest_others, row_blocks
+from lightgcn.ranking.residual import Gains
 
 # Similarities computed at a time, at most.
 _BLOCK = 1 << 22
@@ -118,25 +117,14 @@ class UserKNN:
         histories = history_rows(self.history, users)
         own = users.cpu().numpy() if self.are_own else np.full(len(users), -1)
         found = [csr_array((0, self.history.num_items), dtype=np.float32)]
-        for first, end in self._blocks(histories):
+        # A user has at most as many similarities as its items have users.
+        numbers = np.diff(self.directions.indptr)[histories.indices]
+        most = np.diff(np.concatenate([[0], np.cumsum(numbers)])[histories.indptr])
+        for first, end in row_blocks(most, _BLOCK, self.directions.shape[1]):
             products = (histories[first:end] @ self.directions).tocsr()
             values, near, counts = largest_others(products, own[first:end], self.neighbours)
             ends = np.concatenate([[0], np.cumsum(counts)])
             neighbours = csr_array((values, near, ends), shape=products.shape)
             found.append((neighbours @ self.profiles).tocsr())
         sums = vstack(found, format="csr")
-        sums.data *= np.repeat(scaled_to(self.weight, sums), np.diff(sums.indptr))
-        return matrix_gains(sums, users.device)
-
-    def _blocks(self, histories: Any) -> Iterator[tuple[int, int]]:
-        """Yield (first, end) of blocks of rows: one, or as many as keep memory bounded."""
-        # A row has at most as many similarities as its items have users.
-        entries = np.diff(self.directions.indptr)[histories.indices]
-        ends = np.concatenate([[0], np.cumsum(entries)])[histories.indptr]
-        first, count = 0, histories.shape[0]
-        rows = most_rows(self.directions.shape[1])
-        while first < count:
-            end = int(np.searchsorted(ends, ends[first] + _BLOCK, side="right")) - 1
-            end = min(max(end, first + 1), first + rows, count)
-            yield first, end
-            first = end
+        return largest_gain(self.weight, sums, users.device)

@@ -65,8 +65,7 @@ def dense_nearest(interactions: Interactions, k: int) -> Tensor:
             total = sum(float(matrix[u, one] * matrix[u, other] / users[u] ** 0.5) for u in common)
             if other != one and total:
                 near[other] = total / float(items[one] * items[other]) ** 0.5
-        # Equal in float64 can differ in float32 and the other way round: ties are told with a
-        # tolerance.
+        # Equal values in float64 may differ in float32, and the other way round: they are rounded.
         for other in sorted(near, key=lambda item: (-round(near[item], 6), item))[:k]:
             kept[one, other] = near[other]
     return kept

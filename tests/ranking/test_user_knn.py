@@ -40,7 +40,7 @@ def dense_gains(rows: Tensor, profiles: Tensor, k: int, weight: float, own: bool
         near = (row * profiles / items.sqrt()).sum(1) / users.sqrt()
         if own:
             near[place] = 0
-        # Equal in float64 can differ in float32: ties are told with a tolerance, and go by user.
+        # Equal values in float64 may differ in float32: they are rounded, and ties go by user index.
         found = sorted(range(len(near)), key=lambda user: (-round(float(near[user]), 6), user))
         for user in found[:k]:
             gains[place] += near[user] * profiles[user]
