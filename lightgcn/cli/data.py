@@ -22,20 +22,43 @@ from lightgcn.datasets.dataset import FILE_NAME, SUMMARY_NAME
 from lightgcn.datasets.preprocess import Cuts, Step, prepare_dataset
 from lightgcn.experiments.demo import run_demo
 
-# Skipped playlists listed on the terminal.
+# Skipped playlists or rows listed on the terminal.
 _SHOWN = 20
+# Options of the table reader: the placeholder of the value, and the help.
+_COLUMNS = {
+    "user": ("COLUMN", "user ids (user, user_id)"),
+    "item": ("COLUMN", "item ids (item, item_id)"),
+    "time": ("COLUMN", "times, by which a user's items are ordered"),
+    "weight": ("COLUMN", "edge weights"),
+    "rating": ("COLUMN", "ratings, with --min-rating (rating)"),
+    "min_rating": ("NUMBER", "drop rows with a lower rating"),
+    "user_name": ("COLUMN", "user names, in the table or in --users"),
+    "item_name": ("COLUMN", "item names, in the table or in --items"),
+}
+_FILES = {
+    "columns": ("NAMES", "names of the columns, with commas between, if there is no header"),
+    "separator": ("TEXT", "a character, '::', '\\t' or blanks (found in the first lines)"),
+    "encoding": ("NAME", "encoding of the text, such as latin-1 (utf-8)"),
+}
+_NODE_FILES = {
+    "items": ("FILE", "file with a row for each item: names and other columns"),
+    "item_id": ("COLUMN", "its item ids (as --item)"),
+    "item_columns": ("NAMES", "its columns, if it has no header"),
+    "users": ("FILE", "file with a row for each user"),
+    "user_id": ("COLUMN", "its user ids (as --user)"),
+    "user_columns": ("NAMES", "its columns, if it has no header"),
+}
 _READER_OPTIONS = (
     "slices",
     "processes",
     "order",
     "skip_bad",
-    "user",
-    "item",
-    "weight",
-    "user_name",
-    "item_name",
-    "separator",
+    "drop_missing",
     "test",
+    "val",
+    *_COLUMNS,
+    *_FILES,
+    *_NODE_FILES,
 )
 
 
@@ -75,34 +98,57 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         nargs="+",
-        help="folder of MPD slices, slice files, LightGCN text folder, or a table",
+        help="MPD folder or slices, LightGCN text folder, or tables (docs/formats.md)",
     )
     parser.add_argument("out", help="dataset folder to write")
     parser.add_argument(
         "--format",
         default="auto",
-        choices=["auto", "prepared", "mpd", "text", "table"],
+        choices=["auto", "prepared", "mpd", "text", "lists", "counts", "table"],
         help="format of the source (%(default)s)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the dataset in the folder, if any"
     )
-    _mpd_arguments(parser.add_argument_group("Million Playlist Dataset (MPD)"))
-    table = parser.add_argument_group("table")
-    for name, text in (
-        ("user", "column of user ids (user)"),
-        ("item", "column of item ids (item)"),
-        ("weight", "column of edge weights (none)"),
-        ("user-name", "column of user names (none)"),
-        ("item-name", "column of item names (none)"),
-    ):
-        table.add_argument(f"--{name}", metavar="COLUMN", help=text)
-    table.add_argument("--separator", help="field separator (by the file's suffix)")
-    text_files = parser.add_argument_group("text")
-    text_files.add_argument(
-        "--test", metavar="FILE", help="file with the test split (test.txt beside train.txt)"
+    parser.add_argument(
+        "--skip-bad",
+        "--skip-bad-rows",
+        "--skip-bad-playlists",
+        dest="skip_bad",
+        action="store_true",
+        default=None,
+        help="skip malformed rows or playlists, and list them",
     )
+    for part, name in (("test", "test"), ("val", "validation")):
+        parser.add_argument(
+            f"--{part}", metavar="FILE", help=f"the data's own {name} set, text or table"
+        )
+    _mpd_arguments(parser.add_argument_group("Million Playlist Dataset (MPD)"))
+    _table_arguments(parser)
     _cut_arguments(parser.add_argument_group("cuts of the data, in this order"))
+
+
+def _table_arguments(parser: argparse.ArgumentParser) -> None:
+    for title, options in (
+        ("columns of a table", _COLUMNS),
+        ("text of a table", _FILES),
+        ("files of users and items", _NODE_FILES),
+    ):
+        group = parser.add_argument_group(title)
+        for name, (metavar, text) in options.items():
+            group.add_argument(
+                f"--{name.replace('_', '-')}",
+                metavar=metavar,
+                type=float if name == "min_rating" else str,
+                help=text,
+            )
+        if options is _COLUMNS:
+            group.add_argument(
+                "--drop-missing",
+                action="store_true",
+                default=None,
+                help="drop rows whose user or item is empty, NaN, None, null or \\N",
+            )
 
 
 def _mpd_arguments(mpd: Any) -> None:
@@ -123,13 +169,6 @@ def _mpd_arguments(mpd: Any) -> None:
         action="store_true",
         default=None,
         help="keep each track's position in its playlist",
-    )
-    mpd.add_argument(
-        "--skip-bad-playlists",
-        dest="skip_bad",
-        action="store_true",
-        default=None,
-        help="skip malformed playlists and list them",
     )
 
 
@@ -194,6 +233,8 @@ def prepare(arguments: argparse.Namespace) -> int:
         print_json({"out": str(out), "info": dataset.info, "steps": values})
         return 0
     _say_steps(steps)
+    if "layout" in dataset.info:
+        say(f"  {dataset.info['layout']}")
     for name, value in dataset.info.items():
         if isinstance(value, int) and value and name not in ("edges", "test_edges"):
             say(f"  {name.replace('_', ' '):<32} {value:>12,}")
@@ -206,7 +247,8 @@ def _complain_of_skipped(dataset: Dataset, out: Path) -> None:
     for problem in skipped[:_SHOWN]:
         complain(f"skipped: {problem}")
     if len(skipped) > _SHOWN:
-        more = dataset.info["skipped_playlists"] - _SHOWN
+        info = dataset.info
+        more = info.get("skipped_playlists", info.get("skipped_rows", 0)) - _SHOWN
         complain(f"and {more:,} more, listed in {out / SUMMARY_NAME}")
 
 
@@ -247,6 +289,8 @@ COMMANDS = {
         (
             "lightgcn prepare mpd/data prepared --slices 0:10 --largest-component",
             "lightgcn prepare plays.csv prepared --user listener --item song --item-name title",
+            "lightgcn prepare ratings.csv prepared --user userId --item movieId --min-rating 4 "
+            "--time timestamp --items movies.csv",
         ),
     ),
 }

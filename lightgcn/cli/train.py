@@ -118,7 +118,7 @@ def new_run_config(
         "ratios": default_ratios(dataset),
         "split_seed": settings.train.seed,
     }
-    if dataset.test is not None and given.get("ratios", (0.9, 0.1)) != (1.0,):
+    if dataset.test is not None and given.get("ratios", defaults["ratios"]) != (1.0,):
         defaults["stratify"] = stratify_like_test(dataset)
     return RunConfig(data, dataset.fingerprint(), settings, **defaults | given)
 
@@ -195,7 +195,8 @@ def reproduce_result(arguments: argparse.Namespace) -> int:
         print_json(values | {"published": result.published()})
         return 0
     _say_reproduction(result)
-    final = Path(run) / f"seed-{arguments.seeds[0]}" / "final"
+    first = Path(run) / f"seed-{arguments.seeds[0]}"
+    final = first / ("final" if dataset.val is None else "validation")
     again = shlex.join(["lightgcn", "evaluate", str(final)])
     say(f"saved to {run}\nNext:  {again}   computes the test metrics again")
     return 0

@@ -1,4 +1,5 @@
-"""`Dataset`: interactions, columns of text for users and items, and an optional test split."""
+"""`Dataset`: interactions, columns of text for users and items, and held-out sets that came with
+the data."""
 
 from __future__ import annotations
 
@@ -32,6 +33,7 @@ class Dataset:
         test: a test split that came with the data, over the same nodes; it gets the ids of
             ``interactions``.
         info: JSON values: the source of the data, and counts of merged and dropped entries.
+        val: a validation set that came with the data, as ``test``.
 
     Raises:
         ValueError: if a column has not one string per node, or the test split is over different
@@ -50,12 +52,26 @@ class Dataset:
     items: dict[str, list[str]]
     test: Interactions | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    val: Interactions | None = None
 
     def __post_init__(self) -> None:
         _check_columns("users", self.users, self.interactions.num_users)
         _check_columns("items", self.items, self.interactions.num_items)
-        if self.test is not None:
-            object.__setattr__(self, "test", _aligned(self.test, self.interactions))
+        for part, held_out in self.held_out.items():
+            object.__setattr__(self, part, _aligned(part, held_out, self.interactions))
+
+    @property
+    def held_out(self) -> dict[str, Interactions]:
+        """The sets "test" and "val" that came with the data, if there are any."""
+        sets = {"test": self.test, "val": self.val}
+        return {part: graph for part, graph in sets.items() if graph is not None}
+
+    def known_edges(self) -> Interactions:
+        """Return the interactions with those of the sets that came with the data."""
+        known = self.interactions
+        for held_out in self.held_out.values():
+            known = known.union(held_out)
+        return known
 
     def reindex(self, users: Tensor, items: Tensor) -> Dataset:
         """Return the dataset of the given nodes, in the order given.
@@ -70,9 +86,10 @@ class Dataset:
             ValueError: for an index out of range or given twice.
         """
         graph = self.interactions.reindex(users, items)
-        test = None if self.test is None else self.test.reindex(users, items)
-        info = self._recounted(graph, test)
-        return Dataset(graph, _take(self.users, users), _take(self.items, items), test, info)
+        sets = {part: held_out.reindex(users, items) for part, held_out in self.held_out.items()}
+        info = self._recounted(graph, sets)
+        columns = _take(self.users, users), _take(self.items, items)
+        return Dataset(graph, *columns, sets.get("test"), info, sets.get("val"))
 
     def groups(self, column: str) -> Tensor:
         """Return the items' groups by a column, such as "artist_id": (num_items,) int64, -1 for an
@@ -92,24 +109,27 @@ class Dataset:
         ]
         return torch.tensor(of_item, dtype=torch.int64, device="cpu")
 
-    def _recounted(self, graph: Interactions, test: Interactions | None) -> dict[str, Any]:
-        now = _counts(graph, test)
+    def _recounted(self, graph: Interactions, sets: dict[str, Interactions]) -> dict[str, Any]:
+        now = _counts(graph, sets)
         info = {name: now.get(name, value) for name, value in self.info.items()}
         dropped = {
             "dropped_users": self.interactions.num_users - graph.num_users,
             "dropped_items": self.interactions.num_items - graph.num_items,
             "dropped_edges": self.interactions.num_edges - graph.num_edges,
         }
-        if test is not None and self.test is not None:
-            dropped["dropped_test_edges"] = self.test.num_edges - test.num_edges
+        for part, held_out in self.held_out.items():
+            dropped[f"dropped_{part}_edges"] = held_out.num_edges - sets[part].num_edges
         return info | {name: self.info.get(name, 0) + count for name, count in dropped.items()}
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 hex digest of the interactions and the test split, if there is one."""
-        if self.test is None:
+        """Return a SHA-256 hex digest of the interactions and the sets that came with them."""
+        if self.test is None and self.val is None:
             return self.interactions.fingerprint()
-        both = f"{self.interactions.fingerprint()} {self.test.fingerprint()}"
-        return hashlib.sha256(both.encode()).hexdigest()
+        parts = [self.interactions, *(part for part in (self.test, self.val) if part is not None)]
+        text = " ".join(part.fingerprint() for part in parts)
+        if self.val is not None:
+            text += " val"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, folder: str | Path) -> Path:
         """Write the dataset to ``folder`` atomically, with a JSON summary, and return the folder.
@@ -126,12 +146,13 @@ class Dataset:
             "user_columns": list(self.users),
             "item_columns": list(self.items),
             "has_test": self.test is not None,
+            "has_val": self.val is not None,
             "info": self.info,
         }
         try:
             tensors = _pack_graph("train", graph)
-            if self.test is not None:
-                tensors |= _pack_graph("test", self.test)
+            for part, held_out in self.held_out.items():
+                tensors |= _pack_graph(part, held_out)
             for name, ids in (("user_ids", graph.user_ids), ("item_ids", graph.item_ids)):
                 if ids is not None:
                     tensors[name] = pack_strings(ids)
@@ -182,6 +203,7 @@ class Dataset:
             "items": graph.num_items,
             "edges": graph.num_edges,
             "test_edges": None if self.test is None else self.test.num_edges,
+            "val_edges": None if self.val is None else self.val.num_edges,
             "weighted": graph.weights is not None,
             "user_ids": _describe_ids(graph.user_ids),
             "item_ids": _describe_ids(graph.item_ids),
@@ -207,21 +229,21 @@ def _check_columns(name: str, columns: Mapping[str, list[str]], count: int) -> N
             raise ValueError(f"{name}[{column!r}][{at}] is {wrong!r}; a column holds strings")
 
 
-def _aligned(test: Interactions, train: Interactions) -> Interactions:
-    """Return the test split under the ids of the train graph, which must be over the same nodes."""
-    if (test.num_users, test.num_items) != (train.num_users, train.num_items):
-        raise ValueError(f"test must be over the nodes of interactions: {test} and {train}")
+def _aligned(part: str, held_out: Interactions, train: Interactions) -> Interactions:
+    """Return a held-out set under the ids of the train graph, which must be over the same nodes."""
+    if (held_out.num_users, held_out.num_items) != (train.num_users, train.num_items):
+        raise ValueError(f"{part} must be over the nodes of interactions: {held_out} and {train}")
     pairs = (
-        ("user_ids", test.user_ids, train.user_ids),
-        ("item_ids", test.item_ids, train.item_ids),
+        ("user_ids", held_out.user_ids, train.user_ids),
+        ("item_ids", held_out.item_ids, train.item_ids),
     )
     for name, own, wanted in pairs:
         if own is not None and (wanted is None or not np.array_equal(own, wanted)):
-            raise ValueError(f"test.{name} differ from interactions.{name}")
-    return test.with_ids(train.user_ids, train.item_ids)
+            raise ValueError(f"{part}.{name} differ from interactions.{name}")
+    return held_out.with_ids(train.user_ids, train.item_ids)
 
 
-def _counts(graph: Interactions, test: Interactions | None) -> dict[str, int]:
+def _counts(graph: Interactions, sets: Mapping[str, Interactions]) -> dict[str, int]:
     """Return the readers' counts of a graph, by their names in ``info``."""
     counts = {
         "playlists": graph.num_users,
@@ -229,9 +251,10 @@ def _counts(graph: Interactions, test: Interactions | None) -> dict[str, int]:
         "edges": graph.num_edges,
         "empty_playlists": int((graph.user_degrees == 0).sum()),
     }
-    if test is not None:
-        counts["test_edges"] = test.num_edges
-        counts["test_edges_also_in_train"] = int(graph.contains(test.users, test.items).sum())
+    for part, held_out in sets.items():
+        counts[f"{part}_edges"] = held_out.num_edges
+        known = graph.contains(held_out.users, held_out.items)
+        counts[f"{part}_edges_also_in_train"] = int(known.sum())
     return counts
 
 
@@ -272,7 +295,10 @@ def _unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Datas
     graph = _unpack_graph("train", tensors, num_users, num_items)
     ids = [_ids(tensors.get(name)) for name in ("user_ids", "item_ids")]
     graph = graph.with_ids(*ids)
-    test = _unpack_graph("test", tensors, num_users, num_items) if metadata["has_test"] else None
+    test, val = (
+        _unpack_graph(part, tensors, num_users, num_items) if metadata.get(f"has_{part}") else None
+        for part in ("test", "val")
+    )
     columns = [
         {
             name: unpack_strings(tensors[f"{kind}_column.{name}"])
@@ -280,7 +306,7 @@ def _unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Datas
         }
         for kind in ("user", "item")
     ]
-    return Dataset(graph, columns[0], columns[1], test, info)
+    return Dataset(graph, columns[0], columns[1], test, info, val)
 
 
 def _ids(packed: Tensor | None) -> Ids | None:

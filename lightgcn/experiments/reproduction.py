@@ -195,7 +195,9 @@ def _reproduce_one(
 ) -> dict[str, Any] | None:
     seed, data = config.train.seed, str((folder / PREPARED).resolve())
     place = folder / f"seed-{seed}"
-    validation, final = place / "validation", place / "final"
+    validation = place / "validation"
+    # With a validation set of its own, the data's train edges are all that a model learns from.
+    final = place / "final" if dataset.val is None else validation
 
     def trained(part: Path, settings: Preset, ratios: tuple[float, ...]) -> bool:
         run = RunConfig(
@@ -213,7 +215,8 @@ def _reproduce_one(
         dataset.test.num_edges / (dataset.test.num_edges + dataset.interactions.num_edges), 2
     )
     share = min(max(held_out, 0.05), 0.5)
-    if not trained(validation, config, (1 - share, share)):
+    ratios = (1 - share, share) if dataset.val is None else (1.0,)
+    if not trained(validation, config, ratios):
         return None
     epoch = int(read_json(validation / TRAINED_FILE)["best_epoch"])
     chosen = read_history(validation)[epoch - 1]
@@ -227,7 +230,7 @@ def _reproduce_one(
         choice = RankingChoice(**found | {"config": RankingConfig(**found["config"])})
         config = config.changed(**found["config"])
         say(f"seed {seed}: validation chooses {choice}")
-    if not trained(final, config, (1.0,)):
+    if dataset.val is None and not trained(final, config, ratios=(1.0,)):
         return None
     if (place / RESULT_FILE).is_file():
         result: dict[str, Any] = read_json(place / RESULT_FILE)
@@ -281,7 +284,10 @@ def _test_metrics(
 ) -> tuple[dict[str, float], float, float]:
     """Return the test metrics, the seconds to make the parts of a score, and those to rank."""
     assert dataset.test is not None
-    test = link_set(dataset.interactions, dataset.test, negatives=0).to(device)
+    message = (
+        dataset.interactions if dataset.val is None else dataset.interactions.union(dataset.val)
+    )
+    test = link_set(message, dataset.test, negatives=0).to(device)
     model, began = load_model(model_file).to(device), time.monotonic()
     ranker = Ranker.from_model(model, test.message, fold_in=False)
     fitted = time.monotonic()

@@ -194,14 +194,14 @@ def split_run(config: RunConfig, dataset: Dataset) -> Split:
             split does not fit the ratios or the weights.
     """
     check_dataset(config, dataset)
-    if dataset.test is not None:
-        _check_own_test(dataset.interactions, dataset.test, config.ratios)
+    _check_own_sets(dataset, config.ratios)
     if config.stratify == "last" and dataset.interactions.order is None:
         raise ValueError(
             f'stratify "last" holds out each user\'s last items, but {config.data} has no order: '
             'use "user", or prepare the data with an order'
         )
-    return split_edges(
+    known = dataset.known_edges() if dataset.held_out else None
+    split = split_edges(
         dataset.interactions,
         config.ratios,
         disjoint=config.settings.train.disjoint,
@@ -209,7 +209,24 @@ def split_run(config: RunConfig, dataset: Dataset) -> Split:
         stratify="user" if config.stratify else None,
         order=dataset.interactions.order if config.stratify == "last" else None,
         negative_pairs=config.settings.train.negative_pairs,
-        known=dataset.test,
+        known=known,
+        seed=config.split_seed,
+    )
+    if dataset.val is None:
+        return split
+    return split._replace(val=_own_links(config, dataset.interactions, dataset.val, known))
+
+
+def _own_links(
+    config: RunConfig, message: Interactions, links: Interactions, known: Interactions | None
+) -> LinkSet:
+    """Return the links of a set that came with the data."""
+    return link_set(
+        message,
+        links,
+        negatives=config.negatives,
+        negative_pairs=config.settings.train.negative_pairs,
+        known=known,
         seed=config.split_seed,
     )
 
@@ -228,29 +245,37 @@ def held_out_links(config: RunConfig, dataset: Dataset) -> LinkSet:
                 f"{' '.join(map(str, config.ratios))} leave no share for one"
             )
         return split.test
-    return link_set(
-        dataset.interactions,
-        dataset.test,
-        negatives=config.negatives,
-        negative_pairs=config.settings.train.negative_pairs,
-        seed=config.split_seed,
-    )
+    message = dataset.interactions
+    if dataset.val is not None:
+        message = message.union(dataset.val)
+    return _own_links(config, message, dataset.test, dataset.known_edges())
 
 
-def _check_own_test(train: Interactions, test: Interactions, ratios: tuple[float, ...]) -> None:
-    if len(ratios) == 3:
+def _check_own_sets(dataset: Dataset, ratios: tuple[float, ...]) -> None:
+    train = dataset.interactions
+    if dataset.val is not None and len(ratios) > 1:
+        raise ValueError(
+            "the data has its own validation set: leave the ratios out, or give 1 (all other edges "
+            f"are train edges), got {ratios}"
+        )
+    if dataset.test is not None and len(ratios) == 3:
         raise ValueError(
             "the data has its own test split: give two ratios (train and validation, such as "
             f"0.9 0.1), got {ratios}"
         )
-    if (train.weights is None) != (test.weights is None):
-        raise ValueError(
-            f"the data and its own test split must both have weights or none: {train} and {test}"
-        )
+    for part, held_out in dataset.held_out.items():
+        if (train.weights is None) != (held_out.weights is None):
+            raise ValueError(
+                f"the data and its own {part} set must both have weights or none: {train} and "
+                f"{held_out}"
+            )
 
 
 def default_ratios(dataset: Dataset) -> tuple[float, ...]:
-    """Return (.8, .1, .1), or (.9, .1) for a dataset with its own test split."""
+    """Return (.8, .1, .1); (.9, .1) for a dataset with its own test split, and (1,) for one with
+    its own validation set."""
+    if dataset.val is not None:
+        return (1.0,)
     return (0.8, 0.1, 0.1) if dataset.test is None else (0.9, 0.1)
 
 

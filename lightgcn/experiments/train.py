@@ -203,12 +203,9 @@ def _write_trained(
     if trained_or_none(folder) != trained:
         (folder / TEST_FILE).unlink(missing_ok=True)  # of an earlier model
     save_model(folder / MODEL_FILE, model)
-    known = dataset.interactions
-    if dataset.test is not None:
-        known = known.union(dataset.test)
     recommender = Recommender(
         model,
-        known,
+        dataset.known_edges(),
         side_nodes=side_nodes,
         user_columns=dataset.users,
         item_columns=dataset.items,

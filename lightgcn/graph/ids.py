@@ -25,7 +25,7 @@ def checked_ids(name: str, values: Ids | None, count: int) -> Ids | None:
     assert ids is not None
     if ids.ndim != 1 or len(ids) != count:
         raise ValueError(f"{name} must be {count} values, one per node, got shape {ids.shape}")
-    if ids.dtype.kind not in "iu" and not all(isinstance(value, str) for value in ids):
+    if ids.dtype.kind not in "iu" and not set(map(type, ids.tolist())) <= {str}:
         others = [value for value in ids if not isinstance(value, str)]
         wrong = next(
             (value for value in others if not isinstance(value, int) or not _fits_64_bits(value)),

@@ -233,6 +233,7 @@ def link_set(
     *,
     negatives: float = 1.0,
     negative_pairs: NegativePairs = "user_item",
+    known: Interactions | None = None,
     seed: int | torch.Generator = 0,
 ) -> LinkSet:
     """Build a link set from a split that came with the data, and draw its negatives.
@@ -244,10 +245,11 @@ def link_set(
         positives: the edges to predict, over the same nodes.
         negatives: negatives per positive; 0 if only rankings are evaluated.
         negative_pairs: as for `split_edges`.
+        known: further edges that the negatives avoid.
         seed: an integer, or a generator from which one is drawn.
 
     Raises:
-        ValueError: if an argument is out of range, the two graphs are over different nodes, or
+        ValueError: if an argument is out of range, the graphs are over different nodes, or
             there are too few non-edges.
 
     Example:
@@ -260,6 +262,8 @@ def link_set(
     positives = checked_interactions("positives", positives)
     check_negatives(negatives, negative_pairs)
     exclude = unweighted(message).union(unweighted(positives))
+    if known is not None:
+        exclude = exclude.union(unweighted(checked_interactions("known", known)))
     recipe = Recipe(
         pool=positives,
         message=message,

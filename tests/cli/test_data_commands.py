@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from cli_runs import files_under, refusal, run_command
 
+from lightgcn import Recommender
+from lightgcn.datasets import Dataset
+from lightgcn.experiments.run import RunConfig, split_run
+
 
 def test_demo_walks_the_whole_path_and_calls_its_data_synthetic(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -94,8 +98,9 @@ def test_what_prepare_cannot_read_is_named(
 ) -> None:
     for name in ("a.csv", "b.csv", "a.json"):
         (tmp_path / name).write_text("user,item\n1,2\n")
-    a, b, slice_, out = (tmp_path / name for name in ("a.csv", "b.csv", "a.json", "out"))
-    assert "several tables" in refusal(capsys, "prepare", a, b, out)
+    (tmp_path / "c.csv").write_text("user,thing\n1,2\n")
+    a, slice_, out = (tmp_path / name for name in ("a.csv", "a.json", "out"))
+    assert "c.csv" in refusal(capsys, "prepare", a, tmp_path / "c.csv", out)
     assert "a.csv" in refusal(capsys, "prepare", slice_, a, out)
     assert "'user'" in refusal(capsys, "prepare", a, out, "--user", "user", "--item", "user")
     (tmp_path / "train.txt").write_text("1500000000 1 0\n")
@@ -152,3 +157,66 @@ def test_prepare_replaces_a_dataset_only_when_told_to(
     assert "FIRST:END" in refusal(capsys, "prepare", slices, tmp_path / "none", "--slices", "2-9")
     assert "999" in refusal(capsys, "prepare", slices, tmp_path / "none", "--k-core", "999")
     assert not (tmp_path / "none").exists()
+
+
+BAD_TABLE_OPTIONS = {
+    "user": (("--user", "who"), "no column 'who'"),
+    "time": (("--time", "when"), "no column 'when'"),
+    "rating": (("--rating", "stars"), "--min-rating"),
+    "min-rating": (("--min-rating", "good"), "--min-rating"),
+    "least rating": (("--rating", "rate", "--min-rating", "9"), "no row is left"),
+    "columns": (("--columns", "user,item"), "2 columns are named"),
+    "separator": (("--separator", "ab"), "'ab'"),
+    "encoding": (("--encoding", "klingon"), "klingon"),
+    "item-id": (("--item-id", "x"), "give items"),
+    "items": (("--items", "none.csv"), "none.csv"),
+    "items' column": (("--items", "a.csv", "--item-name", "label"), "no column 'label'"),
+    "test": (("--test", "none.csv"), "none.csv"),
+    "val": (("--val", "none.csv"), "none.csv"),
+    "format": (("--format", "counts"), "a.csv"),
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "named"), BAD_TABLE_OPTIONS.values(), ids=BAD_TABLE_OPTIONS.keys()
+)
+def test_a_bad_option_of_a_table_is_named_and_nothing_is_written(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    named: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("user,item,rate\n1,2,3\n")
+    assert named in refusal(capsys, "prepare", "a.csv", "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_validation_set_of_its_own_chooses_the_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [(user, item) for user in range(30) for item in range(20) if (user + item) % 3]
+    parts = {"train.csv": rows[::2] + rows[3::4], "valid.csv": rows[1::8], "test.csv": rows[5::8]}
+    for name, part in parts.items():
+        text = "".join(f"u{user},i{item}\n" for user, item in part)
+        (tmp_path / name).write_text("user,item\n" + text)
+    sizes = {name: len(set(part)) for name, part in parts.items()}
+    run_command("prepare", ".", "p")
+    assert Dataset.load("p").val.num_edges == sizes["valid.csv"]
+    run_command("train", "p", "run", "--epochs", "2", "--metric", "recall@5")
+    config = RunConfig.load("run")
+    assert config.ratios == (1.0,)
+    split = split_run(config, Dataset.load("p"))
+    assert split.train.message.num_edges == sizes["train.csv"]
+    assert split.val.positives.num_edges == sizes["valid.csv"]
+    negatives = split.val.negatives
+    assert not Dataset.load("p").known_edges().contains(*negatives).any()
+    run_command("evaluate", "run", "--k", "5")
+    known = Recommender.load("run/recommender.safetensors").seen
+    assert known.num_edges == sum(sizes.values())
+    run_command("reproduce", "p", "again", "--epochs", "2", "--metric", "recall@5")
+    assert not (tmp_path / "again" / "seed-0" / "final").exists()
+    said = refusal(capsys, "train", "p", "other", "--ratios", "0.9", "0.1")
+    assert "its own validation set" in said and not (tmp_path / "other").exists()

@@ -126,8 +126,8 @@ def test_a_bad_value_is_refused_by_file_line_and_value(tmp_path, part, value, sa
 
 def test_the_largest_value_and_a_byte_order_mark_are_accepted(tmp_path):
     data = b"\xef\xbb\xbf2 2147483646 0000000007"
-    users, items, most = _parse(tmp_path / "train.txt", data)
-    assert (users.tolist(), items.tolist(), most) == ([2, 2], [2147483646, 7], 2)
+    found = _parse(tmp_path / "train.txt", data)
+    assert (found.users.tolist(), found.items.tolist(), found.most) == ([2, 2], [2147483646, 7], 2)
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -158,7 +158,7 @@ def test_a_file_without_values_or_items_is_refused(tmp_path, text, says):
 
 def test_a_missing_train_file_says_what_was_looked_for(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=re.escape("looked for train.txt, train.txt.xz, train.txt.gz")
+        FileNotFoundError, match=re.escape("looked for train.txt, train.txt.gz, train.txt.xz")
     ) as caught:
         read_text(tmp_path)
     assert str(tmp_path) in str(caught.value)

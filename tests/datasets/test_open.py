@@ -75,12 +75,10 @@ def test_several_files_are_slices(sources):
 
 def test_several_files_that_are_no_slices_are_named(sources):
     tables = [sources / "table.csv", sources / "table.tsv"]
-    with pytest.raises(
-        ValueError, match=r"table\.csv: several tables are not supported; join them"
-    ):
+    with pytest.raises(ValueError, match=r"table\.tsv: its columns are user, item, and those"):
         open_dataset(tables)
     mixed = [sources / "json" / "part.json", sources / "text" / "train.txt"]
-    with pytest.raises(ValueError, match=r"train\.txt: .*MPD slices.*\.json"):
+    with pytest.raises(ValueError, match=r"MPD slices or the parts of one table.*train\.txt"):
         open_dataset(mixed)
 
 
@@ -111,9 +109,7 @@ def test_an_option_of_another_format_is_refused(sources, name, options, says):
 
 
 def test_an_unknown_format_is_refused(sources):
-    with pytest.raises(
-        ValueError, match="format must be auto, prepared, mpd, text, table, got 'pickle'"
-    ):
+    with pytest.raises(ValueError, match=r"format must be auto, .*table, got 'pickle'"):
         open_dataset(sources / "mpd", format="pickle")
 
 
@@ -125,7 +121,7 @@ def test_what_cannot_be_told_says_what_is_there_and_what_is_accepted(tmp_path):
         ValueError, match=r"a folder that holds notes\.md; accepted are a prepared folder"
     ):
         open_dataset(tmp_path)
-    with pytest.raises(ValueError, match=r"a file named 'notes\.md'; accepted are .*\.parquet"):
+    with pytest.raises(ValueError, match=r"notes\.md: no separator found in its first line 'x'"):
         open_dataset(tmp_path / "notes.md")
     with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder"):
         open_dataset(tmp_path / "nowhere")

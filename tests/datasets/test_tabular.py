@@ -1,7 +1,6 @@
 import gzip
 import lzma
 import re
-import sys
 
 import pytest
 
@@ -83,10 +82,9 @@ def test_tsv_plain_and_compressed_with_other_column_names(tmp_path, name):
 def test_a_separator_overrides_the_suffix(tmp_path):
     dataset = read_table(put(tmp_path / "ratings.dat", "user;item\r\na;b\r\n"), separator=";")
     assert as_dict(dataset.interactions) == {("a", "b"): 1.0}
-    with pytest.raises(ValueError, match=r"separator must be one character.*'::'"):
-        read_table(tmp_path / "ratings.dat", separator="::")
-    with pytest.raises(ValueError, match=r"ratings\.dat: .*suffix '\.dat'"):
-        read_table(tmp_path / "ratings.dat")
+    assert as_dict(read_table(tmp_path / "ratings.dat").interactions) == {("a", "b"): 1.0}
+    with pytest.raises(ValueError, match=r"separator must be one character.*'::'.*'ab'"):
+        read_table(tmp_path / "ratings.dat", separator="ab")
 
 
 BAD_CSV = {
@@ -107,7 +105,11 @@ BAD_CSV = {
     "blank item": ("user,item\na,b\nb,  \n", {}, ", line 3: column 'item' is '  '"),
     "too few fields": ("user,item\na,b\nc\n", {}, ", line 3: 1 fields, but the header has 2"),
     "too many fields": ("user,item\na,b,c\n", {}, ", line 2: 3 fields, but the header has 2"),
-    "wrong separator": ("user;item\na;b\n", {}, ": no column 'user'; the columns are 'user;item'"),
+    "wrong separator": (
+        "user;item\na;b\n",
+        {"separator": ","},
+        ": no column 'user'; the columns are 'user;item'",
+    ),
     "weight text": (
         "user,item,w\na,b,1\na,c,lots\n",
         {"weight": "w"},
@@ -143,17 +145,16 @@ def test_a_bad_csv_is_refused_by_file_row_and_value(tmp_path, text, options, say
 def test_a_missing_file_a_folder_and_a_truncated_one_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.csv: no such file"):
         read_table(tmp_path / "none.csv")
-    with pytest.raises(ValueError, match="is a folder"):
+    with pytest.raises(ValueError, match="this one holds nothing"):
         read_table(tmp_path)
     put(tmp_path / "a.csv.gz", gzip.compress(CSV.encode())[:-10])
     with pytest.raises(ValueError, match=r"a\.csv\.gz: not a readable \.gz file"):
         read_table(tmp_path / "a.csv.gz")
 
 
-def test_a_field_too_long_for_the_csv_module_is_refused_by_line(tmp_path):
+def test_a_long_field_is_read(tmp_path):
     path = put(tmp_path / "a.csv", "user,item\na,b\nc," + "x" * 200_000 + "\n")
-    with pytest.raises(ValueError, match=re.escape(f"{path}, line 3: not readable as a table")):
-        read_table(path)
+    assert max(map(len, read_table(path).interactions.item_ids)) == 200_000
 
 
 @pytest.fixture
@@ -258,12 +259,6 @@ def test_a_file_that_is_no_parquet_is_refused_by_name(tmp_path):
     path = put(tmp_path / "a.parquet", "user,item\n")
     with pytest.raises(ValueError, match=re.escape(f"{path}: not a readable Parquet file")):
         read_table(path)
-
-
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=re.escape('pip install "lightgcn[parquet]"')):
-        read_table(put(tmp_path / "a.parquet", b"PAR1"))
 
 
 @pytest.mark.parametrize(

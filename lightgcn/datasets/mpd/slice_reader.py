@@ -1,7 +1,7 @@
 """One slice of the Million Playlist Dataset to compact arrays.
 
-Worker processes import this file without the package around it: it uses the standard library and
-orjson only."""
+Worker processes import this file without the package around it: it uses the standard library,
+orjson and `lightgcn.datasets.streams` only."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import re
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from lightgcn.datasets.streams import COMPRESSIONS, DAMAGED, archive_and_member, open_stream
 
 COLUMNS = {
     "name": "track_name",
     "artist": "artist_name",
     "artist_id": "artist_uri",
     "album": "album_name",
+    "album_id": "album_uri",
 }
 _Field = tuple[Callable[[Any], bool], str]  # whether a value is sound, and what one is
 _PID: _Field = (lambda v: type(v) is int and 0 <= v < 2**63, "a non-negative integer below 2^63")
@@ -32,6 +33,7 @@ _TEXT: _Field = (lambda v: v is None or isinstance(v, str), "a string")
 _URI: _Field = (lambda v: isinstance(v, str) and v != "", "a string such as spotify:track:...")
 PIECE = 120_000  # bytes of JSON whose objects fit a core's second-level cache
 _OPENING = re.compile(rb'"playlists"\s*:\s*\[(\s*\n\s*)(?=\{)')
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MARK = -7_046_029_254_386_353_131
 
 
@@ -63,7 +65,7 @@ class Reader:
             OSError: if the file cannot be read.
             ValueError: naming file, playlist, field and value, for a malformed slice or playlist.
         """
-        with suppress(ValueError), open(path, "rb", buffering=0) as file:
+        with suppress(ValueError), _opened(path) as file:
             return self._part(_pieces(file))
         playlists = parse(path)  # Not indented, or malformed: parsed whole to find out where.
         with suppress(ValueError):
@@ -146,7 +148,7 @@ def _pieces(file: BinaryIO) -> Iterator[list[Any]]:
 
     Cuts are found by indentation. If all pieces parse as lists, and the text around them parses as
     a slice whose only playlist is a mark, then the whole is valid JSON and no cut is wrong."""
-    text = file.read(PIECE)
+    text = file.read(PIECE).removeprefix(_BYTE_ORDER_MARK)
     opening = _OPENING.search(text)
     if opening is None:
         raise ValueError("not indented")
@@ -170,14 +172,30 @@ def _pieces(file: BinaryIO) -> Iterator[list[Any]]:
         raise ValueError("playlists are elsewhere")
 
 
+@contextmanager
+def _opened(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a slice; a ValueError names a compressed one that is damaged."""
+    packed = str(path).lower().endswith(COMPRESSIONS) or archive_and_member(Path(path)) is not None
+    try:
+        with open_stream(path) as file:
+            yield file
+    except DAMAGED as error:
+        if not packed or isinstance(error, PermissionError | FileNotFoundError):
+            raise
+        cut = "; it may be truncated" if isinstance(error, EOFError) else ""
+        raise ValueError(f"{path}: not readable ({error}){cut}") from error
+
+
 def parse(path: str | Path) -> list[Any]:
     """Return the playlists of a slice; a ValueError names the file and what it is instead."""
-    with open(path, "rb") as file:
-        data = file.read()
+    with _opened(path) as file:
+        data = file.read().removeprefix(_BYTE_ORDER_MARK)
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); the file may be truncated") from error
+        cut = error.pos >= len(error.doc.rstrip()) or "unexpected end" in str(error)
+        hint = "; the file may be truncated" if cut else ""
+        raise ValueError(f"{path}: not valid JSON ({error}){hint}") from error
     if not isinstance(document, dict):
         raise ValueError(
             f"{path}: not an MPD slice: the top level is {_kind(document)}, expected an object "

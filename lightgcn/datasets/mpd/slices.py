@@ -6,14 +6,24 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightgcn.datasets.files import existing_file
+from lightgcn.datasets.files import archive_members, bare_suffix, existing_file
 
-SLICE_NAME = re.compile(r"mpd\.slice\.\d+-\d+\.json")
+SLICE_NAME = re.compile(r"mpd\.slice\.\d+-\d+\.json(\.gz|\.xz|\.bz2|\.zst)?")
+
+
+def has_slices(source: Path) -> bool:
+    """Return whether a folder, its folder "data", or a .zip archive holds slices of the MPD."""
+    if not source.is_dir():
+        return any(SLICE_NAME.fullmatch(Path(name).name) for name in archive_members(source))
+    folders = [folder for folder in (source, source / "data") if folder.is_dir()]
+    return any(SLICE_NAME.fullmatch(path.name) for folder in folders for path in folder.iterdir())
 
 
 def slice_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Return the JSON files of a folder (or the files given) by the first pid in their name, then
-    in natural order.
+    """Return the JSON files of a folder or a .zip archive (or the files given) by the first pid in
+    their name, then in natural order.
+
+    The folder may be the whole unpacked dataset, whose slices are in its folder "data".
 
     Raises:
         FileNotFoundError: if a path is not there.
@@ -25,11 +35,10 @@ def slice_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
             raise ValueError("source: no file given; give a folder or at least one MPD slice")
     elif Path(source).is_dir():
         folder = Path(source)
-        named = [
-            path
-            for path in folder.glob("*.json")
-            if path.is_file() and not path.name.startswith(".")
-        ]
+        data = folder / "data"
+        if not any(map(_is_json, folder.iterdir())) and data.is_dir() and has_slices(data):
+            folder = data
+        named = [path for path in folder.iterdir() if _is_json(path)]
         files = [path for path in named if SLICE_NAME.fullmatch(path.name)] or named
         if not files:
             inner = next(folder.glob("*/mpd.slice.*.json"), None)
@@ -39,9 +48,17 @@ def slice_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
                 else "; mpd.slice.FIRST-LAST.json files are expected"
             )
             raise ValueError(f"{folder}: the folder holds no JSON file{hint}")
+    elif Path(source).suffix.lower() == ".zip" and Path(source).is_file():
+        members = [Path(source, name) for name in archive_members(Path(source))]
+        files = [path for path in members if SLICE_NAME.fullmatch(path.name)]
+        files = files or [existing_file(source)]
     else:
         files = [existing_file(source)]
     return sorted(files, key=_order)
+
+
+def _is_json(path: Path) -> bool:
+    return bare_suffix(path) == ".json" and path.is_file() and not path.name.startswith(".")
 
 
 def _order(path: Path) -> tuple[bool, list[tuple[int, str]]]:

@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from lightgcn.datasets.mpd.slice_reader import Part, Reader
+from lightgcn.datasets.streams import archive_and_member
 
 MOST = 8
 WORTH = 50_000_000  # bytes of JSON per process; with fewer, starting it takes longer than it saves
@@ -62,7 +63,9 @@ def process_count(files: Iterable[Path], processes: int | None) -> int:
     if not isinstance(files, Sequence):
         return most
     if processes is None:
-        most = min(most, sum(path.stat().st_size for path in files) // WORTH)
+        inside = [archive_and_member(path) for path in files]
+        stored = {path if at is None else at[0] for path, at in zip(files, inside, strict=True)}
+        most = min(most, sum(path.stat().st_size for path in stored) // WORTH)
     return max(1, min(most, len(files)))
 
 
