@@ -11,7 +11,7 @@ from pathlib import Path
 # training for each edge (split, negatives, adjacency) and for each number of the embedding table
 # (gradient, optimiser, best copy, buffers); of reading for each byte of a file.
 _BASE_BYTES, _EDGE_BYTES, _NUMBER_BYTES = 270_000_000, 85, 22
-_READ_BYTES = {"mpd": 0.15, "table": 25.0, "text": 25.0, "prepared": 4.0, "recommender": 3.0}
+_READ_BYTES = {"mpd": 0.15, "table": 12.0, "text": 25.0, "prepared": 4.0, "recommender": 3.0}
 # Bytes that may always be read at once: the available memory can be underestimated.
 LEAST = 1 << 28
 

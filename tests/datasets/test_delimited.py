@@ -90,9 +90,10 @@ def test_a_stray_quote_is_named_by_its_line(tmp_path, body, says):
 
 
 def test_a_field_of_several_lines_is_read(tmp_path):
-    body = 'user,item,text\n1,a,"one\ntwo ""and""\nthree"\n2,b,"x, y"\n'
+    body = 'user,item,text\n1,a,"one\ntwo ""and""\nthree"\n"2\n2",b,"x, y"\n'
     dataset = read_table(put(tmp_path / "a.csv", body), item_name="text")
     assert dataset.items["name"] == ['one\ntwo "and"\nthree', "x, y"]
+    assert dataset.interactions.user_ids.tolist() == ["1", "2\n2"]
 
 
 def test_backslashes_before_quotes(tmp_path):

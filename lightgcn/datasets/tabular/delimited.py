@@ -156,7 +156,6 @@ class DelimitedText:
             strict=True,
             escapechar=escape,
         )
-        lines: list[str] | None = None
         while True:
             before = reader.line_num
             line = self._first_line + before
@@ -166,18 +165,20 @@ class DelimitedText:
                 return
             except csv.Error as error:
                 raise ValueError(f"{self.path}, line {line}: {_fault(error)}") from error
-            if reader.line_num - before > 1 and row:
-                lines = text.split("\n") if lines is None else lines
-                inside = lines[before + 1 : reader.line_num]
-                if any(part.count(self._one) == len(self.header) - 1 for part in inside):
-                    raise ValueError(
-                        f"{self.path}, line {line}: a quote opens here and closes in line "
-                        f"{self._first_line + reader.line_num - 1}, and the lines between look "
-                        "like rows; double a quote that is part of a field, and put that field "
-                        "in quotes"
-                    )
+            if reader.line_num - before > 1 and self._holds_rows(row):
+                raise ValueError(
+                    f"{self.path}, line {line}: a quote opens here and closes in line "
+                    f"{self._first_line + reader.line_num - 1}, and the lines between look "
+                    "like rows; double a quote that is part of a field, and put that field "
+                    "in quotes"
+                )
             if row:
                 yield line, row
+
+    def _holds_rows(self, row: list[str]) -> bool:
+        """Return whether a line within a field has as many separators as a row."""
+        inside = (line for field in row for line in field.split("\n")[1:])
+        return any(line.count(self._one) == len(self.header) - 1 for line in inside)
 
     def _by_csv(
         self, names: Sequence[str], places: list[int], literal: bool, skip_bad: bool, progress: bool
