@@ -27,7 +27,10 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         file.write("user,item,rating,time\n")
         for _ in range(0, ROWS, _PART):
             users, items = draw.integers(0, 500_000, _PART), draw.zipf(1.2, _PART) % 200_000
-            ratings, times = draw.integers(1, 6, _PART), draw.integers(1.3e9, 1.5e9, _PART)
+            ratings, times = (
+                draw.integers(1, 6, _PART),
+                draw.integers(1_300_000_000, 1_500_000_000, _PART),
+            )
             columns = (part.tolist() for part in (users, items, ratings, times))
             file.writelines(f"u{u},{i},{r},{t}\n" for u, i, r, t in zip(*columns, strict=True))
     yield path
