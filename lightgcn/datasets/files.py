@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lightgcn.core.memory import reading_limit
+from lightgcn.core.progress import progress_bar
 
 T = TypeVar("T")
 COMPRESSIONS = (".xz", ".gz")
@@ -79,10 +80,8 @@ def _read_within_memory(path: Path, stream: Any) -> bytes:
 def with_progress(
     items: Iterable[T], progress: bool, *, total: int | None, unit: str
 ) -> Iterable[T]:
-    """Return the same items, counted on stderr if ``progress`` is set and stderr is a terminal."""
+    """Return the same items, counted on stderr if ``progress`` is set and someone can see it."""
     if not progress:
         return items
-    from tqdm import tqdm
-
-    bar: Iterable[T] = tqdm(items, total=total, unit=unit, disable=None)
+    bar: Iterable[T] = progress_bar(items, total=total, unit=unit, shown=True)
     return bar

@@ -23,7 +23,7 @@ from lightgcn.nn.config import (
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.spectral import spectral_embeddings
 from lightgcn.nn.text_features import word_embeddings
-from lightgcn.ranking.metrics import parse_metric
+from lightgcn.ranking.metrics import parse_objective
 
 # What may differ when a run is resumed: how long to train.
 MAY_CHANGE = ("epochs", "patience")
@@ -122,7 +122,7 @@ class TrainConfig:
                 f"positives={self.positives!r} is for bpr and softmax; bce trains on the edges of "
                 "the link set"
             )
-        parse_metric(self.metric)
+        parse_objective(self.metric)
 
 
 @dataclass(frozen=True)

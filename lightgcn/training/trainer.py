@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightgcn.core.lock import folder_lock
 from lightgcn.core.process_group import ProcessLostError
+from lightgcn.core.progress import progress_bar
 from lightgcn.graph.links import LinkSet, Split
 from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.choice import RankingChoice, choose_ranking
@@ -339,13 +340,11 @@ def _training_of(model: LightGCN, settings: Any) -> TrainConfig:
 
 
 def _progress_bar(loop: TrainingLoop, shown: bool) -> Any:
-    from tqdm import tqdm
-
     steps = num_steps(learnable_links(loop.split.train, loop.config), loop.config)
-    return tqdm(
+    return progress_bar(
         total=loop.config.epochs * steps,
         initial=loop.progress.epoch * steps + loop.progress.step,
         unit="step",
         desc="train",
-        disable=None if shown else True,
+        shown=shown,
     )
