@@ -92,8 +92,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
             values["newer_training"] = {"model_epochs": newer[0], "checkpoint_epochs": newer[1]}
         print_json(values)
         return 0
-    loss = RunConfig.load(arguments.run).settings.train.loss
-    _say_evaluations(results, arguments.intervals, hidden=() if loss == "bce" else ("loss",))
+    config = RunConfig.load(arguments.run).settings.train
+    _say_evaluations(results, arguments.intervals, list(config.meaningful(model.metrics)))
     if arguments.groups:
         say("\nby number of the user's train items")
         _say_groups(model.by_history())
@@ -117,13 +117,11 @@ def _json_values(result: Evaluation, intervals: bool) -> dict[str, Any]:
 
 
 def _say_evaluations(
-    results: Mapping[str, Evaluation], intervals: bool, hidden: Sequence[str]
+    results: Mapping[str, Evaluation], intervals: bool, metrics: Sequence[str]
 ) -> None:
-    """Print a table; ``hidden`` metrics mean nothing for the run."""
     first = next(iter(results.values()))
     links = f", {first.num_links:,} links (positive and negative)" if first.num_links else ""
     say(f"test: {first.num_users:,} users{links}")
-    metrics = [metric for metric in first.metrics if metric not in hidden]
     columns = {}
     for name, result in results.items():
         bounds = result.intervals() if intervals else {}
@@ -208,20 +206,19 @@ def compare(arguments: argparse.Namespace) -> int:
     for folder, metrics in runs:
         say(f"\nb: {folder}")
         _say_differences(metrics)
-    corrected = ", corrected for the number of runs (Holm)" if len(runs) > 1 else ""
-    say(f"\n[95% interval] by bootstrap; p by random signs{corrected}; shares of users")
+    say("\n[95% interval] by bootstrap; p of a sign-flip test; better, worse, equal: users")
+    if len(runs) > 1:
+        say(f"p corrected for {len(runs)} comparisons per metric (Holm)")
     return 0
 
 
 def _say_differences(metrics: Mapping[str, Difference]) -> None:
-    shares = "".join(f"{title:>7}" for title in ("better", "worse", "equal"))
-    say(f"{'':<13}{'a':>7}{'b':>7}  {'b - a':<25}{'p':>6}{shares}")
+    say(f"{'':<13}{'a':>7}{'b':>7}  {'b - a':<23}{'p':>7}{'better':>7}{'worse':>6}{'equal':>6}")
     for name, one in metrics.items():
         change = f"{_signed(one.difference)} [{_signed(one.low)}, {_signed(one.high)}]"
-        cells = "".join(f"{share:>7.0%}" for share in (one.better, one.worse, one.equal))
         say(
-            f"{name:<13}{_short(one.a):>7}{_short(one.b):>7}  {change:<25}"
-            f"{_short(one.p_value):>6}{cells}"
+            f"{name:<13}{_short(one.a):>7}{_short(one.b):>7}  {change:<23}"
+            f"{_short(one.p_value):>7}{one.better:>7.0%}{one.worse:>6.0%}{one.equal:>6.0%}"
         )
 
 

@@ -55,6 +55,11 @@ def write_per_user(file: str | Path, evaluation: Evaluation, user_ids: Any = Non
         with path.open("w", newline="", encoding="utf-8") as out:
             rows = csv.writer(out)
             rows.writerow(columns)
-            rows.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+            # As text, float32 has the digits that it needs.
+            cells = (
+                column.astype(str) if column.dtype.kind == "f" else column.tolist()
+                for column in columns.values()
+            )
+            rows.writerows(zip(*cells, strict=True))
 
     write_atomic(file, write)

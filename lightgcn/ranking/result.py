@@ -163,8 +163,8 @@ class Evaluation:
 def kept_by(evaluation: Evaluation) -> PerUser:
     """Return the values per user; a ValueError names the argument that keeps them."""
     if evaluation.per_user is None:
-        hint = (
-            "pass per_user=True to the evaluation" if evaluation.num_users else "no ks were given"
+        raise ValueError(
+            "the evaluation has no values per user: evaluate with per_user=True and metrics that "
+            "are means over users"
         )
-        raise ValueError(f"the evaluation has no values per user: {hint}")
     return evaluation.per_user

@@ -124,6 +124,12 @@ class TrainConfig:
             )
         parse_objective(self.metric)
 
+    def meaningful(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the metrics without "loss" if the scores were not trained to be logits: their
+        cross-entropy means nothing then."""
+        hidden = "loss" if self.loss != "bce" and self.metric != "loss" else None
+        return {name: value for name, value in metrics.items() if name != hidden}
+
 
 @dataclass(frozen=True)
 class Preset:
