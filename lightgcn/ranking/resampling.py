@@ -14,8 +14,8 @@ from torch import Tensor
 from lightgcn.core.checks import checked_count, is_number
 from lightgcn.core.seeding import make_generator, seed_from
 
-# Random numbers at a time.
-_AT_A_TIME = 1 << 22
+# Random numbers at a time: few enough to stay in cache.
+_AT_A_TIME = 1 << 17
 
 
 def bootstrap_interval(

@@ -144,7 +144,10 @@ def test_lists_by_default_are_as_long_as_there_are_items(
 
 
 def test_bad_options_write_nothing(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = files_under(run)
     (tmp_path / "a file").write_text("")
@@ -164,7 +167,11 @@ def test_bad_options_write_nothing(
     assert "--k" in refusal(capsys, "evaluate", run, "--k", "many")
     for option in ("--intervals", "--groups"):
         assert option in refusal(capsys, "evaluate", run, f"{option}=yes")
-    assert files_under(run) == before and not (tmp_path / "users.csv").exists()
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "pyarrow", None)
+        said = refusal(capsys, "evaluate", run, "--per-user", tmp_path / "users.parquet")
+        assert "--per-user" in said and "pyarrow" in said
+    assert files_under(run) == before and not list(tmp_path.glob("users.*"))
 
 
 def test_compare_is_what_python_says(
