@@ -28,13 +28,13 @@ from lightgcn.nn.model import LightGCN
 from lightgcn.nn.model_io import load_model, save_model
 from lightgcn.nn.propagation import propagate
 from lightgcn.ranking.evaluation import (
-    Evaluation,
     evaluate,
     evaluate_links,
     evaluate_ranking,
     evaluate_scores,
 )
 from lightgcn.ranking.ranker import Ranker
+from lightgcn.ranking.result import Evaluation
 from lightgcn.ranking.topk import top_k
 from lightgcn.recommender import Recommendation, Recommender
 from lightgcn.training.config import Preset, TrainConfig, preset

@@ -29,7 +29,7 @@ Columns = Mapping[str, Sequence[str]]
 _PAIRS = 1 << 23
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recommendation:
     """One recommended item.
 
@@ -44,6 +44,8 @@ class Recommendation:
         >>> track = Recommendation("t7", 7, 0.9, {"name": "Airbag", "artist": "Radiohead"})
         >>> track.label
         'Airbag by Radiohead'
+        >>> track
+        Recommendation('t7', 0.9000, 'Airbag by Radiohead')
     """
 
     id: Id
@@ -60,6 +62,10 @@ class Recommendation:
         if not name:
             return str(self.id)
         return f"{name} by {artist}" if artist else name
+
+    def __repr__(self) -> str:
+        named = "" if self.label == str(self.id) else f", {self.label!r}"
+        return f"Recommendation({self.id!r}, {self.score:.4f}{named})"
 
 
 class Recommender:

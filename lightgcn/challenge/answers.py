@@ -20,6 +20,7 @@ from lightgcn.challenge.scores import LIST_LENGTH
 from lightgcn.challenge.tasks import ChallengePlaylist
 from lightgcn.challenge.title_index import TitleIndex
 from lightgcn.core.checks import checked_count, checked_number
+from lightgcn.core.progress import progress_bar
 from lightgcn.graph.interactions import Interactions
 from lightgcn.nn.link_scores import unit_rows
 from lightgcn.nn.projection import gram_matrix
@@ -258,14 +259,10 @@ def _lists(
     k: int,
     progress: bool,
 ) -> Lists:
-    from tqdm import tqdm
-
     k = min(checked_count("k", k, 1), len(items))
     uris, lists = recommender.seen.item_ids, {}
     assert uris is not None
-    with tqdm(
-        total=len(playlists), desc="answers", unit="playlist", disable=None if progress else True
-    ) as bar:
+    with progress_bar(total=len(playlists), desc="answers", unit="playlist", shown=progress) as bar:
         for first in range(0, len(playlists), _AT_A_TIME):
             end = min(first + _AT_A_TIME, len(playlists))
             chunk = torch.arange(first, end, dtype=torch.int64, device=users.device)

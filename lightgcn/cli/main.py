@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from lightgcn.cli import challenge, data, results, train, tune
+from lightgcn.cli import challenge, data, evaluate, results, train, tune
 from lightgcn.cli.console import (
     BAD_INPUT,
     INTERRUPTED,
@@ -27,6 +27,7 @@ COMMANDS = {
     **data.COMMANDS,
     **train.COMMANDS,
     **tune.COMMANDS,
+    **evaluate.COMMANDS,
     **results.COMMANDS,
     **challenge.COMMANDS,
 }

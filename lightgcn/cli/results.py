@@ -1,80 +1,27 @@
-"""`lightgcn evaluate`, `recommend`, `plot` and `report`, which read a run folder."""
+"""`lightgcn recommend`, `plot` and `report`, which read a run folder."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from lightgcn.cli.console import chosen_device, complain, print_json, say
 from lightgcn.cli.options import Command
 from lightgcn.datasets import Dataset, open_dataset
-from lightgcn.experiments.evaluate import BASELINES, evaluate_run
 from lightgcn.experiments.finished import newer_training, recommender_file
 from lightgcn.experiments.run import RunConfig
-from lightgcn.ranking.evaluation import Evaluation
 from lightgcn.recommender import Recommender
 
 
-def _run_arguments(parser: argparse.ArgumentParser) -> None:
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the run folder and where its data is."""
     parser.add_argument("run", help="run folder")
     parser.add_argument("--data", help="the run's dataset, if it has moved since training")
 
 
-def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    _run_arguments(parser)
-    parser.add_argument("-k", "--k", type=int, nargs="+", default=[20], help="list lengths (20)")
-    parser.add_argument(
-        "--baselines",
-        nargs="+",
-        choices=[*BASELINES, "all"],
-        default=["popularity"],
-        metavar="NAME",
-        help=f"baselines to show beside the model: {', '.join(BASELINES)}, or all (popularity)",
-    )
-
-
-def evaluate(arguments: argparse.Namespace) -> int:
-    """Evaluate a run on its test set, beside baselines."""
-    device = chosen_device(arguments.device)
-    dataset = _dataset_of_run(arguments)
-    baselines = BASELINES if "all" in arguments.baselines else arguments.baselines
-    results = evaluate_run(
-        dataset,
-        arguments.run,
-        ks=arguments.k,
-        baselines=baselines,
-        device=device,
-        progress=not arguments.json,
-    )
-    newer = _note_newer_training(Path(arguments.run))
-    if arguments.json:
-        values: dict[str, Any] = {name: asdict(result) for name, result in results.items()}
-        if newer is not None:
-            values["newer_training"] = {"model_epochs": newer[0], "checkpoint_epochs": newer[1]}
-        print_json(values)
-        return 0
-    _say_evaluations(results)
-    return 0
-
-
-def _say_evaluations(results: Mapping[str, Evaluation]) -> None:
-    first = next(iter(results.values()))
-    links = f", {first.num_links:,} links (positive and negative)" if first.num_links else ""
-    say(f"test: {first.num_users:,} users{links}")
-    widths = {name: max(len(name), 6) + 2 for name in results}
-    say(f"{'':<14}" + "".join(f"{name:>{width}}" for name, width in widths.items()))
-    for metric in first.metrics:
-        row = f"{metric:<14}"
-        for name, width in widths.items():
-            value = results[name].metrics.get(metric)
-            row += f"{'-' if value is None else f'{value:.4f}':>{width}}"
-        say(row)
-
-
-def _dataset_of_run(arguments: argparse.Namespace) -> Dataset:
+def dataset_of_run(arguments: argparse.Namespace) -> Dataset:
+    """Return the dataset of a run."""
     config = RunConfig.load(arguments.run)
     try:
         return open_dataset(arguments.data or config.data, progress=not arguments.json)
@@ -83,7 +30,7 @@ def _dataset_of_run(arguments: argparse.Namespace) -> Dataset:
         raise FileNotFoundError(f"{error}{hint}") from error
 
 
-def _note_newer_training(run: Path) -> tuple[int, int] | None:
+def note_newer_training(run: Path) -> tuple[int, int] | None:
     """Print a note if the model is older than the training, which was interrupted."""
     newer = newer_training(run)
     if newer is not None:
@@ -97,8 +44,8 @@ def _note_newer_training(run: Path) -> tuple[int, int] | None:
 def _dataset_to_show(arguments: argparse.Namespace) -> Dataset:
     """Return the dataset of a run for `plot` and `report`, which compute on the CPU."""
     chosen_device(arguments.device)  # unused, but checked
-    dataset = _dataset_of_run(arguments)
-    _note_newer_training(Path(arguments.run))
+    dataset = dataset_of_run(arguments)
+    note_newer_training(Path(arguments.run))
     return dataset
 
 
@@ -121,7 +68,7 @@ def recommend(arguments: argparse.Namespace) -> int:
     device = chosen_device(arguments.device)
     file = recommender_file(arguments.run)
     recommender = Recommender.load(file, device)
-    _note_newer_training(file.parent)
+    note_newer_training(file.parent)
     if arguments.user is not None:
         tracks = recommender.recommend(arguments.user, arguments.k)
         title = f"for user {arguments.user}"
@@ -143,7 +90,7 @@ def recommend(arguments: argparse.Namespace) -> int:
 
 
 def _plot_arguments(parser: argparse.ArgumentParser) -> None:
-    _run_arguments(parser)
+    run_arguments(parser)
     parser.add_argument("--out", help="folder for the pictures (RUN/pictures)")
     parser.add_argument(
         "--nodes", type=int, default=300, help="nodes of the drawn part of the graph (%(default)s)"
@@ -180,7 +127,7 @@ def plot(arguments: argparse.Namespace) -> int:
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    _run_arguments(parser)
+    run_arguments(parser)
     parser.add_argument("--out", help="file to write (RUN/report.html)")
     parser.add_argument(
         "--users", type=int, default=200, help="users with recommendations (%(default)s)"
@@ -214,15 +161,6 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS = {
-    "evaluate": Command(
-        evaluate,
-        _evaluate_arguments,
-        "test metrics of a run beside baselines",
-        (
-            "lightgcn evaluate runs/first --k 10 20 50",
-            "lightgcn evaluate runs/first --baselines popularity ease gf_cf cheby_cf mf",
-        ),
-    ),
     "recommend": Command(
         recommend,
         _recommend_arguments,

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from lightgcn.experiments.reproduction import METRICS, Reproduction, reproduce
 from lightgcn.experiments.run import RunConfig, default_ratios, stratify_like_test
 from lightgcn.experiments.train import train_run
 from lightgcn.training.checkpoint import CHECKPOINT_FILE
-from lightgcn.training.config import MAY_CHANGE, Preset, preset
+from lightgcn.training.config import MAY_CHANGE, Preset, TrainConfig, preset
 from lightgcn.training.trainer import TrainResult
 
 
@@ -77,14 +78,16 @@ def train(arguments: argparse.Namespace) -> int:
             folder,
             resume=resume,
             device=device,
-            on_epoch=_say_epoch if shown and not sys.stderr.isatty() else None,
+            on_epoch=partial(_say_epoch, settings.train)
+            if shown and not sys.stderr.isatty()
+            else None,
             watch=stop_on_interrupt(),
             progress=shown,
             processes=processes,
         )
     if processes.rank != 0:
         return INTERRUPTED if result.ended == "interrupted" else 0
-    return _say_trained(arguments, result)
+    return _say_trained(arguments, result, settings.train)
 
 
 def _settings(arguments: argparse.Namespace, saved: RunConfig | None) -> Preset:
@@ -123,13 +126,18 @@ def new_run_config(
     return RunConfig(data, dataset.fingerprint(), settings, **defaults | given)
 
 
-def _say_epoch(record: dict[str, Any]) -> None:
+def _say_epoch(config: TrainConfig, record: dict[str, Any]) -> None:
     if "val" in record:
-        values = "  ".join(f"{name} {value:.4f}" for name, value in record["val"].items())
+        values = _values(config, record)
         say(f"epoch {record['epoch']:>4}  loss {record['loss']:.4f}  validation: {values}")
 
 
-def _say_trained(arguments: argparse.Namespace, result: TrainResult) -> int:
+def _values(config: TrainConfig, record: dict[str, Any]) -> str:
+    shown = config.meaningful(record.get("val", {}))
+    return "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+
+
+def _say_trained(arguments: argparse.Namespace, result: TrainResult, config: TrainConfig) -> int:
     run, epochs = arguments.run, len(result.history)
     if result.ended == "interrupted":
         again = command_line(["train", arguments.data, run, "--resume"])
@@ -144,8 +152,7 @@ def _say_trained(arguments: argparse.Namespace, result: TrainResult) -> int:
     reason = "patience ran out" if result.ended == "early" else "all epochs done"
     seconds = sum(record["seconds"] for record in result.history)
     say(f"{epochs} epochs, {seconds:.1f} s of training ({reason})")
-    values = "  ".join(f"{name} {value:.4f}" for name, value in best.get("val", {}).items())
-    chosen = f"best epoch {result.best_epoch}, validation: {values}"
+    chosen = f"best epoch {result.best_epoch}, validation: {_values(config, best)}"
     say(chosen if best else "no validation edges: the model is the last epoch's")
     if result.choice is not None:
         say(f"ranking chosen on {result.choice.num_users:,} validation users: {result.choice}")

@@ -22,7 +22,7 @@ FILE_NAME = "dataset.safetensors"
 SUMMARY_NAME = "dataset.json"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Interactions with columns of text for their nodes.
 
@@ -42,6 +42,8 @@ class Dataset:
     Example:
         >>> graph = Interactions.from_frame({"user": ["ann", "bob"], "item": ["s1", "s1"]})
         >>> dataset = Dataset(graph, users={}, items={"name": ["Airbag"]})
+        >>> dataset
+        Dataset(2 users, 1 items, 2 edges; columns of items: name)
         >>> folder = dataset.save("prepared")
         >>> Dataset.load(folder).items
         {'name': ['Airbag']}
@@ -72,6 +74,16 @@ class Dataset:
         for held_out in self.held_out.values():
             known = known.union(held_out)
         return known
+
+    def __repr__(self) -> str:
+        graph = self.interactions
+        parts = [f"{graph.num_users:,} users, {graph.num_items:,} items, {graph.num_edges:,} edges"]
+        if self.test is not None:
+            parts.append(f"{self.test.num_edges:,} test edges")
+        for side, columns in (("users", self.users), ("items", self.items)):
+            if columns:
+                parts.append(f"columns of {side}: {', '.join(columns)}")
+        return f"Dataset({'; '.join(parts)})"
 
     def reindex(self, users: Tensor, items: Tensor) -> Dataset:
         """Return the dataset of the given nodes, in the order given.

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 from lightgcn.core.memory import reading_limit
+from lightgcn.core.progress import progress_bar
 from lightgcn.datasets.streams import (
     COMPRESSIONS,
     DAMAGED,
@@ -155,10 +156,8 @@ def utf8(path: Path, data: bytes, encoding: str | None = None) -> bytes:
 def with_progress(
     items: Iterable[T], progress: bool, *, total: int | None, unit: str
 ) -> Iterable[T]:
-    """Return the same items, counted on stderr if ``progress`` is set and stderr is a terminal."""
+    """Return the same items, counted on stderr if ``progress`` is set and someone can see it."""
     if not progress:
         return items
-    from tqdm import tqdm
-
-    bar: Iterable[T] = tqdm(items, total=total, unit=unit, disable=None)
+    bar: Iterable[T] = progress_bar(items, total=total, unit=unit, shown=True)
     return bar

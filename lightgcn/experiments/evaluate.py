@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightgcn.core.progress import progress_bar
 from lightgcn.core.storage import write_json
 from lightgcn.datasets import Dataset
 from lightgcn.experiments.finished import not_ended, trained_or_none
@@ -27,13 +29,15 @@ from lightgcn.nn.model import LightGCN
 from lightgcn.nn.model_io import load_model
 from lightgcn.ranking.baselines import ItemScorer, check_memory, ease, item_cosine
 from lightgcn.ranking.evaluation import (
-    Evaluation,
+    DEFAULT_METRICS,
     evaluate,
     evaluate_links,
     evaluate_ranking,
     evaluate_scores,
 )
 from lightgcn.ranking.graph_filters import cheby_cf, gf_cf
+from lightgcn.ranking.list_metrics import LIST_METRICS
+from lightgcn.ranking.result import Evaluation
 from lightgcn.ranking.sparse_ease import sparse_ease
 from lightgcn.training.trainer import fit
 
@@ -45,13 +49,16 @@ _SCORERS: dict[str, Callable[..., ItemScorer]] = {
     "cheby_cf": cheby_cf,
 }
 BASELINES = ("popularity", *_SCORERS, "mf")
+ALL_METRICS = (*DEFAULT_METRICS, *LIST_METRICS)
 
 
 def evaluate_run(
     dataset: Dataset,
     folder: str | Path,
     *,
-    ks: Sequence[int] = (20,),
+    ks: Sequence[int] | None = None,
+    metrics: Sequence[str] = ALL_METRICS,
+    per_user: bool = False,
     baselines: Sequence[str] = ("popularity",),
     device: torch.device | str = "cpu",
     progress: bool = False,
@@ -66,7 +73,9 @@ def evaluate_run(
     Args:
         dataset: dataset of the run.
         folder: the run folder.
-        ks: list lengths.
+        ks: as for `lightgcn.evaluate`.
+        metrics: as for `lightgcn.evaluate`.
+        per_user: as for `lightgcn.evaluate`.
         baselines: names out of `BASELINES`.
         device: device to evaluate on, and to train "mf".
         progress: show progress bars on a terminal.
@@ -93,20 +102,20 @@ def evaluate_run(
     evaluated = trained_or_none(folder)
     groups = run_side_nodes(config, dataset)
     links = test if groups is None else groups.extend_links(test)
-    results = {"lightgcn": evaluate_model(folder / MODEL_FILE, links, ks=ks)}
+    asked: dict[str, Any] = {"ks": ks, "metrics": metrics, "per_user": per_user}
+    results = {"lightgcn": evaluate(load_model(folder / MODEL_FILE).to(device), links, **asked)}
     for name in dict.fromkeys(baselines):
         if name == "popularity":
-            results[name] = _evaluate_popularity(test, ks)
+            results[name] = _evaluate_popularity(test, asked)
         elif name == "mf":
             other = _train_mf(dataset, config, device, progress)
-            results[name] = evaluate(other, test, ks=ks)
+            results[name] = evaluate(other, test, **asked)
         else:
-            results[name] = _evaluate_scorer(name, test.to("cpu"), ks, progress)
+            results[name] = _evaluate_scorer(name, test.to("cpu"), asked, progress)
     if trained_or_none(folder) == evaluated:  # no newer model was written meanwhile
         try:
-            write_json(
-                folder / TEST_FILE, {name: asdict(result) for name, result in results.items()}
-            )
+            summaries = {name: result.summary() for name, result in results.items()}
+            write_json(folder / TEST_FILE, summaries)
         except OSError as error:  # still return the metrics
             warnings.warn(
                 f"the metrics could not be written: {error.filename}: {error.strerror}",
@@ -115,39 +124,29 @@ def evaluate_run(
     return results
 
 
-def evaluate_model(file: str | Path, links: LinkSet, *, ks: Sequence[int] = (20,)) -> Evaluation:
-    """Evaluate a saved model on a link set, on its device."""
-    return evaluate(load_model(file).to(links.message.device), links, ks=ks)
-
-
-def _evaluate_popularity(test: LinkSet, ks: Sequence[int]) -> Evaluation:
+def _evaluate_popularity(test: LinkSet, asked: dict[str, Any]) -> Evaluation:
     items = test.message.item_degrees.to(torch.float32).unsqueeze(1)
     users = items.new_ones(test.message.num_users, 1)
-    ranking = evaluate_ranking(users, items, test.positives, seen=test.message, ks=ks)
+    ranking = evaluate_ranking(users, items, test.positives, seen=test.message, **asked)
     if not test.negatives.shape[1]:
         return ranking
     links = evaluate_links(users, items, test)
     # A count of users is no logit, so its loss means nothing.
-    return Evaluation(
-        {"roc_auc": links["roc_auc"]} | ranking.metrics, links.num_links, ranking.num_users
-    )
+    metrics = {"roc_auc": links["roc_auc"]} | ranking.metrics
+    return replace(ranking, metrics=metrics, num_links=links.num_links)
 
 
-def _evaluate_scorer(name: str, test: LinkSet, ks: Sequence[int], progress: bool) -> Evaluation:
-    from tqdm import tqdm
-
+def _evaluate_scorer(name: str, test: LinkSet, asked: dict[str, Any], progress: bool) -> Evaluation:
     scorer = _SCORERS[name](test.message, progress=progress)
     users = int((test.positives.user_degrees > 0).sum())
-    with tqdm(
-        total=users, desc=f"{name}: ranking", unit="user", disable=None if progress else True
-    ) as bar:
+    with progress_bar(total=users, desc=f"{name}: ranking", unit="user", shown=progress) as bar:
 
         def scores(users: Tensor) -> Tensor:
             rows = scorer.scores(users)
             bar.update(len(users))
             return rows
 
-        return evaluate_scores(scores, test.positives, seen=test.message, ks=ks)
+        return evaluate_scores(scores, test.positives, seen=test.message, **asked)
 
 
 def _train_mf(

@@ -34,6 +34,7 @@ from lightgcn.experiments.plots import (
 from lightgcn.experiments.run import TEST_FILE, TRAINED_FILE, RunConfig
 from lightgcn.graph.subgraph import GraphStatistics, graph_statistics
 from lightgcn.recommender import Recommender
+from lightgcn.training.config import TrainConfig
 
 REPORT_FILE = "report.html"
 _OWN_ITEMS = 5
@@ -86,7 +87,7 @@ def write_report(
         f"<h1>LightGCN on {html.escape(name)}</h1>",
         _summary(config, history, best_epoch, start_seconds),
         "<h2>Test</h2>",
-        _metrics(test) if test is not None else _NOT_EVALUATED,
+        _metrics(test, config.settings.train) if test is not None else _NOT_EVALUATED,
         "<h2>Training</h2>",
         _picture(
             learning_curves(history, config.settings.train, stacked=True),
@@ -233,8 +234,12 @@ def _summary(
     return f'<dl class="facts">{"".join(cells)}</dl>'
 
 
-def _metrics(test: dict[str, Any]) -> str:
-    names = list(dict.fromkeys(metric for result in test.values() for metric in result["metrics"]))
+def _metrics(test: dict[str, Any], config: TrainConfig) -> str:
+    names = list(
+        dict.fromkeys(
+            metric for result in test.values() for metric in config.meaningful(result["metrics"])
+        )
+    )
     rows = [
         (_MODELS.get(model, model), *(_number(result["metrics"].get(metric)) for metric in names))
         for model, result in test.items()

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.core.checks import checked_count
+from lightgcn.core.progress import progress_bar
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.pattern import suppress_beta_warning
 
@@ -150,15 +151,13 @@ def right_singular_vectors(
 def _krylov(
     matrix: Any, rank: int, width: int, progress: bool, title: str
 ) -> tuple[Tensor, Tensor]:
-    from tqdm import tqdm
-
     forward, back = sparse_csr(matrix), sparse_csr(matrix.T.tocsr())
     generator = torch.Generator(device="cpu").manual_seed(0)
     factory: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
     start = torch.randn(matrix.shape[0], width, generator=generator, **factory)
     block = torch.linalg.qr(back @ start).Q
     basis = torch.empty(matrix.shape[1], width * _KRYLOV_STEPS, **factory)
-    steps = tqdm(range(_KRYLOV_STEPS), desc=title, disable=None if progress else True)
+    steps = progress_bar(range(_KRYLOV_STEPS), desc=title, shown=progress)
     for step in steps:
         basis[:, step * width : (step + 1) * width] = block
         if step + 1 < _KRYLOV_STEPS:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lightgcn.core.checks import checked_count
+from lightgcn.core.progress import progress_bar
 from lightgcn.core.tensor_file import load_tensors, save_tensors
 from lightgcn.nn.projection import leading_projection
 
@@ -97,14 +98,12 @@ class TextEncoder:
         Raises:
             ValueError: if a file of the cache is corrupt, or an embedding not finite.
         """
-        from tqdm import tqdm
-
         numbers: dict[str, int] = {}
         places = [numbers.setdefault(text.strip(), len(numbers)) for text in texts]
         distinct = list(numbers)
         vectors = torch.zeros(len(distinct), self.dim, dtype=torch.float32, device="cpu")
-        with tqdm(
-            total=len(distinct), desc="words", unit="text", disable=None if self.progress else True
+        with progress_bar(
+            total=len(distinct), desc="words", unit="text", shown=self.progress
         ) as bar:
             for first in range(0, len(distinct), _PART):
                 part = distinct[first : first + _PART]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lightgcn.core.checks import checked_count, checked_indices, checked_number
 from lightgcn.core.memory import available_memory
+from lightgcn.core.progress import progress_bar
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.ranking.item_knn import joined_rows, largest_others
 
@@ -230,10 +231,8 @@ def weighted_sum(rows: Any, weights: Any) -> Floats:
 
 def _blocks(count: int, title: str, progress: bool) -> Iterator[tuple[int, int]]:
     """Yield (first, end) of blocks of rows of a square matrix of items, with a progress bar."""
-    from tqdm import tqdm
-
     size = max(1, _BLOCK // max(count, 1))
-    with tqdm(total=count, desc=title, unit="item", disable=None if progress else True) as bar:
+    with progress_bar(total=count, desc=title, unit="item", shown=progress) as bar:
         for first in range(0, count, size):
             end = min(first + size, count)
             yield first, end

@@ -26,7 +26,7 @@ from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.closed_forms import ClosedForms
 from lightgcn.ranking.evaluation import evaluate_users
 from lightgcn.ranking.item_knn import ItemKNN
-from lightgcn.ranking.metrics import RANKING_METRICS, lower_is_better, parse_metric
+from lightgcn.ranking.metrics import RANKING_METRICS, lower_is_better, parse_objective
 from lightgcn.ranking.ranker import Ranker
 from lightgcn.ranking.residual import Residual
 from lightgcn.ranking.time_decay import decayed, order_is_informative
@@ -145,7 +145,7 @@ def choose_ranking(
         True
         >>> model.ranking = choice.config
     """
-    name, k = parse_metric(metric)
+    name, k = parse_objective(metric)
     if k is None:  # a metric of links
         raise ValueError(f"metric must be one of ranked lists, such as recall@20, got {metric!r}")
     if not links.positives.num_edges:

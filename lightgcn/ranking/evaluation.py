@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import as_tensor, check_floating
+from lightgcn.core.checks import check_floating
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.graph.links import LinkSet
 from lightgcn.nn.config import check_scores_all_pairs
 from lightgcn.nn.link_scores import link_scores
 from lightgcn.nn.losses import bce_loss
 from lightgcn.nn.model import LightGCN
-from lightgcn.ranking.metrics import RANKING_METRICS, hits_of, roc_auc
+from lightgcn.ranking.lists import checked_ks, measure_lists
+from lightgcn.ranking.metrics import roc_auc
 from lightgcn.ranking.ranker import Ranker
 from lightgcn.ranking.residual import Residual, check_residual, residual_of_links
-from lightgcn.ranking.topk import TopK, check_k, check_scores, top_k, top_k_scores
+from lightgcn.ranking.result import Evaluation
+from lightgcn.ranking.topk import TopK, check_scores, top_k, top_k_scores
 
 DEFAULT_METRICS = ("recall", "ndcg", "precision", "hit_rate", "mrr", "map")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics by name, and the numbers of users and links behind them.
-
-    Attributes:
-        metrics: "roc_auc" and "loss" of the links; "recall@20", "ndcg@20", … means over the users.
-        num_links: number of positives and negatives of the link metrics.
-        num_users: number of users with at least one relevant item, for the ranking metrics.
-
-    Example:
-        >>> result = Evaluation({"recall@20": 0.25}, num_users=4)
-        >>> result["recall@20"]
-        0.25
-        >>> print(result)
-        recall@20 0.2500  (4 users)
-    """
-
-    metrics: dict[str, float]
-    num_links: int = 0
-    num_users: int = 0
-
-    def __getitem__(self, name: str) -> float:
-        if name not in self.metrics:
-            raise KeyError(f"no metric {name!r}; there are {', '.join(self.metrics)}")
-        return self.metrics[name]
-
-    def __str__(self) -> str:
-        values = "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
-        counts = ((self.num_users, "users"), (self.num_links, "links"))
-        measured = ", ".join(f"{count:,} {noun}" for count, noun in counts if count)
-        return f"{values}  ({measured})"
 
 
 @torch.no_grad()
@@ -62,8 +30,9 @@ def evaluate(
     model: LightGCN | Ranker,
     links: LinkSet,
     *,
-    ks: Sequence[int] = (20,),
+    ks: Sequence[int] | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
+    per_user: bool = False,
 ) -> Evaluation:
     """Evaluate a model on a link set: ROC-AUC and loss of its links, and a ranking of all items.
 
@@ -74,8 +43,12 @@ def evaluate(
     Args:
         model: a trained model, or a `Ranker` of it over ``links.message``.
         links: the links to predict; link metrics are left out if it has no negatives.
-        ks: list lengths; empty for link metrics alone.
-        metrics: names out of `lightgcn.ranking.metrics.RANKING_METRICS`.
+        ks: list lengths, empty for link metrics alone; None for 20, or all items if there are
+            fewer.
+        metrics: names out of `lightgcn.ranking.metrics.RANKING_METRICS` and
+            `lightgcn.ranking.list_metrics.LIST_METRICS`.
+        per_user: keep the values of each user (`Evaluation.per_user`), for intervals, comparisons
+            and groups.
 
     Raises:
         TypeError: if ``model`` or ``links`` has a different type.
@@ -90,7 +63,7 @@ def evaluate(
         >>> sorted(lightgcn.evaluate(model, split.test, metrics=["recall"]).metrics)
         ['loss', 'recall@20', 'roc_auc']
     """
-    return evaluate_users(*_checked(model, links), ks=ks, metrics=metrics)
+    return evaluate_users(*_checked(model, links), ks=ks, metrics=metrics, per_user=per_user)
 
 
 def _checked(model: LightGCN | Ranker, links: LinkSet) -> tuple[Ranker, LinkSet]:
@@ -122,15 +95,16 @@ def evaluate_users(
     ranker: Ranker,
     links: LinkSet,
     *,
-    ks: Sequence[int] = (20,),
+    ks: Sequence[int] | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
     users: Tensor | None = None,
+    per_user: bool = False,
 ) -> Evaluation:
     """Evaluate a ranker over ``links.message``; with (B,) ``users``, rank for these alone.
 
     Several processes rank a part of the users each; link metrics always cover all links.
     """
-    ks, result = _checked_ks(ks), Evaluation({})
+    ks, result = checked_ks(ks, links.positives.num_items), Evaluation({})
     if links.negatives.shape[1]:
         left, right = ranker.users, ranker.items
         if links.negative_pairs == "all":
@@ -148,8 +122,11 @@ def evaluate_users(
             ks=ks,
             metrics=metrics,
             residual=ranker.residual,
+            per_user=per_user,
         )
-        result = Evaluation(result.metrics | ranking.metrics, result.num_links, ranking.num_users)
+        result = replace(
+            ranking, metrics=result.metrics | ranking.metrics, num_links=result.num_links
+        )
     if not result.metrics:
         raise ValueError("nothing to evaluate: the links have no negatives and no k was given")
     return result
@@ -213,9 +190,10 @@ def evaluate_ranking(
     relevant: Interactions,
     *,
     seen: Interactions | None = None,
-    ks: Sequence[int] = (20,),
+    ks: Sequence[int] | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
     residual: Residual | None = None,
+    per_user: bool = False,
 ) -> Evaluation:
     """Rank all items for each user with relevant ones and average the metrics over these users.
 
@@ -224,8 +202,12 @@ def evaluate_ranking(
         item_embeddings: (num_items, d) final embeddings.
         relevant: the edges to find.
         seen: edges whose items are masked for their user, unless they are relevant.
-        ks: list lengths, each at most the number of items.
-        metrics: names out of `lightgcn.ranking.metrics.RANKING_METRICS`.
+        ks: list lengths, each at most the number of items; None for 20, or all items if there are
+            fewer.
+        metrics: names out of `lightgcn.ranking.metrics.RANKING_METRICS` and
+            `lightgcn.ranking.list_metrics.LIST_METRICS`.
+        per_user: keep the values of each user (`Evaluation.per_user`), for intervals, comparisons
+            and groups.
         residual: such as item kNN, added to the dot products.
 
     Raises:
@@ -246,7 +228,7 @@ def evaluate_ranking(
     def best(users: Tensor, k: int, seen: Interactions | None) -> TopK:
         return top_k(user_embeddings, item_embeddings, k, seen=seen, users=users, residual=residual)
 
-    return _evaluate_lists(best, relevant, seen, ks, metrics)
+    return measure_lists(best, relevant, seen, ks, metrics, per_user)
 
 
 @torch.no_grad()
@@ -255,9 +237,10 @@ def evaluate_scores(
     relevant: Interactions,
     *,
     seen: Interactions | None = None,
-    ks: Sequence[int] = (20,),
+    ks: Sequence[int] | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
     chunk_size: int | None = None,
+    per_user: bool = False,
 ) -> Evaluation:
     """Evaluate any function that scores all items for a user, as `evaluate_ranking` does.
 
@@ -266,8 +249,12 @@ def evaluate_scores(
             never ranked.
         relevant: the edges to find.
         seen: edges whose items are masked for their user, unless they are relevant.
-        ks: list lengths, each at most the number of items.
-        metrics: names out of `lightgcn.ranking.metrics.RANKING_METRICS`.
+        ks: list lengths, each at most the number of items; None for 20, or all items if there are
+            fewer.
+        metrics: names out of `lightgcn.ranking.metrics.RANKING_METRICS` and
+            `lightgcn.ranking.list_metrics.LIST_METRICS`.
+        per_user: keep the values of each user (`Evaluation.per_user`), for intervals, comparisons
+            and groups.
         chunk_size: users at a time; None for about ten million scores at a time.
 
     Raises:
@@ -288,55 +275,7 @@ def evaluate_scores(
     def best(users: Tensor, k: int, seen: Interactions | None) -> TopK:
         return top_k_scores(scores, users, relevant.num_items, k, seen=seen, chunk_size=chunk_size)
 
-    return _evaluate_lists(best, relevant, seen, ks, metrics)
-
-
-def _evaluate_lists(
-    best: Callable[[Tensor, int, Interactions | None], TopK],
-    relevant: Interactions,
-    seen: Interactions | None,
-    ks: Sequence[int],
-    metrics: Sequence[str],
-) -> Evaluation:
-    """Average the metrics of the lists of ``best(users, k, seen)``."""
-    if isinstance(metrics, str | Tensor) or not isinstance(metrics, Iterable):
-        raise ValueError(f'metrics must be a list of names such as ["recall"], got {metrics!r:.80}')
-    metrics = list(metrics)
-    unknown = [name for name in metrics if str(name) not in RANKING_METRICS]
-    if unknown:
-        raise ValueError(f"unknown metric {unknown[0]!r}; there are {', '.join(RANKING_METRICS)}")
-    if seen is not None:
-        seen = checked_interactions("seen", seen).to(relevant.device)
-        if (seen.num_users, seen.num_items) != (relevant.num_users, relevant.num_items):
-            raise ValueError(f"seen is {seen}, but relevant is {relevant}: the nodes differ")
-    ks = _checked_ks(ks)
-    for k in ks:
-        check_k(k, relevant.num_items)
-    users = relevant.user_degrees.nonzero().flatten()
-    if not len(users) or not ks or not metrics:
-        raise ValueError(
-            f"nothing to evaluate: {len(users)} users have relevant items, ks is {ks}, metrics is "
-            f"{metrics}"
-        )
-    # If train edges both carry messages and are predicted, masking them would hide all that is
-    # relevant.
-    if seen is not None and bool(seen.contains(relevant.users, relevant.items).any()):
-        seen = seen.select(~relevant.contains(seen.users, seen.items))
-    hits = hits_of(best(users, max(ks), seen).items.to(relevant.device), relevant, users)
-    num_relevant = relevant.user_degrees[users]
-    values = {
-        f"{name}@{k}": float(RANKING_METRICS[name](hits[:, :k], num_relevant).mean())
-        for k in ks
-        for name in metrics
-    }
-    return Evaluation(values, num_users=len(users))
-
-
-def _checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
-    given = as_tensor("ks", ks).tolist() if isinstance(ks, np.ndarray | Tensor) else ks
-    if not isinstance(given, Iterable) or isinstance(given, str):
-        raise ValueError(f"ks must be a sequence of list lengths such as (10, 20), got {ks!r}")
-    return tuple(int(k) if isinstance(k, np.integer) else k for k in given)
+    return measure_lists(best, relevant, seen, ks, metrics, per_user)
 
 
 def _check_nodes(users: Tensor, items: Tensor, graph: Interactions) -> None:

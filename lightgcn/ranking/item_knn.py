@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.core.checks import INT32_END, checked_count, checked_number
+from lightgcn.core.progress import progress_bar
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.ranking.residual import Gains, matrix_gains
 
@@ -151,7 +152,6 @@ def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool =
                [0. , 0.5, 0. ]], dtype=float32)
     """
     from scipy.sparse import diags_array
-    from tqdm import tqdm
 
     train = checked_interactions("train", train)
     neighbours = checked_count("neighbours", neighbours, 1)
@@ -166,9 +166,7 @@ def nearest_items(train: Interactions, neighbours: int = 20, *, progress: bool =
         0, train.items.cpu(), train.user_degrees.cpu()[train.users.cpu()]
     )
     found: list[tuple[Floats, Integers, Integers]] = []
-    with tqdm(
-        total=count, desc="neighbours", unit="item", disable=None if progress else True
-    ) as bar:
+    with progress_bar(total=count, desc="neighbours", unit="item", shown=progress) as bar:
         for first, end in row_blocks(most.numpy(), _BLOCK, count):
             products = (columns[first:end] @ scaled).tocsr()
             found.append(largest_others(products, np.arange(first, end), neighbours))

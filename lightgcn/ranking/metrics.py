@@ -6,7 +6,7 @@ Ranking metrics take the hits of ranked lists and return one value per user:
     num_relevant  (B,) integer: the user's relevant items, at least 1
 
 `hits_of` computes the hits of ranked items. Users without relevant items have no value: leave them
-out before."""
+out before. Metrics of all lists together are in `list_metrics`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightgcn.core.sorting import sort_values
 from lightgcn.graph.interactions import Interactions
+from lightgcn.ranking.list_metrics import LIST_METRICS
 
 
 def hits_of(ranked_items: Tensor, relevant: Interactions, users: Tensor) -> Tensor:
@@ -143,18 +144,37 @@ def parse_metric(name: str) -> tuple[str, int | None]:
     base, at, k = str(name).partition("@")
     if not at and base in ("roc_auc", "loss"):
         return base, None
+    of_lists = base in RANKING_METRICS or base in LIST_METRICS
     # Only the canonical spelling, because results are looked up by name.
-    if at and base in RANKING_METRICS and k.isdecimal() and int(k) >= 1 and k == str(int(k)):
+    if at and of_lists and k.isdecimal() and int(k) >= 1 and k == str(int(k)):
         return base, int(k)
     raise ValueError(
-        f"metric must be roc_auc, loss, or one of {', '.join(RANKING_METRICS)} with @k "
-        f"(recall@20), got {name!r}"
+        f"metric must be roc_auc, loss, or one of {', '.join((*RANKING_METRICS, *LIST_METRICS))} "
+        f"with @k (recall@20), got {name!r}"
     )
 
 
+def parse_objective(name: str) -> tuple[str, int | None]:
+    """Split the name of a metric that can choose between models, as `parse_metric` does.
+
+    Raises:
+        ValueError: if there is no such metric, or it does not measure whether lists are right.
+    """
+    base, k = parse_metric(name)
+    if base in LIST_METRICS:
+        raise ValueError(
+            f"metric {name} does not measure whether lists are right, so it cannot choose a model; "
+            f"choose roc_auc, loss, or one of {', '.join(RANKING_METRICS)} with @k"
+        )
+    return base, k
+
+
 def lower_is_better(metric: str) -> bool:
-    """Return whether lower values of a metric are better."""
-    return parse_metric(metric)[0] in ("loss", "clicks")
+    """Return whether lower values of a metric are better.
+
+    Of the metrics of all lists together, a lower Gini index is more even, and a lower popularity
+    is less biased towards popular items."""
+    return parse_metric(metric)[0] in ("loss", "clicks", "gini", "popularity")
 
 
 def is_better(metric: str, value: float, than: float) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lightgcn.core.checks import INT32_END, checked_count, checked_number
+from lightgcn.core.progress import progress_bar
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.ranking.baselines import ItemScorer, weighted_sum
 from lightgcn.ranking.item_knn import joined_rows, largest_others
@@ -79,8 +80,6 @@ def ease_weights(
         array([[0.  , 0.5 ],
                [0.33, 0.  ]], dtype=float32)
     """
-    from tqdm import tqdm
-
     train = checked_interactions("train", train)
     checked_number("l2", l2)
     checked_count("neighbours", neighbours, 1)
@@ -90,7 +89,7 @@ def ease_weights(
     blocks = [(first, min(first + size, count)) for first in range(0, count, size)]
     found = []
     with (
-        tqdm(total=count, desc=title, unit="item", disable=None if progress else True) as bar,
+        progress_bar(total=count, desc=title, unit="item", shown=progress) as bar,
         ThreadPoolExecutor(torch.get_num_threads()) as threads,
     ):
         for (first, end), part in zip(blocks, threads.map(systems.solve, blocks), strict=True):

@@ -23,7 +23,7 @@ from lightgcn.nn.config import (
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.spectral import spectral_embeddings
 from lightgcn.nn.text_features import word_embeddings
-from lightgcn.ranking.metrics import parse_metric
+from lightgcn.ranking.metrics import parse_objective
 
 # What may differ when a run is resumed: how long to train.
 MAY_CHANGE = ("epochs", "patience")
@@ -122,7 +122,13 @@ class TrainConfig:
                 f"positives={self.positives!r} is for bpr and softmax; bce trains on the edges of "
                 "the link set"
             )
-        parse_metric(self.metric)
+        parse_objective(self.metric)
+
+    def meaningful(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the metrics without "loss" if the scores were not trained to be logits: their
+        cross-entropy means nothing then."""
+        hidden = "loss" if self.loss != "bce" and self.metric != "loss" else None
+        return {name: value for name, value in metrics.items() if name != hidden}
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,10 @@ from lightgcn.graph.links import LinkSet
 from lightgcn.nn.config import RankingConfig
 from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.closed_forms import ClosedForms
-from lightgcn.ranking.evaluation import Evaluation, evaluate_users
+from lightgcn.ranking.evaluation import evaluate_users
+from lightgcn.ranking.list_metrics import LIST_METRICS
 from lightgcn.ranking.ranker import Ranker
+from lightgcn.ranking.result import Evaluation
 
 __all__ = ["ProcessGroup", "ProcessLostError", "ShardedLightGCN", "process_group"]
 
@@ -158,7 +160,8 @@ def evaluate_shared(
     if processes.size == 1:
         return evaluate_users(ranker, links, ks=ks, metrics=metrics)
     able = links.positives.user_degrees.nonzero().flatten()
-    if not ks or len(able) < processes.size:
+    # A metric of all lists together is no mean over parts of the users.
+    if not ks or len(able) < processes.size or not LIST_METRICS.keys().isdisjoint(metrics):
         result = evaluate_users(ranker, links, ks=ks, metrics=metrics)
     else:
         own = able[processes.rank :: processes.size]

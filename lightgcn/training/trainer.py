@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightgcn.core.html_table import html_table
 from lightgcn.core.lock import folder_lock
 from lightgcn.core.process_group import ProcessLostError
+from lightgcn.core.progress import progress_bar
 from lightgcn.graph.links import LinkSet, Split
 from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.choice import RankingChoice, choose_ranking
@@ -30,7 +32,7 @@ _ENOUGH_STEPS = 100
 _TRAINED = ("adjacency", "propagate", "embed", "embed_nodes", "forward")
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainResult:
     """The history of a training; the model itself holds the weights of the best epoch.
 
@@ -51,6 +53,8 @@ class TrainResult:
         >>> result = lightgcn.fit(settings.new_model(split.val.message), split, settings)
         >>> result.ended, result.best_epoch
         ('finished', 2)
+        >>> result
+        TrainResult(2 epochs in ... s, finished; best epoch 2: ...)
     """
 
     history: list[dict[str, Any]]
@@ -58,6 +62,28 @@ class TrainResult:
     best_value: float
     ended: Ended
     choice: RankingChoice | None = None
+
+    def _summary(self) -> dict[str, str]:
+        """Return what a reader wants to see of it; the history can be hundreds of records."""
+        seconds = sum(record["seconds"] for record in self.history)
+        shown = {"epochs": f"{len(self.history)} epochs in {seconds:.1f} s, {self.ended}"}
+        if self.best_epoch:
+            shown["best epoch"] = str(self.best_epoch)
+            best = self.history[self.best_epoch - 1]["val"]
+            shown |= {name: f"{value:.4f}" for name, value in best.items()}
+        return shown
+
+    def __repr__(self) -> str:
+        shown = self._summary()
+        text = shown.pop("epochs")
+        if shown:
+            text += f"; best epoch {shown.pop('best epoch')}: "
+            text += ", ".join(f"{name} {value}" for name, value in shown.items())
+        return f"TrainResult({text})"
+
+    def _repr_html_(self) -> str:
+        shown = self._summary()
+        return html_table(shown.pop("epochs"), ["validation", "value"], list(shown.items()))
 
 
 def train(
@@ -339,13 +365,11 @@ def _training_of(model: LightGCN, settings: Any) -> TrainConfig:
 
 
 def _progress_bar(loop: TrainingLoop, shown: bool) -> Any:
-    from tqdm import tqdm
-
     steps = num_steps(learnable_links(loop.split.train, loop.config), loop.config)
-    return tqdm(
+    return progress_bar(
         total=loop.config.epochs * steps,
         initial=loop.progress.epoch * steps + loop.progress.step,
         unit="step",
         desc="train",
-        disable=None if shown else True,
+        shown=shown,
     )

@@ -20,6 +20,7 @@ import torch
 from lightgcn.core.checks import checked_count, checked_number, is_out_of_memory
 from lightgcn.core.lock import folder_lock
 from lightgcn.core.memory import training_memory, warn_of_shortage
+from lightgcn.core.progress import progress_bar
 from lightgcn.graph.links import Split
 from lightgcn.nn.config import RankingConfig
 from lightgcn.nn.model import LightGCN
@@ -441,12 +442,10 @@ class _Search:
             save_preset(self.folder / PRESET_FILE, self.preset_of(best), found)
 
     def show(self, progress: bool) -> Any:
-        from tqdm import tqdm
-
         self.earlier = len(self.trials)
         total = self.limit if self.minutes is None else round(60 * self.minutes)
         unit = "trial" if self.minutes is None else "s"
-        self.bar = tqdm(total=total, unit=unit, disable=None if progress else True)
+        self.bar = progress_bar(total=total, unit=unit, shown=progress)
         return self.bar
 
     def _show(self, curve: list[tuple[int, float]]) -> None:

@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import pytest
 import torch
 
 from lightgcn import LightGCN, evaluate, fit, preset, split_edges
@@ -18,8 +19,9 @@ from lightgcn.core import process_group as process_group_module
 from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup, process_group
 from lightgcn.datasets import synthetic_interactions
 from lightgcn.nn.model_io import save_model
+from lightgcn.ranking.list_metrics import LIST_METRICS
 from lightgcn.training import checkpoint
-from lightgcn.training.sharded import ShardedLightGCN
+from lightgcn.training.sharded import ShardedLightGCN, evaluate_shared
 
 USERS, ITEMS, WIDTH = 90, 70, 14
 EXACT = {"precision": "float32", "embedding_dim": WIDTH}
@@ -60,6 +62,12 @@ def train(name: str, folder: Path, processes: ProcessGroup = SINGLE_PROCESS) -> 
     before = processes.sent
     result = fit(model, split, settings)
     tested = evaluate(model, split.test, ks=(5, 20))
+    names = ("recall", "ndcg", *LIST_METRICS)
+    parts = evaluate_shared(model, split.test, ks=(5, 20), metrics=names)
+    only_means = evaluate_shared(model, split.test, ks=(5, 20), metrics=("recall", "ndcg"))
+    assert only_means.metrics == pytest.approx(
+        {name: parts[name] for name in only_means.metrics}, rel=1e-6
+    )
     with torch.no_grad():
         scores = model(split.test.message, split.test.positives)
     whole = model.whole() if isinstance(model, ShardedLightGCN) else model
@@ -73,6 +81,7 @@ def train(name: str, folder: Path, processes: ProcessGroup = SINGLE_PROCESS) -> 
         ],
         "best_epoch": result.best_epoch,
         "tested": tested.metrics,
+        "by parts": parts.metrics,
         "users": tested.num_users,
         "sent": processes.sent - before,
         "columns": model.embedding.shape[1],
