@@ -305,6 +305,8 @@ _SPLIT = (
     "data",
     "fingerprint",
     "ratios",
+    "leave_out",
+    "dates",
     "stratify",
     "negatives",
     "split_seed",
