@@ -210,10 +210,11 @@ def parts_by_time(order: Tensor, shares: tuple[float, float], min_train: int) ->
     for place, (_, behind) in enumerate(wanted):
         low = first + len(wanted) - 1 - place
         if low >= end:
+            found = f"{len(times)} time{'s' if len(times) > 1 else ''}, {time_range(order)}"
             raise ValueError(
                 f"ratios: too few edges to split by time: {_names(*shares)} sets need "
                 f"{len(wanted) + 1} different times and {min_train} train edges, but the "
-                f"{num_edges} edges have {len(times)} times, {time_range(order)}"
+                f"{num_edges} edges have {found}"
             )
         distance = (before[low:end] - (num_edges - behind)).abs()
         end = low + int(distance.argmin())

@@ -13,6 +13,7 @@ from torch import Tensor
 from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup
 from lightgcn.core.processor import fast_bfloat16
 from lightgcn.graph.adjacency import Adjacency
+from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.links import LinkSet, Split
 from lightgcn.graph.negatives import sample_negative_items, sample_user_positives, shuffled_batches
 from lightgcn.nn.config import RankingConfig, check_scores_all_pairs
@@ -235,13 +236,18 @@ def check_links(split: Split, config: TrainConfig, ranking: RankingConfig) -> No
         return
     if split.val.negative_pairs == "all" and split.val.negatives.shape[1]:
         check_scores_all_pairs(ranking)
-    k, num_items = parse_metric(config.metric)[1], split.val.positives.num_items
-    if k is None and not split.val.negatives.shape[1]:
+    if parse_metric(config.metric)[1] is None and not split.val.negatives.shape[1]:
         raise ValueError(
             f"metric {config.metric} needs negatives, and the validation set has none: "
             "split with negatives=1.0 or choose a ranking metric (recall@20)"
         )
-    if k is not None and k > num_items:
+    check_metric(config.metric, split.val.positives)
+
+
+def check_metric(metric: str, graph: Interactions) -> None:
+    """Raise a ValueError if a metric needs longer lists than a graph has items."""
+    k = parse_metric(metric)[1]
+    if k is not None and k > graph.num_items:
         raise ValueError(
-            f"metric {config.metric} needs lists of {k} items, but there are only {num_items} items"
+            f"metric {metric} needs lists of {k} items, but there are only {graph.num_items} items"
         )

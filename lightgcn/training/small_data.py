@@ -8,6 +8,7 @@ from typing import Any
 
 from lightgcn.graph.interactions import Interactions
 from lightgcn.ranking.metrics import parse_metric
+from lightgcn.training.batches import check_metric
 from lightgcn.training.config import Preset
 
 # Edges that are needed to hold one back from the messages, beside a validation and a test edge.
@@ -26,6 +27,9 @@ def cut_to_data(settings: Preset, known: Interactions, given: Collection[str]) -
         known: all edges, those of validation and test among them.
         given: names of settings that the user chose, which stay.
 
+    Raises:
+        ValueError: if a given metric ranks more items than there are.
+
     Warns:
         UserWarning: for each setting that is changed.
 
@@ -42,6 +46,8 @@ def cut_to_data(settings: Preset, known: Interactions, given: Collection[str]) -
     metric, items = settings.train.metric, known.num_items
     k = parse_metric(metric)[1]
     complete = known.num_edges == known.num_users * known.num_items
+    if "metric" in given:
+        check_metric(metric, known)
     if k is not None and k > items > 0:
         found = f"{items} item{'s' if items > 1 else ''}"
         changes["metric"] = f"ndcg@{items}", f"{metric} needs {k} items, and the data has {found}"
