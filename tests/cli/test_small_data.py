@@ -100,6 +100,7 @@ def test_every_command_works_on_dense_data(
 @pytest.mark.parametrize("size", SIZES)
 def test_tune_works(size: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = prepare(tmp_path, SIZES[size])
+    capsys.readouterr()
     run_command("tune", data, tmp_path / "found", "--trials", 2, "--json")
     found = json.loads(capsys.readouterr().out)
     assert [trial["ended"] == "failed" for trial in found["trials"]] == [False, False]
