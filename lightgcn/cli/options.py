@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -25,6 +27,15 @@ _OPTIONS = {
     "seed": ("N", "seed of the split, of the initial weights and of every random draw"),
 }
 _GROUPS = {"challenge": "the RecSys Challenge 2018: continue playlists from a title or some tracks"}
+# Options of arguments that errors name.
+_ARGUMENTS = {
+    "ratios": "--ratios",
+    "leave_out": "--leave-out",
+    "dates": "--split-date",
+    "stratify": "--stratify",
+    "negatives": "--negatives",
+    "metric": "--metric",
+}
 DATA_HELP = "dataset folder, or anything that prepare reads without options"
 
 
@@ -132,7 +143,8 @@ def _preset_values(name: str) -> str:
 
 def add_split(parser: argparse.ArgumentParser) -> None:
     """Add the options of the split."""
-    parser.add_argument(
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument(
         "--ratios",
         type=float,
         nargs="+",
@@ -140,15 +152,64 @@ def add_split(parser: argparse.ArgumentParser) -> None:
         help="shares of the training, validation and test edges (0.8 0.1 0.1; 0.9 0.1 for data "
         "with its own test split); 1 trains on all edges, for all epochs",
     )
+    sizes.add_argument(
+        "--leave-out",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="instead of ratios: numbers of validation and test edges of each user (1 1), random "
+        "ones, or with --stratify last the most recent",
+    )
+    sizes.add_argument(
+        "--split-date",
+        dest="dates",
+        type=_date,
+        nargs="+",
+        metavar="DATE",
+        help="instead of ratios: first date of the validation edges and, unless the data has its "
+        "own test split, of the test edges, such as 2014-01-01 2014-02-01, in UTC; or numbers in "
+        "the unit of the data",
+    )
     parser.add_argument(
         "--stratify",
-        choices=["user", "last"],
-        help="split per user: 'user' at random, 'last' holds out each user's most recent items "
-        "(for data with an order); chosen by the data if it has its own test split",
+        choices=["user", "last", "time"],
+        help="split per user: 'user' at random, 'last' holds out each user's most recent items; or "
+        "'time': the most recent edges of all (last and time: for data with an order); chosen by "
+        "the data if it has its own test split",
     )
     parser.add_argument(
-        "--negatives", type=float, metavar="N", help="negatives per positive in each set (1.0)"
+        "--negatives",
+        type=float,
+        metavar="N",
+        help="negatives per positive in each set (1, or as many as there are)",
     )
+
+
+def _date(text: str) -> str | float:
+    """Return a number as such, and a date as its text, which the data's order gives a meaning."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def option_of(argument: str) -> str:
+    """Return the option of an argument of `split_edges`, or of a setting."""
+    return _ARGUMENTS[argument]
+
+
+@contextmanager
+def errors_name_options() -> Iterator[None]:
+    """Replace, in an error, the name of the argument that it begins with by its option's."""
+    try:
+        yield
+    except ValueError as error:
+        name, text = re.split(r"(?![a-z_])", str(error), maxsplit=1)
+        if type(error) is not ValueError or name not in _ARGUMENTS:
+            raise
+        raise ValueError(f"{_ARGUMENTS[name]}{text}") from error
 
 
 def add_names(parser: argparse.ArgumentParser) -> None:
@@ -182,6 +243,11 @@ def changed_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     if getattr(arguments, "words", None) is not None:
         given.setdefault("init", "words")
     return {name: _setting(name, value) for name, value in given.items()}
+
+
+def chosen_settings(arguments: argparse.Namespace, preset: str | None) -> Collection[str]:
+    """Return the names of the settings that the user chose: all, with a preset's file."""
+    return SETTINGS if str(preset).endswith(".json") else changed_settings(arguments)
 
 
 def language_model_of(arguments: argparse.Namespace) -> str | None:

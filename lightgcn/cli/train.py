@@ -30,6 +30,8 @@ from lightgcn.cli.options import (
     add_settings,
     add_split,
     changed_settings,
+    chosen_settings,
+    errors_name_options,
     language_model_of,
 )
 from lightgcn.core.lock import holds_files
@@ -39,6 +41,7 @@ from lightgcn.experiments.run import RunConfig, default_ratios, stratify_like_te
 from lightgcn.experiments.train import train_run
 from lightgcn.training.checkpoint import CHECKPOINT_FILE
 from lightgcn.training.config import MAY_CHANGE, Preset, TrainConfig, preset
+from lightgcn.training.small_data import cut_to_data
 from lightgcn.training.trainer import TrainResult
 
 
@@ -72,22 +75,23 @@ def train(arguments: argparse.Namespace) -> int:
         settings = _settings(arguments, saved)
         shown = not arguments.json and processes.rank == 0
         dataset = open_dataset(arguments.data, progress=shown)
-        result = train_run(
-            dataset,
-            new_run_config(arguments, settings, dataset, saved),
-            folder,
-            resume=resume,
-            device=device,
-            on_epoch=partial(_say_epoch, settings.train)
-            if shown and not sys.stderr.isatty()
-            else None,
-            watch=stop_on_interrupt(),
-            progress=shown,
-            processes=processes,
-        )
+        with errors_name_options():
+            config = new_run_config(arguments, settings, dataset, saved)
+            say_epoch = partial(_say_epoch, config.settings.train)
+            result = train_run(
+                dataset,
+                config,
+                folder,
+                resume=resume,
+                device=device,
+                on_epoch=say_epoch if shown and not sys.stderr.isatty() else None,
+                watch=stop_on_interrupt(),
+                progress=shown,
+                processes=processes,
+            )
     if processes.rank != 0:
         return INTERRUPTED if result.ended == "interrupted" else 0
-    return _say_trained(arguments, result, settings.train)
+    return _say_trained(arguments, config, result)
 
 
 def _settings(arguments: argparse.Namespace, saved: RunConfig | None) -> Preset:
@@ -107,23 +111,39 @@ def new_run_config(
 ) -> RunConfig:
     """Return the configuration of a new run, or of one to resume (``saved``)."""
     data = str(Path(arguments.data).resolve())
-    names = ("ratios", "stratify", "negatives", "side_nodes")
+    known = dataset.interactions
+    if dataset.test is not None:
+        known = known.union(dataset.test)
+    preset_name = getattr(arguments, "start", None) or getattr(arguments, "preset", None)
+    settings = cut_to_data(settings, known, chosen_settings(arguments, preset_name))
+    names = ("ratios", "leave_out", "dates", "stratify", "negatives", "side_nodes")
     given: dict[str, Any] = {
-        name: value for name in names if (value := getattr(arguments, name, None)) is not None
+        name: tuple(value) if isinstance(value, list) else value
+        for name in names
+        if (value := getattr(arguments, name, None)) is not None
     }
-    if "ratios" in given:
-        given["ratios"] = tuple(given["ratios"])
+    if "leave_out" in given or "dates" in given:
+        given["ratios"] = None
     if getattr(arguments, "words", None) is not None:
         given["words"] = language_model_of(arguments)
     if saved is not None:
         return replace(saved, data=data, settings=settings, **given)
-    defaults: dict[str, Any] = {
-        "ratios": default_ratios(dataset),
-        "split_seed": settings.train.seed,
-    }
-    if dataset.test is not None and given.get("ratios", defaults["ratios"]) != (1.0,):
-        defaults["stratify"] = stratify_like_test(dataset)
-    return RunConfig(data, dataset.fingerprint(), settings, **defaults | given)
+    given.setdefault("split_seed", settings.train.seed)
+    if "ratios" not in given:
+        given["ratios"] = default_ratios(dataset)
+    if "stratify" not in given:
+        given["stratify"] = _usual_stratify(given, dataset)
+    return RunConfig(data, dataset.fingerprint(), settings, **given)
+
+
+def _usual_stratify(given: dict[str, Any], dataset: Dataset) -> str | None:
+    if "dates" in given:
+        return "time"
+    if dataset.test is not None and given["ratios"] != (1.0,):
+        like_test = stratify_like_test(dataset)
+        if like_test is not None:
+            return like_test
+    return "user" if "leave_out" in given else None
 
 
 def _say_epoch(config: TrainConfig, record: dict[str, Any]) -> None:
@@ -137,7 +157,7 @@ def _values(config: TrainConfig, record: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
 
 
-def _say_trained(arguments: argparse.Namespace, result: TrainResult, config: TrainConfig) -> int:
+def _say_trained(arguments: argparse.Namespace, config: RunConfig, result: TrainResult) -> int:
     run, epochs = arguments.run, len(result.history)
     if result.ended == "interrupted":
         again = command_line(["train", arguments.data, run, "--resume"])
@@ -147,12 +167,13 @@ def _say_trained(arguments: argparse.Namespace, result: TrainResult, config: Tra
     if arguments.json:
         choice = None if result.choice is None else asdict(result.choice)
         found = {"run": run, "ended": result.ended, "epochs": epochs, "best": best}
-        print_json(found | {"ranking": choice})
+        print_json(found | {"ranking": choice, "split": config.split_text()})
         return 0
     reason = "patience ran out" if result.ended == "early" else "all epochs done"
     seconds = sum(record["seconds"] for record in result.history)
+    say(f"split: {config.split_text()}")
     say(f"{epochs} epochs, {seconds:.1f} s of training ({reason})")
-    chosen = f"best epoch {result.best_epoch}, validation: {_values(config, best)}"
+    chosen = f"best epoch {result.best_epoch}, validation: {_values(config.settings.train, best)}"
     say(chosen if best else "no validation edges: the model is the last epoch's")
     if result.choice is not None:
         say(f"ranking chosen on {result.choice.num_users:,} validation users: {result.choice}")

@@ -23,6 +23,8 @@ from lightgcn.cli.options import (
     add_settings,
     add_split,
     changed_settings,
+    errors_name_options,
+    option_of,
 )
 from lightgcn.cli.train import new_run_config
 from lightgcn.datasets import open_dataset
@@ -59,12 +61,13 @@ def tune_settings(arguments: argparse.Namespace) -> int:
     minutes = 10.0 if arguments.minutes is None and arguments.trials is None else arguments.minutes
     changes = changed_settings(arguments)
     settings = preset(arguments.start or "fast", **changes)
-    metric = settings.train.metric
     require_optuna()
     dataset = open_dataset(arguments.data, progress=not arguments.json)
-    split = split_run(new_run_config(arguments, settings, dataset, None), dataset)
     quiet = arguments.json or sys.stderr.isatty()
-    with stop_on_interrupt() as should_stop:
+    with stop_on_interrupt() as should_stop, errors_name_options():
+        config = new_run_config(arguments, settings, dataset, None)
+        settings, metric = config.settings, config.settings.train.metric
+        split = split_run(config, dataset)
         result = tune(
             split,
             arguments.out,
@@ -78,10 +81,10 @@ def tune_settings(arguments: argparse.Namespace) -> int:
             on_trial=None if quiet else lambda state: say(trial_line(*state, metric)),
             progress=not arguments.json,
         )
-    return _say_tuned(arguments, result, metric)
+    return _say_tuned(arguments, result, metric, config.split_text())
 
 
-def _say_tuned(arguments: argparse.Namespace, result: TuneResult, metric: str) -> int:
+def _say_tuned(arguments: argparse.Namespace, result: TuneResult, metric: str, split: str) -> int:
     best, file = result.best, Path(arguments.out) / PRESET_FILE
     if result.ended == "interrupted":
         kept = f"the best settings so far are in {file}" if best else "nothing was found yet"
@@ -92,12 +95,13 @@ def _say_tuned(arguments: argparse.Namespace, result: TuneResult, metric: str) -
         reason = f": {errors[0]}" if errors else "; give more --minutes"
         raise ValueError(f"no trial reached a validation{reason}")
     if arguments.json:
-        values = {"preset": str(file), "metric": metric, "ended": result.ended}
+        values = {"preset": str(file), "metric": metric, "split": split, "ended": result.ended}
         trials = [asdict(trial) for trial in result.trials]
         print_json(values | {"best": asdict(best), "trials": trials})
         return 0
     for line in trials_table(result.trials, metric):
         say(line)
+    say(f"split: {split}")
     say(f"best: trial {best.number}, validation {metric} {best.value:.4f}; saved to {file}")
     again = ["lightgcn", "train", arguments.data, "runs/tuned", "--preset", str(file)]
     say(f"Next:  {shlex.join([*again, *_split_options(arguments)])}")
@@ -107,10 +111,11 @@ def _say_tuned(arguments: argparse.Namespace, result: TuneResult, metric: str) -
 def _split_options(arguments: argparse.Namespace) -> list[str]:
     """Return the options that make the same split in another command."""
     options: list[str] = []
-    for name in ("ratios", "stratify", "negatives"):
+    for name in ("ratios", "leave_out", "dates", "stratify", "negatives"):
         value = getattr(arguments, name)
         if value is not None:
-            options += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+            values = value if isinstance(value, list) else [value]
+            options += [option_of(name), *map(str, values)]
     return options
 
 

@@ -310,6 +310,8 @@ _SPLIT = (
     "data",
     "fingerprint",
     "ratios",
+    "leave_out",
+    "dates",
     "stratify",
     "negatives",
     "split_seed",

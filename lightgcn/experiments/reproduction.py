@@ -54,6 +54,7 @@ METRICS = ("recall@20", "ndcg@20")
 _ORDER = {
     "last": "the lists have an order: validation is the end of each user's list",
     "user": "the order of the lists means nothing: validation is a random part of each",
+    None: "the lists are short: validation is a random part of all edges",
 }
 
 
@@ -187,7 +188,7 @@ def _reproduce_one(
     config: Preset,
     folder: Path,
     *,
-    stratify: Literal["user", "last"],
+    stratify: Literal["user", "last"] | None,
     device: torch.device | str,
     say: Callable[[str], None],
     watch: Callable[[], AbstractContextManager[Callable[[], bool]]] | None,

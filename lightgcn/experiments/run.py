@@ -12,6 +12,7 @@ test.json                  metrics on the test set, after an evaluation
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -47,6 +48,8 @@ RUN_FILES = (
     TEST_FILE,
 )
 
+_LEAST_FOR_A_TENTH = 10
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -58,10 +61,12 @@ class RunConfig:
             path.
         settings: of the model, its training and its ranking.
         ratios: (train, validation, test) shares; (train, validation) for a dataset with its own
-            test split.
-        stratify: None or "user", as for `split_edges`, or "last": by user, with the end of each
-            user's list held out (`Interactions.order`).
-        negatives: negatives per positive of each link set.
+            test split; None with ``leave_out`` or ``dates``.
+        leave_out: numbers of validation and test edges of each user, as for `split_edges`.
+        dates: first times of validation and test, as for `split_edges`: ISO strings or numbers.
+        stratify: None, "user" or "time", as for `split_edges`, or "last": by user, with the end of
+            each user's list held out (`Interactions.order`).
+        negatives: negatives per positive of each link set; None as for `split_edges`.
         split_seed: seed of the split.
         words: the language model of ``init="words"``, for `lightgcn.nn.text_features.TextEncoder`.
         side_nodes: column of the items whose values become side nodes
@@ -71,9 +76,11 @@ class RunConfig:
     data: str
     fingerprint: str
     settings: Preset
-    ratios: tuple[float, ...] = (0.8, 0.1, 0.1)
-    stratify: Literal["user", "last"] | None = None
-    negatives: float = 1.0
+    ratios: tuple[float, ...] | None = (0.8, 0.1, 0.1)
+    leave_out: tuple[int, ...] | None = None
+    dates: tuple[str | float, ...] | None = None
+    stratify: Literal["user", "last", "time"] | None = None
+    negatives: float | None = None
     split_seed: int = 0
     words: str | None = None
     side_nodes: str | None = None
@@ -109,7 +116,10 @@ class RunConfig:
                     optional and values.get(name) is None
                 ):
                     raise ValueError(f"{name} is {values.get(name)!r}")
-            return cls(**values | {"ratios": tuple(values["ratios"])})
+            for name in ("ratios", "leave_out", "dates"):
+                if values.get(name) is not None:
+                    values[name] = tuple(values[name])
+            return cls(**values)
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{path}: not the settings of a run ({error})") from error
 
@@ -119,6 +129,8 @@ class RunConfig:
         for name in (
             *SETTINGS,
             "ratios",
+            "leave_out",
+            "dates",
             "stratify",
             "negatives",
             "split_seed",
@@ -130,6 +142,22 @@ class RunConfig:
                     f"{name} cannot change: it is {before[name]!r} in the run, {now[name]!r} was "
                     f"given; only {' and '.join(MAY_CHANGE)} can change when a run is resumed"
                 )
+
+    def split_text(self) -> str:
+        """Return how the edges are split, to read."""
+        if self.dates is not None:
+            names = zip(("validation", "test"), self.dates, strict=False)
+            return ", ".join(f"{name} from {date}" for name, date in names)
+        which = {
+            None: "random edges",
+            "user": "random edges of each user",
+            "last": "the last edges of each user",
+            "time": "the last edges in time",
+        }[self.stratify]
+        if self.leave_out is not None:
+            held_out = zip(self.leave_out, ("validation", "test"), strict=False)
+            return f"{which}: {', '.join(f'{count} for {name}' for count, name in held_out)}"
+        return f"{which}: shares {' '.join(map(str, self.ratios or ()))}"
 
 
 def check_dataset(config: RunConfig, dataset: Dataset, data: str | None = None) -> None:
@@ -194,20 +222,20 @@ def split_run(config: RunConfig, dataset: Dataset) -> Split:
             split does not fit the ratios or the weights.
     """
     check_dataset(config, dataset)
-    _check_own_sets(dataset, config.ratios)
-    if config.stratify == "last" and dataset.interactions.order is None:
-        raise ValueError(
-            f'stratify "last" holds out each user\'s last items, but {config.data} has no order: '
-            'use "user", or prepare the data with an order'
-        )
+    _check_own_sets(dataset, config)
+    order = dataset.interactions.order
+    if order is None:
+        _check_needs_no_order(config)
     known = dataset.known_edges() if dataset.held_out else None
     split = split_edges(
         dataset.interactions,
         config.ratios,
+        leave_out=config.leave_out,
+        dates=config.dates,
         disjoint=config.settings.train.disjoint,
         negatives=config.negatives,
-        stratify="user" if config.stratify else None,
-        order=dataset.interactions.order if config.stratify == "last" else None,
+        stratify="user" if config.stratify == "last" else config.stratify,
+        order=order if config.stratify == "last" else None,
         negative_pairs=config.settings.train.negative_pairs,
         known=known,
         seed=config.split_seed,
@@ -241,8 +269,8 @@ def held_out_links(config: RunConfig, dataset: Dataset) -> LinkSet:
     if dataset.test is None:
         if not split.test.positives.num_edges:
             raise ValueError(
-                f"this run has no test set: {config.data} has none, and the ratios "
-                f"{' '.join(map(str, config.ratios))} leave no share for one"
+                f"this run has no test set: {config.data} has none, and its split "
+                f"({config.split_text()}) makes none"
             )
         return split.test
     message = dataset.interactions
@@ -251,35 +279,75 @@ def held_out_links(config: RunConfig, dataset: Dataset) -> LinkSet:
     return _own_links(config, message, dataset.test, dataset.known_edges())
 
 
-def _check_own_sets(dataset: Dataset, ratios: tuple[float, ...]) -> None:
+def _check_needs_no_order(config: RunConfig) -> None:
+    missing = f"and {config.data} has no order: prepare it with --time COLUMN (tables) or --order"
+    if config.dates is not None:
+        raise ValueError(f"dates: a date needs the times of the edges, {missing} (MPD)")
+    if config.stratify in ("last", "time"):
+        needed = {
+            "last": "needs to know which of a user's items came last",
+            "time": "needs the times of the edges",
+        }[config.stratify]
+        raise ValueError(
+            f"stratify {config.stratify} {needed}, {missing} (MPD), or use --stratify user"
+        )
+
+
+def _check_own_sets(dataset: Dataset, config: RunConfig) -> None:
     train = dataset.interactions
-    if dataset.val is not None and len(ratios) > 1:
-        raise ValueError(
-            "the data has its own validation set: leave the ratios out, or give 1 (all other edges "
-            f"are train edges), got {ratios}"
-        )
-    if dataset.test is not None and len(ratios) == 3:
-        raise ValueError(
-            "the data has its own test split: give two ratios (train and validation, such as "
-            f"0.9 0.1), got {ratios}"
-        )
     for part, held_out in dataset.held_out.items():
         if (train.weights is None) != (held_out.weights is None):
             raise ValueError(
                 f"the data and its own {part} set must both have weights or none: {train} and "
                 f"{held_out}"
             )
+    if dataset.val is not None:
+        ways = {"ratios": config.ratios, "leave_out": config.leave_out, "dates": config.dates}
+        for name, given in ways.items():
+            if given is not None and given != (1.0,):
+                raise ValueError(
+                    f"{name}: the data has its own validation set, and all other edges are train "
+                    f"edges: leave {name} out, got {given}"
+                )
+    elif dataset.test is not None:
+        _check_leaves_no_test(config)
+
+
+def _check_leaves_no_test(config: RunConfig) -> None:
+    for name, given, most, instead in (
+        ("ratios", config.ratios, 2, "two ratios (train and validation, such as 0.9 0.1)"),
+        ("leave_out", config.leave_out, 1, "one number (of validation edges)"),
+        ("dates", config.dates, 1, "one date (the first of validation)"),
+    ):
+        if given is not None and len(given) > most:
+            raise ValueError(
+                f"{name}: the data has its own test split: give {instead}, got {given}"
+            )
 
 
 def default_ratios(dataset: Dataset) -> tuple[float, ...]:
-    """Return (.8, .1, .1); (.9, .1) for a dataset with its own test split, and (1,) for one with
-    its own validation set."""
+    """Return (.8, .1, .1); (.9, .1) for a dataset with its own test split; (1,) for one with its
+    own validation set, and, with a warning, for one without an edge for each part."""
     if dataset.val is not None:
         return (1.0,)
-    return (0.8, 0.1, 0.1) if dataset.test is None else (0.9, 0.1)
+    ratios = (0.8, 0.1, 0.1) if dataset.test is None else (0.9, 0.1)
+    count = dataset.interactions.num_edges
+    if 0 < count < len(ratios):
+        warnings.warn(
+            f"all of the data is for training: {count} edge{'s' if count > 1 else ''} cannot be "
+            f"divided into {len(ratios)} sets",
+            UserWarning,
+            stacklevel=2,
+        )
+        return (1.0,)
+    return ratios
 
 
-def stratify_like_test(dataset: Dataset) -> Literal["user", "last"]:
+def stratify_like_test(dataset: Dataset) -> Literal["user", "last"] | None:
     """Return how to take validation edges from the train edges of a dataset with its own test set:
-    the end of each user's list if its order means something, else a random part of each."""
+    the end of each user's list if its order means something, else a random part of each. None, for
+    random edges, if no user has enough edges to give a tenth of them."""
+    degrees = dataset.interactions.user_degrees
+    if not len(degrees) or int(degrees.max()) < _LEAST_FOR_A_TENTH:
+        return None
     return "last" if order_is_informative(dataset.interactions) else "user"

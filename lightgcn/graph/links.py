@@ -6,6 +6,7 @@ edges held back from the messages) can be drawn again for each epoch."""
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +18,11 @@ from torch import Tensor
 from lightgcn.core.checks import checked_count, checked_edge_index, checked_indices, checked_number
 from lightgcn.core.seeding import make_generator, seed_from
 from lightgcn.graph.interactions import Interactions, checked_interactions
-from lightgcn.graph.negatives import sample_negative_node_pairs, sample_negatives
+from lightgcn.graph.negatives import (
+    num_negatives,
+    sample_negative_node_pairs,
+    sample_negatives,
+)
 
 NegativePairs = Literal["user_item", "all"]
 
@@ -231,7 +236,7 @@ def link_set(
     message: Interactions,
     positives: Interactions,
     *,
-    negatives: float = 1.0,
+    negatives: float | None = None,
     negative_pairs: NegativePairs = "user_item",
     known: Interactions | None = None,
     seed: int | torch.Generator = 0,
@@ -243,14 +248,18 @@ def link_set(
     Args:
         message: the interactions that messages flow along (train, or train and validation).
         positives: the edges to predict, over the same nodes.
-        negatives: negatives per positive; 0 if only rankings are evaluated.
+        negatives: negatives per positive; 0 if only rankings are evaluated; None as for
+            `split_edges`.
         negative_pairs: as for `split_edges`.
         known: further edges that the negatives avoid.
         seed: an integer, or a generator from which one is drawn.
 
     Raises:
-        ValueError: if an argument is out of range, the graphs are over different nodes, or
-            there are too few non-edges.
+        ValueError: if an argument is out of range, the graphs are over different nodes, or there
+            are fewer non-edges than the given ``negatives`` ask for.
+
+    Warns:
+        UserWarning: if there are too few non-edges for one negative per positive, the default.
 
     Example:
         >>> train = Interactions([0, 0, 1], [0, 1, 1], num_users=2, num_items=4)
@@ -274,14 +283,35 @@ def link_set(
         seed=seed_from(seed),
         stream=TEST_STREAM,
     )
-    return recipe.draw(0)
+    links = recipe.draw(0)
+    if negatives is None:
+        warn_of_negatives(test=links)
+    return links
 
 
-def check_negatives(negatives: float, negative_pairs: str) -> None:
+def check_negatives(negatives: float | None, negative_pairs: str) -> None:
     """Raise a ValueError unless the arguments of these names are allowed."""
-    checked_number("negatives", negatives, 0)
+    if negatives is not None:
+        checked_number("negatives", negatives, 0)
     if negative_pairs not in ("user_item", "all"):
         raise ValueError(f'negative_pairs must be "user_item" or "all", got {negative_pairs!r}')
+
+
+def warn_of_negatives(**sets: LinkSet) -> None:
+    """Warn if link sets have fewer negatives than positives; called with each set by its name."""
+    counts = {
+        name: (links.negatives.shape[1], len(links.positives.users)) for name, links in sets.items()
+    }
+    fewer = [
+        f"{name} {found} for {wanted}" for name, (found, wanted) in counts.items() if found < wanted
+    ]
+    if fewer:
+        warnings.warn(
+            "so few pairs are no edges that there is not a negative for each positive: "
+            f"{', '.join(fewer)}",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def unweighted(graph: Interactions) -> Interactions:
@@ -299,7 +329,7 @@ class Recipe:
             edges that are predicted.
         exclude: the edges that negatives avoid.
         num_supervision: in disjoint mode, how many edges of the pool are predicted.
-        negatives: negatives per positive.
+        negatives: negatives per positive; None for one, as far as there are so many.
         negative_pairs: as for `split_edges`.
         seed: the seed of the split.
         stream: the random stream of this set.
@@ -311,7 +341,7 @@ class Recipe:
     message: Interactions | None
     exclude: Interactions
     num_supervision: int
-    negatives: float
+    negatives: float | None
     negative_pairs: NegativePairs
     seed: int
     stream: int
@@ -331,8 +361,10 @@ class Recipe:
             message, positives = self.pool.select(~supervised), self.pool.select(supervised)
             message = message if self.extend is None else self.extend(message)
         positives = positives if self.widen is None else self.widen(positives)
-        sample = sample_negative_node_pairs if self.negative_pairs == "all" else sample_negatives
-        negatives = sample(self.exclude, round(self.negatives * positives.num_edges), generator)
+        every_pair = self.negative_pairs == "all"
+        count = num_negatives(self.exclude, positives.num_edges, self.negatives, every_pair)
+        sample = sample_negative_node_pairs if every_pair else sample_negatives
+        negatives = sample(self.exclude, count, generator)
         return LinkSet(message, positives, negatives, self.negative_pairs, self)
 
 

@@ -84,6 +84,39 @@ def sample_negative_node_pairs(
     return _pairs(keys, nodes)
 
 
+def num_negatives(
+    exclude: Interactions, num_positives: int, ratio: float | None, node_pairs: bool = False
+) -> int:
+    """Return how many negatives to draw for a number of positives.
+
+    Args:
+        exclude: the graph whose edges are not drawn.
+        num_positives: the number of positives.
+        ratio: negatives per positive; None for one, or as many as there are.
+        node_pairs: whether negatives are those of `sample_negative_node_pairs`.
+
+    Raises:
+        ValueError: if there are fewer non-edges than a given ratio asks for.
+
+    Example:
+        >>> graph = Interactions([0, 0, 1], [0, 1, 1], num_users=2, num_items=2)
+        >>> num_negatives(graph, 3, None)
+        1
+    """
+    total, edges = exclude.num_users * exclude.num_items, exclude.num_edges
+    if node_pairs:
+        total, edges = exclude.num_nodes**2, 2 * edges
+    if ratio is None:
+        return min(num_positives, total - edges)
+    count = round(ratio * num_positives)
+    if count > total - edges:
+        raise ValueError(
+            f"negatives={ratio:g}: {count} distinct negatives were asked for, but only "
+            f"{total - edges} of {total} pairs are no edges"
+        )
+    return count
+
+
 def sample_negative_items(
     exclude: Interactions,
     users: Tensor,
@@ -230,7 +263,7 @@ def _distinct_non_keys(
     if num_samples > free:
         raise ValueError(
             f"{num_samples} distinct negatives were asked for, but only {free} of {total} pairs "
-            "are no edges; ask for fewer negatives per positive"
+            "are no edges"
         )
     ranks = _distinct_integers(free, num_samples, generator)
     return _non_key_at(sorted_keys, ranks)

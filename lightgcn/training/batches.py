@@ -13,6 +13,7 @@ from torch import Tensor
 from lightgcn.core.process_group import SINGLE_PROCESS, ProcessGroup
 from lightgcn.core.processor import fast_bfloat16
 from lightgcn.graph.adjacency import Adjacency
+from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.links import LinkSet, Split
 from lightgcn.graph.negatives import sample_negative_items, sample_user_positives, shuffled_batches
 from lightgcn.nn.config import RankingConfig, check_scores_all_pairs
@@ -140,6 +141,8 @@ def epoch_batches(
 ) -> Iterator[Batch]:
     """Yield the batches of one epoch, drawn from a generator on the device of the links."""
     num_users = links.message.num_users
+    if not num_samples(links, config):
+        return
     if config.loss == "bce":
         left, right = links.edges
         right = right if links.negative_pairs == "all" else right + num_users
@@ -176,8 +179,10 @@ def epoch_batches(
 
 def learnable_links(links: LinkSet, config: TrainConfig) -> LinkSet:
     """Return the links without the edges of users who have every item: bpr cannot sample negatives
-    for them."""
+    for them. If every user has every item, bce has no negatives either, and no link is left."""
     num_items = links.positives.num_items
+    if config.loss == "bce" and _is_complete(links):
+        return replace(links, positives=links.positives.select(links.positives.users < 0))
     most = (
         links.message.user_degrees + links.positives.user_degrees
     )  # an upper bound, without a union
@@ -189,6 +194,14 @@ def learnable_links(links: LinkSet, config: TrainConfig) -> LinkSet:
     return replace(links, positives=links.positives.select(~full[links.positives.users]))
 
 
+def _is_complete(links: LinkSet) -> bool:
+    """Return whether every pair of a user and an item is an edge, so that there is no negative."""
+    pairs = links.positives.num_users * links.positives.num_items
+    if links.negatives.shape[1] or links.message.num_edges + links.positives.num_edges < pairs:
+        return False
+    return links.exclude.num_edges == pairs
+
+
 def num_samples(links: LinkSet, config: TrainConfig) -> int:
     """Return the number of links of an epoch: positives, and for bce also negatives."""
     return links.edges.shape[1] if config.loss == "bce" else links.positives.num_edges
@@ -196,11 +209,8 @@ def num_samples(links: LinkSet, config: TrainConfig) -> int:
 
 def num_steps(links: LinkSet, config: TrainConfig) -> int:
     """Return the number of steps of an epoch."""
-    return (
-        1
-        if config.batch_size is None
-        else math.ceil(num_samples(links, config) / config.batch_size)
-    )
+    samples = num_samples(links, config)
+    return math.ceil(samples / (config.batch_size or max(1, samples)))
 
 
 def check_split(model: LightGCN, split: Split, config: TrainConfig, ranking: RankingConfig) -> None:
@@ -217,12 +227,8 @@ def check_links(split: Split, config: TrainConfig, ranking: RankingConfig) -> No
     """Raise a ValueError if the first step or validation of a run would fail."""
     if not split.train.positives.num_edges:
         raise ValueError("the train set has no positives")
-    if not learnable_links(split.train, config).positives.num_edges:
-        raise ValueError(
-            f"the {config.loss} loss samples negatives, but every user of the train set has every "
-            "item"
-        )
-    if config.loss == "bce" and not split.train.negatives.shape[1]:
+    without = not split.train.negatives.shape[1] and not _is_complete(split.train)
+    if config.loss == "bce" and without:
         raise ValueError(
             "the bce loss needs negatives, and the train set has none: split with negatives=1.0"
         )
@@ -230,13 +236,18 @@ def check_links(split: Split, config: TrainConfig, ranking: RankingConfig) -> No
         return
     if split.val.negative_pairs == "all" and split.val.negatives.shape[1]:
         check_scores_all_pairs(ranking)
-    k, num_items = parse_metric(config.metric)[1], split.val.positives.num_items
-    if k is None and not split.val.negatives.shape[1]:
+    if parse_metric(config.metric)[1] is None and not split.val.negatives.shape[1]:
         raise ValueError(
             f"metric {config.metric} needs negatives, and the validation set has none: "
             "split with negatives=1.0 or choose a ranking metric (recall@20)"
         )
-    if k is not None and k > num_items:
+    check_metric(config.metric, split.val.positives)
+
+
+def check_metric(metric: str, graph: Interactions) -> None:
+    """Raise a ValueError if a metric needs longer lists than a graph has items."""
+    k = parse_metric(metric)[1]
+    if k is not None and k > graph.num_items:
         raise ValueError(
-            f"metric {config.metric} needs lists of {k} items, but there are only {num_items} items"
+            f"metric {metric} needs lists of {k} items, but there are only {graph.num_items} items"
         )

@@ -81,10 +81,11 @@ def _saturated_users(train: LinkSet, config: TrainConfig) -> str | None:
     ids = train.positives.user_ids
     first = full[0] if ids is None else ids[full[0]]
     without = train.positives.num_edges - left.positives.num_edges
+    nothing = "" if left.positives.num_edges else ", and the model stays as it starts"
     return (
         f"{_count(len(full), 'user')} ({first}{', …' if len(full) > 1 else ''}) with each of the "
         f"{train.exclude.num_items} items: no negative is left to sample, so {without} of "
-        f"{train.positives.num_edges} train edges are left out of the {config.loss} loss"
+        f"{train.positives.num_edges} train edges are left out of the {config.loss} loss{nothing}"
     )
 
 
@@ -131,12 +132,21 @@ def _unknown_users(val: LinkSet) -> str | None:
     users = val.positives.user_degrees > 0
     total = int(users.sum())
     unknown = int((users & (val.message.user_degrees == 0)).sum())
-    if not total or unknown / total < _SOME_USERS:
+    if not total or unknown / total < _SOME_USERS or _is_cut_in_time(val):
         return None
     return (
         f"{unknown} of {total} validation users have no train edge, so their rankings say nothing: "
         "stratify the split by user, or leave out users of few items"
     )
+
+
+def _is_cut_in_time(links: LinkSet) -> bool:
+    """Return whether no link is earlier than a message edge: then new users are expected, and are
+    ranked by popularity."""
+    before, after = links.message.order, links.positives.order
+    if before is None or after is None or not len(before) or not len(after):
+        return False
+    return bool(before.max() <= after.min())
 
 
 def _count(number: int, noun: str) -> str:

@@ -25,6 +25,7 @@ from lightgcn.training.config import Preset, TrainConfig, preset
 from lightgcn.training.diagnostics import warn_of_settings
 from lightgcn.training.loop import Ended, TrainingLoop
 from lightgcn.training.sharded import ShardedLightGCN, processes_of
+from lightgcn.training.small_data import cut_to_data
 
 # `train` reduces a batch size that gives fewer steps.
 _ENOUGH_STEPS = 100
@@ -100,7 +101,8 @@ def train(
     """Make a model and train it on a split: `Preset.new_model` and `fit` in one call.
 
     The batch sizes of the named presets suit about a million edges. On a smaller graph the batch
-    size is reduced, so that training takes at least a hundred steps; a resumed run keeps its own.
+    size is reduced, so that training takes at least a hundred steps; a resumed run keeps its own. A
+    metric that needs longer lists than there are items is cut as well, with a warning.
 
     Args:
         split: link sets such as those of `split_edges`.
@@ -134,6 +136,8 @@ def train(
         chosen = settings.changed(**changes)
     else:
         chosen = preset(settings, **changes)
+        if not str(settings).endswith(".json"):
+            chosen = cut_to_data(chosen, split.val.exclude, changes)
         if not str(settings).endswith(".json") and "batch_size" not in changes:
             chosen = _with_enough_steps(chosen, split)
             size = saved_batch_size(run_dir) if resume and run_dir is not None else None

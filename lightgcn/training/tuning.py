@@ -34,6 +34,7 @@ from lightgcn.training.search_space import (
     require_optuna,
     search_space,
 )
+from lightgcn.training.small_data import cut_to_data
 from lightgcn.training.trainer import check_split_type, fit
 from lightgcn.training.trials import Trial, best_trial, clock_time
 
@@ -142,8 +143,13 @@ def tune(
     """
     check_split_type(split)
     require_optuna()
-    start = start or preset("fast")
     _check_limits(minutes, trials, max_dim)
+    if not split.val.positives.num_edges:
+        raise ValueError(
+            "split: a search compares trials on validation edges, and the split has none"
+        )
+    if start is None:
+        start = cut_to_data(preset("fast"), split.val.exclude, ())
     unknown = [name for name in fixed if name not in SETTINGS]
     if unknown:
         raise ValueError(f"fixed: no setting {unknown[0]!r}; there are {', '.join(SETTINGS)}")

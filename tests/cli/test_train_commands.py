@@ -90,19 +90,19 @@ def test_users_who_have_every_item_are_named_and_left_out(
     paper = ("--preset", "paper", "--epochs", 2, "--ratios", 1, "--embedding-dim", 4)
     run_command("train", data, tmp_path / "run", *paper)
     assert "1 user (ann)" in capsys.readouterr().err
-    # No user lacks an item: refused, and no trace of the run.
+    # No user lacks an item: nothing is learnt.
     data.write_text("\n".join(["user,item", *full]) + "\n")
-    before = files_under(tmp_path)
-    command = ("train", data, tmp_path / "other", *paper, "--negatives", 0)
-    assert "every user" in refusal(capsys, *command)
-    assert files_under(tmp_path) == before
+    run_command("train", data, tmp_path / "other", *paper)
+    assert "8 of 8 train edges are left out" in capsys.readouterr().err
+    assert len((tmp_path / "other" / "history.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_graph_too_small_to_split_names_how_many_edges_are_needed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tiny.csv").write_text("user,item\nann,s1\nbob,s1\n")
-    assert "3" in refusal(capsys, "train", tmp_path / "tiny.csv", tmp_path / "run")
+    ratios = ("--ratios", 0.8, 0.1, 0.1, "--metric", "recall@1")
+    assert "3" in refusal(capsys, "train", tmp_path / "tiny.csv", tmp_path / "run", *ratios)
     assert not (tmp_path / "run").exists()
 
 
@@ -120,7 +120,7 @@ def test_resume_refuses_other_settings_other_data_and_broken_files(
         (["--learning-rate", "0.1"], "learning_rate", "0.001", "0.1"),
         (["--ratios", "0.7", "0.2", "0.1"], "ratios", "(0.8, 0.1, 0.1)", "(0.7, 0.2, 0.1)"),
         (["--stratify", "user"], "stratify", "None", "'user'"),
-        (["--negatives", "2"], "negatives", "1.0", "2.0"),
+        (["--negatives", "2"], "--negatives", "None", "2.0"),
     ):
         said = refusal(capsys, "train", prepared, run, "--resume", *options)
         assert all(text in said for text in named), said
@@ -162,7 +162,8 @@ def test_a_first_run_that_failed_does_not_block_the_next(
     (tmp_path / "train.txt").write_text("".join(lines))
     run = tmp_path / "run"
     options = ["--metric", "recall@3", "--epochs", "2", "--json"]
-    assert "9" in refusal(capsys, "train", tmp_path, run)
+    too_many = refusal(capsys, "train", tmp_path, run, "--metric", "recall@20")
+    assert "--metric recall@20" in too_many and "9" in too_many
     diverging = ("--learning-rate", "1e38", "--set", "l2=1")
     assert "diverged" in refusal(capsys, "train", tmp_path, run, *options, *diverging)
     run_command("train", tmp_path, run, *options)

@@ -1,6 +1,7 @@
 import hashlib
 import math
 import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -305,8 +306,32 @@ def test_too_few_non_edges_is_an_error_with_both_counts():
     with pytest.raises(
         ValueError, match="2 distinct negatives were asked for, but only 0 of 20 pairs"
     ):
-        split_edges(graph, (0.8, 0.1, 0.1))
+        split_edges(graph, (0.8, 0.1, 0.1), negatives=1.0)
     assert split_edges(graph, (0.8, 0.1, 0.1), negatives=0).val.negatives.shape == (2, 0)
+
+
+@pytest.mark.parametrize("negative_pairs", ["user_item", "all"])
+def test_the_default_takes_the_negatives_that_there_are_and_warns(negative_pairs):
+    graph = build({(u, i) for u in range(6) for i in range(7) if (u + i) % 3}, 6, 7)  # 28 of 42
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        split = split_edges(
+            graph, (0.7, 0.2, 0.1), disjoint=0.0, negative_pairs=negative_pairs, seed=1
+        )
+    wanted = [len(links.positives.users) for links in split]
+    room = 13**2 - 2 * 28 if negative_pairs == "all" else 42 - 28
+    train_room = 13**2 - 2 * wanted[0] if negative_pairs == "all" else 42 - wanted[0]
+    found = [min(wanted[0], train_room), min(wanted[1], room), min(wanted[2], room)]
+    for links, count in zip(split, found, strict=True):
+        assert links.negatives.shape[1] == links.resample(5).negatives.shape[1] == count
+    assert len(caught) == 0
+
+    full = build({(u, i) for u in range(4) for i in range(5)}, 4, 5)
+    with pytest.warns(UserWarning, match=r"train 4 for 16, validation 0 for 2, test 0 for 2"):
+        split = split_edges(full, disjoint=0.0)
+    assert [links.negatives.shape[1] for links in split] == [4, 0, 0]
+    with pytest.warns(UserWarning, match=r"test 0 for 20"):
+        assert link_set(full, full).negatives.shape == (2, 0)
 
 
 @pytest.mark.parametrize("ratio", [0, 0.5, 1, 3])
@@ -582,7 +607,7 @@ def test_wrong_ratios(ratios, message):
         ("disjoint", float("nan"), "disjoint must be in [0, 1), got nan"),
         ("negatives", -1.0, "negatives must be a number of at least 0, got -1.0"),
         ("negatives", float("inf"), "at least 0, got inf"),
-        ("stratify", "item", "stratify must be None or \"user\", got 'item'"),
+        ("stratify", "item", 'stratify must be None, "user" or "time", got \'item\''),
         ("negative_pairs", "items", 'negative_pairs must be "user_item" or "all", got \'items\''),
         ("seed", -1, "seed must be a non-negative integer"),
     ],
