@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from lightgcn.cli import challenge, data, results, train, tune
+from lightgcn.cli import challenge, data, recommend, results, train, tune
 from lightgcn.cli.console import (
     BAD_INPUT,
     INTERRUPTED,
@@ -28,6 +28,7 @@ COMMANDS = {
     **train.COMMANDS,
     **tune.COMMANDS,
     **results.COMMANDS,
+    **recommend.COMMANDS,
     **challenge.COMMANDS,
 }
 

@@ -1,4 +1,4 @@
-"""`lightgcn evaluate`, `recommend`, `plot` and `report`, which read a run folder."""
+"""`lightgcn evaluate`, `plot` and `report`, which read a run folder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 
 from lightgcn.cli.console import chosen_device, complain, print_json, say
 from lightgcn.cli.options import Command
+from lightgcn.cli.recommend import note_newer_training
 from lightgcn.datasets import Dataset, open_dataset
 from lightgcn.experiments.evaluate import BASELINES, evaluate_run
-from lightgcn.experiments.finished import newer_training, recommender_file
 from lightgcn.experiments.run import RunConfig
 from lightgcn.ranking.evaluation import Evaluation
-from lightgcn.recommender import Recommender
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +48,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         device=device,
         progress=not arguments.json,
     )
-    newer = _note_newer_training(Path(arguments.run))
+    newer = note_newer_training(Path(arguments.run))
     if arguments.json:
         values: dict[str, Any] = {name: asdict(result) for name, result in results.items()}
         if newer is not None:
@@ -83,63 +82,12 @@ def _dataset_of_run(arguments: argparse.Namespace) -> Dataset:
         raise FileNotFoundError(f"{error}{hint}") from error
 
 
-def _note_newer_training(run: Path) -> tuple[int, int] | None:
-    """Print a note if the model is older than the training, which was interrupted."""
-    newer = newer_training(run)
-    if newer is not None:
-        complain(
-            f"note: the model in {run} is of {newer[0]} epochs, but training was resumed and "
-            f"stopped at {newer[1]}; finish it with lightgcn train --resume"
-        )
-    return newer
-
-
 def _dataset_to_show(arguments: argparse.Namespace) -> Dataset:
     """Return the dataset of a run for `plot` and `report`, which compute on the CPU."""
     chosen_device(arguments.device)  # unused, but checked
     dataset = _dataset_of_run(arguments)
-    _note_newer_training(Path(arguments.run))
+    note_newer_training(Path(arguments.run))
     return dataset
-
-
-def _recommend_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="run folder, or a recommender.safetensors file")
-    who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--user", help="a known user (playlist), by id or unique name")
-    who.add_argument(
-        "--items",
-        nargs="+",
-        metavar="ITEM",
-        help="a new user's items, by id, name or 'name by artist'",
-    )
-    who.add_argument("--similar", metavar="ITEM", help="items similar to this one")
-    parser.add_argument("-k", "--k", type=int, default=10, help="number of items (%(default)s)")
-
-
-def recommend(arguments: argparse.Namespace) -> int:
-    """Recommend for a known or a new user, or list similar items."""
-    device = chosen_device(arguments.device)
-    file = recommender_file(arguments.run)
-    recommender = Recommender.load(file, device)
-    _note_newer_training(file.parent)
-    if arguments.user is not None:
-        tracks = recommender.recommend(arguments.user, arguments.k)
-        title = f"for user {arguments.user}"
-    elif arguments.similar is not None:
-        tracks = recommender.similar_items(arguments.similar, arguments.k)
-        title = f"similar to {arguments.similar}"
-    else:
-        tracks = recommender.recommend_new(arguments.items, arguments.k)
-        title = f"for a new user with {len(arguments.items)} items"
-    if arguments.json:
-        print_json([asdict(track) for track in tracks])
-        return 0
-    say(title)
-    for rank, track in enumerate(tracks, 1):
-        label = track.label
-        known_as = "" if label == str(track.id) else f"  {track.id}"
-        say(f"{rank:>4}  {track.score:8.4f}  {label}{known_as}")
-    return 0
 
 
 def _plot_arguments(parser: argparse.ArgumentParser) -> None:
@@ -221,16 +169,6 @@ COMMANDS = {
         (
             "lightgcn evaluate runs/first --k 10 20 50",
             "lightgcn evaluate runs/first --baselines popularity ease gf_cf cheby_cf mf",
-        ),
-    ),
-    "recommend": Command(
-        recommend,
-        _recommend_arguments,
-        "recommendations from a run",
-        (
-            "lightgcn recommend runs/first --user 1042 -k 10",
-            'lightgcn recommend runs/first --items "Blue Harbour by The Tidewater Set" '
-            "spotify:track:0aB1cD2eF3gH4iJ",
         ),
     ),
     "plot": Command(
