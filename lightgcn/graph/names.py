@@ -95,23 +95,21 @@ class NodeNames:
         """
         if unknown not in ("error", "skip"):
             raise ValueError(f'unknown must be "error" or "skip", got {unknown!r}')
-        known = [unknown == "error" or bool(self.lookup(each)) for each in given]
-        missing = [
-            repr(plain(each)) for each, is_known in zip(given, known, strict=True) if not is_known
+        found = [
+            self.find(each) if unknown == "error" or self.lookup(each) else None for each in given
         ]
+        places = zip(given, found, strict=True)
+        missing = [repr(plain(each)) for each, place in places if place is None]
+        shown = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
+        if missing and len(missing) == len(given):
+            raise ValueError(f"none of the {len(given)} given {self.side}s is known: {shown}")
         if missing:
-            shown = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
-            if len(missing) == len(given):
-                raise ValueError(f"none of the {len(given)} given {self.side}s is known: {shown}")
             warnings.warn(
                 f"{len(missing)} of {len(given)} {self.side}s are unknown and left out: {shown}",
                 UserWarning,
                 stacklevel=3,
             )
-        return [
-            self.find(each) if is_known else None
-            for each, is_known in zip(given, known, strict=True)
-        ]
+        return found
 
     def lookup(self, wanted: Any) -> list[int]:
         """Return the indices of the nodes that are called so, the most popular first."""
