@@ -13,7 +13,7 @@ from lightgcn.core.checks import as_tensor, checked_indices
 # A mask of all items, or indices of some.
 Items = Tensor | Sequence[int] | Sequence[bool]
 # Up to this share of all items, a copy of their embeddings costs less than scores of all items.
-_FEW = 0.5
+_FEW = 0.25
 
 
 def candidate_mask(num_items: int, only: Items | None, exclude: Items | None) -> Tensor | None:
