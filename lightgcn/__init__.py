@@ -36,7 +36,8 @@ from lightgcn.ranking.evaluation import (
 from lightgcn.ranking.ranker import Ranker
 from lightgcn.ranking.result import Evaluation
 from lightgcn.ranking.topk import top_k
-from lightgcn.recommender import Recommendation, Recommender
+from lightgcn.recommendation import Explanation, Recommendation
+from lightgcn.recommender import Recommender
 from lightgcn.training.config import Preset, TrainConfig, preset
 from lightgcn.training.trainer import fit, train
 from lightgcn.training.tuning import tune
@@ -57,6 +58,7 @@ __version__ = "0.2.0.dev0"
 __all__ = [
     "Adjacency",
     "Evaluation",
+    "Explanation",
     "Interactions",
     "LightGCN",
     "LinkSet",

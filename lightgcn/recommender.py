@@ -5,67 +5,38 @@ A `Recommender` holds a `Ranker`, ids and names, and needs neither the model nor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.core.checks import as_tensor, checked_integers
+from lightgcn.core.table_file import check_table_path, write_table
 from lightgcn.core.tensor_file import load_tensors, pack_strings, save_tensors, unpack_strings
-from lightgcn.graph.ids import Id, find_node, index_of_ids
+from lightgcn.graph.ids import Id
 from lightgcn.graph.interactions import Interactions
+from lightgcn.graph.names import Ambiguous, NodeNames, Unknown, checked_columns, listed, plain
 from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.nn.model import LightGCN
+from lightgcn.ranking.candidates import candidate_mask
+from lightgcn.ranking.explanation import explain_score
 from lightgcn.ranking.ranker import Ranker
-from lightgcn.ranking.topk import check_k, rank_rows
+from lightgcn.ranking.topk import TopK, check_k, rank_rows
+from lightgcn.recommendation import Contribution, Explanation, ListColumns, Recommendation
+
+__all__ = ["Explanation", "Recommendation", "Recommender"]
 
 Columns = Mapping[str, Sequence[str]]
-# Pairs of a user and an item that are masked at a time.
-_PAIRS = 1 << 23
-
-
-@dataclass(frozen=True, repr=False)
-class Recommendation:
-    """One recommended item.
-
-    Attributes:
-        id: the item's id in the data; its index if the data has no ids.
-        index: its index in the graph.
-        score: its score; only comparable for the same user.
-        columns: its values in the item columns ("name", "artist", …).
-
-    Example:
-        >>> from lightgcn import Recommendation
-        >>> track = Recommendation("t7", 7, 0.9, {"name": "Airbag", "artist": "Radiohead"})
-        >>> track.label
-        'Airbag by Radiohead'
-        >>> track
-        Recommendation('t7', 0.9000, 'Airbag by Radiohead')
-    """
-
-    id: Id
-    index: int
-    score: float
-    columns: dict[str, str]
-
-    @property
-    def label(self) -> str:
-        """Name and artist of the item if they are known, else the id."""
-        name, artist = (
-            " ".join(self.columns.get(column, "").split()) for column in ("name", "artist")
-        )
-        if not name:
-            return str(self.id)
-        return f"{name} by {artist}" if artist else name
-
-    def __repr__(self) -> str:
-        named = "" if self.label == str(self.id) else f", {self.label!r}"
-        return f"Recommendation({self.id!r}, {self.score:.4f}{named})"
+# Items by id or name, or a (num_items,) bool mask of `Recommender.item_mask`.
+Ids = Iterable[Id] | Tensor
+_DEFAULT_K = 10
+# Users ranked at a time for a file, and rows of a file at a time.
+_USERS, _ROWS = 1 << 13, 1 << 20
 
 
 class Recommender:
@@ -79,6 +50,8 @@ class Recommender:
         user_columns: optional columns beside the users, such as {"name": titles}: one string per
             user, in their order.
         item_columns: optional columns beside the items, such as {"name": …, "artist": …}.
+        ambiguous: what to do with a name that several users or items have: "error", or take the
+            most "popular", the one with the most interactions.
 
     Attributes:
         ranker: scores by index.
@@ -107,6 +80,7 @@ class Recommender:
         side_nodes: SideNodes | None = None,
         user_columns: Columns | None = None,
         item_columns: Columns | None = None,
+        ambiguous: Ambiguous = "error",
     ) -> None:
         if isinstance(model, Ranker):
             if graph is not None or side_nodes is not None:
@@ -114,10 +88,11 @@ class Recommender:
             self.ranker = model
         else:
             self.ranker = Ranker.from_model(model, graph, side_nodes=side_nodes)  # type: ignore[arg-type]
-        self.user_columns = _check_columns("user", user_columns, self.seen.num_users)
-        self.item_columns = _check_columns("item", item_columns, self.seen.num_items)
-        self._user_index: dict[Id, int] | None = None
-        self._item_index: dict[Id, int] | None = None
+        self.user_columns = checked_columns("user", user_columns, self.seen.num_users)
+        self.item_columns = checked_columns("item", item_columns, self.seen.num_items)
+        self.ambiguous = ambiguous
+        self._users = NodeNames("user", self.seen, self.user_columns, ambiguous)
+        self._items = NodeNames("item", self.seen, self.item_columns, ambiguous)
 
     @classmethod
     def from_model(
@@ -134,26 +109,30 @@ class Recommender:
     def to(self, device: torch.device | str) -> Recommender:
         """Return the same recommender on another device."""
         return Recommender(
-            self.ranker.to(device), user_columns=self.user_columns, item_columns=self.item_columns
+            self.ranker.to(device),
+            user_columns=self.user_columns,
+            item_columns=self.item_columns,
+            ambiguous=self.ambiguous,
         )
 
     def recommend(
         self,
         user: Id | Iterable[Id],
-        k: int = 10,
+        k: int | None = None,
         *,
         exclude_seen: bool = True,
-        exclude: Iterable[Id] = (),
-        only: Iterable[Id] | None = None,
+        exclude: Ids = (),
+        only: Ids | None = None,
     ) -> Any:
         """Return the k items that score highest for a known user, best first.
 
         Args:
             user: one user by id or unique name, or a list of them.
-            k: number of items; fewer are returned if fewer are left.
+            k: number of items; fewer are returned if fewer are left. None for 10, or for all if
+                there are fewer.
             exclude_seen: whether to leave out the user's own items.
-            exclude: further items to leave out, by id or name.
-            only: the items to choose from; None for all.
+            exclude: further items to leave out, by id or name, or as a mask of `item_mask`.
+            only: the items to choose from, in either form; None for all.
 
         Returns:
             A list for one user; a list of lists, in the order given, for several.
@@ -162,48 +141,53 @@ class Recommender:
             ValueError: for an unknown user or item, or a k below 1 or above the number of items.
         """
         one = isinstance(user, str) or not isinstance(user, Iterable) or _is_scalar(user)
-        given: list[Any] = [user] if one else _listed("users", user)
-        k = _plain(k)
-        check_k(k, self.seen.num_items)
-        rows = torch.tensor(
-            [self.user_index(each) for each in given], dtype=torch.int64, device=self.ranker.device
+        given: list[Any] = [user] if one else listed("users", user)
+        k = self._checked_k(k)
+        users = [self.user_index(each) for each in given]
+        rows = torch.tensor(users, dtype=torch.int64, device=self.ranker.device)
+        best = self.ranker.top_k(
+            k, rows, exclude_seen=exclude_seen, only=self._candidates(only, exclude)
         )
-        left_out = self._left_out(exclude, only)
-        # A chunk's pairs of a user and an item that is left out are bounded.
-        chunk = len(rows) if left_out is None else max(1, _PAIRS // self.seen.num_items)
-        found = []
-        for part in rows.split(max(1, chunk)):
-            best = self._ranked(self.ranker, part, k, exclude_seen, left_out)
-            found += [self._named(*row) for row in zip(best.items, best.scores, strict=True)]
+        found = [self._named(*row) for row in zip(best.items, best.scores, strict=True)]
         return found[0] if one else found
 
     def recommend_new(
         self,
         items: Iterable[Id],
-        k: int = 10,
+        k: int | None = None,
         *,
         weights: Sequence[float] | None = None,
-        exclude: Iterable[Id] = (),
-        only: Iterable[Id] | None = None,
+        exclude: Ids = (),
+        only: Ids | None = None,
+        unknown: Unknown = "error",
     ) -> list[Recommendation]:
         """Return the k items that score highest for a new user, without the given items.
 
         Args:
             items: the user's items, by id or name, the latest last; a repeated item counts once, or
-                with the sum of its weights.
-            k: number of items.
+                with the sum of its weights, at its latest place.
+            k: number of items, as for `recommend`.
             weights: optional positive weights of the items, for a model trained on weighted edges.
-            exclude: further items to leave out, by id or name.
-            only: the items to choose from; None for all.
+            exclude: further items to leave out, by id or name, or as a mask of `item_mask`.
+            only: the items to choose from, in either form; None for all.
+            unknown: what to do with items that are not in the data: "error", or "skip" them with a
+                warning, if at least one is known.
 
         Raises:
             ValueError: for an unknown item, no item at all, only items without users, a wrong k, or
                 a model that cannot fold in.
+
+        Warns:
+            UserWarning: naming the items that are skipped.
         """
-        indices = [self.item_index(item) for item in _listed("items", items)]
-        k = _plain(k)
-        check_k(k, self.seen.num_items)
-        history = self._history(indices, weights)
+        k = self._checked_k(k)
+        places = self._items.find_known(listed("items", items), unknown)
+        if weights is not None and None in places:
+            given = listed("weights", weights)
+            if len(given) != len(places):
+                raise ValueError("weights must be as many as the items, finite and positive")
+            weights = [one for one, place in zip(given, places, strict=True) if place is not None]
+        history = self._history([place for place in places if place is not None], weights)
         ranker, linked = self.ranker.fold_in(history), self.ranker.linked
         linked = self.seen.item_degrees > 0 if linked is None else linked
         if not bool(linked[history.items.to(linked.device)].any()):
@@ -211,24 +195,173 @@ class Recommender:
                 "none of the given items has a user, so their embeddings are untrained"
             )
         user = torch.zeros(1, dtype=torch.int64, device=ranker.device)
-        best = self._ranked(ranker, user, k, True, self._left_out(exclude, only))
+        best = ranker.top_k(k, user, only=self._candidates(only, exclude))
         return self._named(best.items[0], best.scores[0])
 
-    def similar_items(self, item: Id, k: int = 10) -> list[Recommendation]:
+    def similar_items(
+        self, item: Id, k: int | None = None, *, exclude: Ids = (), only: Ids | None = None
+    ) -> list[Recommendation]:
         """Return the k items closest to an item by the cosine of final embeddings, without itself.
+
+        Args:
+            item: the item, by id or unique name.
+            k: number of items, as for `recommend`.
+            exclude: items to leave out, by id or name, or as a mask of `item_mask`.
+            only: the items to choose from, in either form; None for all.
 
         Raises:
             ValueError: for an unknown item, or a k below 1 or above the number of items.
         """
-        k = _plain(k)
-        check_k(k, self.seen.num_items)
-        index = self.item_index(item)
-        items = self.ranker.item_directions
-        items = items.to(torch.promote_types(items.dtype, torch.float32))
-        scores = F.cosine_similarity(items, items[index].unsqueeze(0), dim=1)
-        scores[index] = -torch.inf
-        best = rank_rows(scores.unsqueeze(0), k)
-        return self._named(best.items[0], best.scores[0])
+        k, index = self._checked_k(k), self.item_index(item)
+        kept = self.item_mask(only=only, exclude=exclude).nonzero().flatten()
+        rows = self.ranker.item_directions[index], self.ranker.item_directions[kept]
+        item_row, rows_kept = (
+            row.to(torch.promote_types(row.dtype, torch.float32)) for row in rows
+        )
+        scores = F.cosine_similarity(rows_kept, item_row.unsqueeze(0), dim=1)
+        scores[kept == index] = -torch.inf
+        if not len(kept):
+            return []
+        best = rank_rows(scores.unsqueeze(0), min(k, len(kept)))
+        found = best.items[0][best.items[0] >= 0]
+        return self._named(kept[found], best.scores[0][: len(found)])
+
+    def recommend_all(
+        self,
+        path: str | Path,
+        k: int | None = None,
+        *,
+        users: Iterable[Id] | None = None,
+        exclude_seen: bool = True,
+        exclude: Ids = (),
+        only: Ids | None = None,
+        overwrite: bool = False,
+        progress: bool = False,
+    ) -> int:
+        """Write the lists of all users, or of some, to a file; return its number of rows.
+
+        A row is a recommended item, and the columns are ``user``, ``rank`` (from 1), ``item``,
+        ``score``, and of the names that the data has ``user_name``, ``item_name`` and ``artist``.
+        Rows are written as they are computed, to a temporary file which is renamed at the end.
+        Memory does not grow with the number of users.
+
+        Args:
+            path: the file, of the format of its suffix: .parquet, .csv, .csv.gz or .jsonl.
+            k: number of items of each user, as for `recommend`.
+            users: the users, by id or unique name; None for all. A repeated one counts once.
+            exclude_seen: whether to leave out each user's own items.
+            exclude: further items to leave out, by id or name, or as a mask of `item_mask`.
+            only: the items to choose from, in either form; None for all.
+            overwrite: whether to replace a file.
+            progress: show a progress bar on a terminal.
+
+        Raises:
+            ValueError: as `recommend`, for another suffix, or if the file exists.
+
+        Example:
+            >>> from lightgcn import Interactions, LightGCN, Recommender
+            >>> plays = {"user": ["ann", "ann", "bob"], "item": ["song 1", "song 2", "song 2"]}
+            >>> recommender = Recommender(LightGCN(2, 2), Interactions.from_frame(plays))
+            >>> recommender.recommend_all("recommendations.csv")
+            1
+        """
+        path = check_table_path(path, overwrite=overwrite)
+        chunks = self.recommend_in_chunks(
+            k,
+            users=users,
+            exclude_seen=exclude_seen,
+            exclude=exclude,
+            only=only,
+            progress=progress,
+        )
+        return write_table(path, chunks, overwrite=overwrite)
+
+    def recommend_in_chunks(
+        self,
+        k: int | None = None,
+        *,
+        users: Iterable[Id] | None = None,
+        exclude_seen: bool = True,
+        exclude: Ids = (),
+        only: Ids | None = None,
+        progress: bool = False,
+    ) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        """Return an iterator over the rows of `recommend_all`: a dict of columns for some thousand
+        users at a time, as `pandas.DataFrame` takes them.
+
+        The arguments and errors are those of `recommend_all`.
+
+        Example:
+            >>> from lightgcn import Interactions, LightGCN, Recommender
+            >>> plays = {"user": ["ann", "ann", "bob"], "item": ["song 1", "song 2", "song 2"]}
+            >>> recommender = Recommender(LightGCN(2, 2), Interactions.from_frame(plays))
+            >>> [chunk["item"].tolist() for chunk in recommender.recommend_in_chunks(k=1)]
+            [['song 1']]
+        """
+        k, candidates = self._checked_k(k), self._candidates(only, exclude)
+        if users is None:
+            rows = torch.arange(self.seen.num_users, dtype=torch.int64, device=self.ranker.device)
+        else:
+            places = dict.fromkeys(self.user_index(user) for user in listed("users", users))
+            rows = torch.tensor(list(places), dtype=torch.int64, device=self.ranker.device)
+
+        def rank(users: Tensor) -> TopK:
+            return self.ranker.top_k(k, users, exclude_seen=exclude_seen, only=candidates)
+
+        columns = ListColumns(self.seen, self.user_columns, self.item_columns)
+        return _chunks(rows, max(1, min(_USERS, _ROWS // k)), rank, columns, progress)
+
+    def explain(self, user: Id, item: Id) -> Explanation:
+        """Return what each item of a user adds to the score of an item.
+
+        The parts of a score are sums over the user's items: what these send to the user's embedding
+        in the first layer (with all that they received before), what they count as latest items
+        (time decay), in spectral embeddings, in item kNN and in user kNN, for the neighbours that
+        all of them determine. The user's own layer-0 embedding and popularity are terms of their
+        own.
+
+        Args:
+            user: a known user, by id or unique name.
+            item: any item, by id or unique name.
+
+        Raises:
+            ValueError: for an unknown user or item, or a ranker that was stored without what this
+                needs.
+        """
+        index = self.user_index(user)
+        parts = explain_score(self.ranker, index, self.item_index(item))
+        by_item = {name: values.tolist() for name, values in parts.by_item.items()}
+        rows = []
+        for place, own in enumerate(parts.items.tolist()):
+            shares = {name: values[place] for name, values in by_item.items()}
+            found = self.item(own)
+            rows.append(Contribution(found.id, own, sum(shares.values()), shares, found.columns))
+        rows.sort(key=lambda row: (-row.contribution, row.index))
+        return Explanation(parts.score, rows, parts.other)
+
+    def item_mask(self, *, only: Ids | None = None, exclude: Ids = ()) -> Tensor:
+        """Return a (num_items,) bool mask of the items that may be recommended.
+
+        It is made once and passed as ``only=`` many times, so that ids are looked up once.
+
+        Args:
+            only: the items to choose from, by id or name; None for all.
+            exclude: items to leave out.
+
+        Raises:
+            ValueError: for an unknown item.
+
+        Example:
+            >>> from lightgcn import Interactions, LightGCN, Recommender
+            >>> plays = {"user": ["ann", "ann", "bob"], "item": ["song 1", "song 2", "song 2"]}
+            >>> recommender = Recommender(LightGCN(2, 2), Interactions.from_frame(plays))
+            >>> recommender.item_mask(exclude=["song 2"])
+            tensor([ True, False])
+        """
+        mask = self._candidates(only, exclude)
+        if mask is None:
+            mask = torch.ones(self.seen.num_items, dtype=torch.bool, device="cpu")
+        return mask.to(self.ranker.device)
 
     def fold_in_user(self, items: Sequence[int], weights: Sequence[float] | None = None) -> Tensor:
         """Return the row of a new user with the given items (indices), (w,), as `Ranker.fold_in`
@@ -238,7 +371,7 @@ class Recommender:
             ValueError: without items, for an index out of range, for weights that do not fit, or
                 for a model without layers.
         """
-        indices = checked_integers("items", _listed("items", items)).tolist()
+        indices = checked_integers("items", listed("items", items)).tolist()
         return self.ranker.fold_in(self._history(indices, weights)).users[0]
 
     def _history(self, items: list[int], weights: Sequence[float] | None) -> Interactions:
@@ -250,46 +383,35 @@ class Recommender:
             raise ValueError(f"items must be in [0, {count}), got {min(items)} to {max(items)}")
         given = None
         if weights is not None:
-            given = as_tensor("weights", _listed("weights", weights)).double()
+            given = as_tensor("weights", listed("weights", weights)).double()
             if len(given) != len(items) or not bool((given.isfinite() & (given > 0)).all()):
                 raise ValueError("weights must be as many as the items, finite and positive")
-        order = torch.arange(len(items), dtype=torch.int64, device="cpu")
+        # Of a repeated pair a graph keeps the smallest order: each gets that of its latest place.
+        latest = {item: place for place, item in enumerate(items)}
+        order = torch.tensor([latest[item] for item in items], dtype=torch.int64, device="cpu")
         pairs = torch.tensor(items, dtype=torch.int64, device="cpu")
         return Interactions(torch.zeros_like(order), pairs, 1, count, given, order=order)
 
-    def _left_out(self, exclude: Iterable[Id], only: Iterable[Id] | None) -> Tensor | None:
-        """Return a (num_items,) mask of the items left out for all users; None for none."""
-        excluded = [self.item_index(item) for item in _listed("exclude", exclude)]
-        if not excluded and only is None:
-            return None
-        mask = torch.full(
-            (self.seen.num_items,), only is not None, dtype=torch.bool, device=self.ranker.device
+    def _candidates(self, only: Ids | None, exclude: Ids) -> Tensor | None:
+        """Return a mask of the items that lists may hold, None for all."""
+        return candidate_mask(
+            self.seen.num_items,
+            None if only is None else self._indices("only", only),
+            self._indices("exclude", exclude),
         )
-        if only is not None:
-            mask[[self.item_index(item) for item in _listed("only", only)]] = False
-        mask[excluded] = True
-        return mask
 
-    @staticmethod
-    def _ranked(
-        ranker: Ranker, users: Tensor, k: int, exclude_seen: bool, left_out: Tensor | None
-    ) -> Any:
-        """Rank for users, without their own items and those left out for all."""
-        nobody = torch.zeros(ranker.history.num_edges, dtype=torch.bool, device=ranker.device)
-        seen = ranker.history if exclude_seen else ranker.history.select(nobody)
-        if left_out is not None:
-            # Only the edges of these users, so that a list of one user stays small.
-            own = seen.select_users(users)
-            items = left_out.nonzero().flatten()
-            asked = users.unique()
-            masked = Interactions(
-                torch.cat([own.users, asked.repeat_interleave(len(items))]),
-                torch.cat([own.items, items.repeat(len(asked))]),
-                own.num_users,
-                own.num_items,
-            )
-            seen = masked
-        return ranker.top_k(k, users, seen=seen)
+    def _indices(self, name: str, given: Ids) -> Any:
+        """Return the indices of items given by id or name; a mask stays one."""
+        if isinstance(given, Tensor | np.ndarray) and str(given.dtype) in ("torch.bool", "bool"):
+            return given
+        return [self.item_index(item) for item in listed(name, given)]
+
+    def _checked_k(self, k: Any) -> int:
+        if k is None:
+            return max(1, min(_DEFAULT_K, self.seen.num_items))
+        k = plain(k)
+        check_k(k, self.seen.num_items)
+        return int(k)
 
     def user_index(self, user: Id) -> int:
         """Return the index of a user given by id or unique name.
@@ -298,9 +420,7 @@ class Recommender:
             ValueError: if there is no such user, several have the name, or it is neither a string
                 nor an integer.
         """
-        if self._user_index is None:
-            self._user_index = index_of_ids(self.seen.user_ids, self.seen.num_users)
-        return find_node("user", _one_id("user", user), self._user_index, self.user_columns)
+        return self._users.find(user)
 
     def item_index(self, item: Id) -> int:
         """Return the index of an item given by id or unique name ("name" or "name by artist").
@@ -309,20 +429,18 @@ class Recommender:
             ValueError: if there is no such item (the message has similar names), several have the
                 name, or it is neither a string nor an integer.
         """
-        return find_node("item", _one_id("item", item), self.item_indices, self.item_columns)
+        return self._items.find(item)
 
     @property
     def item_indices(self) -> dict[Id, int]:
         """The index of each item by its id."""
-        if self._item_index is None:
-            self._item_index = index_of_ids(self.seen.item_ids, self.seen.num_items)
-        return self._item_index
+        return self._items.index
 
     def item(self, index: int, score: float = 0.0) -> Recommendation:
         """Return the item at an index, with its columns."""
         ids = self.seen.item_ids
         columns = {name: values[index] for name, values in self.item_columns.items()}
-        return Recommendation(index if ids is None else _plain(ids[index]), index, score, columns)
+        return Recommendation(index if ids is None else plain(ids[index]), index, score, columns)
 
     def _named(self, items: Tensor, scores: Tensor) -> list[Recommendation]:
         pairs = zip(items.tolist(), scores.tolist(), strict=True)
@@ -343,7 +461,13 @@ class Recommender:
         save_tensors(path, "recommender", tensors, metadata)
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Recommender:
+    def load(
+        cls,
+        path: str | Path,
+        device: torch.device | str = "cpu",
+        *,
+        ambiguous: Ambiguous = "error",
+    ) -> Recommender:
         """Read a file of `save`.
 
         Raises:
@@ -363,7 +487,12 @@ class Recommender:
                 else:
                     columns[side][name[0]] = values
             ranker = Ranker.from_tensors(tensors, metadata, **ids).to(device)
-            return cls(ranker, user_columns=columns["user"], item_columns=columns["item"])
+            return cls(
+                ranker,
+                user_columns=columns["user"],
+                item_columns=columns["item"],
+                ambiguous=ambiguous,
+            )
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise ValueError(f"{path}: not a complete recommender ({error})") from error
 
@@ -372,51 +501,20 @@ class Recommender:
         return f"Recommender({seen.num_users} users, {seen.num_items} items, d={width})"
 
 
-def _check_columns(side: str, columns: Columns | None, count: int) -> dict[str, list[str]]:
-    if columns is not None and not isinstance(columns, Mapping):
-        raise TypeError(
-            f'{side}_columns must be a dict such as {{"name": names}}, got {type(columns).__name__}'
-        )
-    return {name: _column(side, name, values, count) for name, values in (columns or {}).items()}
+def _chunks(
+    users: Tensor,
+    size: int,
+    rank: Callable[[Tensor], TopK],
+    columns: ListColumns,
+    progress: bool,
+) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Rank users some at a time and yield their lists as columns."""
+    from tqdm import tqdm
 
-
-def _column(side: str, name: str, values: Sequence[str], count: int) -> list[str]:
-    """Return a column's values by position (a pandas series is indexed by label)."""
-    listed = [values] if isinstance(values, str) else list(values)
-    if len(listed) != count or isinstance(values, str):
-        raise ValueError(f"{side} column {name!r} has {len(listed)} values for {count} {side}s")
-    for at, value in enumerate(listed):
-        if not isinstance(value, str):
-            raise ValueError(
-                f'{side} column {name!r}[{at}] is {value!r}; a column holds strings ("" for a '
-                "missing one)"
-            )
-    return [str(value) for value in listed]
-
-
-def _listed(name: str, given: Any) -> list[Any]:
-    if isinstance(given, str | bytes):
-        raise ValueError(f"{name} must be a list, got the one string {given!r}")
-    values = as_tensor(name, given) if isinstance(given, Tensor) else given
-    values = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
-    if not isinstance(values, Iterable):
-        raise ValueError(f"{name} must be a list, got {given!r}")
-    return list(values)
-
-
-def _one_id(side: str, given: Any) -> Id:
-    value = (
-        given.item()
-        if isinstance(given, Tensor | np.ndarray) and given.ndim == 0
-        else _plain(given)
-    )
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{side} must be one id or name (an integer or a string), got {given!r}")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.integer | np.str_) else value
+    with tqdm(total=len(users), unit="user", disable=None if progress else True) as bar:
+        for chunk in users.split(size):
+            yield columns.of(chunk, rank(chunk))
+            bar.update(len(chunk))
 
 
 def _is_scalar(value: Any) -> bool:

@@ -380,9 +380,18 @@ def test_an_ambiguous_name_lists_the_candidates() -> None:
     found = recommender(**string_ids())
     with pytest.raises(ValueError) as caught:
         found.item_index("DAWN")
-    assert str(caught.value) == (
-        "2 items are called 'DAWN'; give an id: track:0 (Dawn by Ash), track:3 (dawn by Dee)"
+    degrees = graph().item_degrees.tolist()
+    assert degrees[3] > degrees[0] == 1  # the most popular comes first
+    said = str(caught.value)
+    assert "2 items are called 'DAWN'" in said and said.endswith(
+        f"track:3 (dawn by Dee, {degrees[3]} users), track:0 (Dawn by Ash, 1 user)"
     )
+    popular = Recommender(found.ranker, item_columns=found.item_columns, ambiguous="popular")
+    assert popular.item_index("DAWN") == 3
+    assert popular.similar_items("dawn", 4) == found.similar_items("track:3", 4)
+    assert popular.to("cpu").item_index("dawn") == 3
+    with pytest.raises(ValueError, match='ambiguous must be "error" or "popular", got \'first\''):
+        Recommender(found.ranker, ambiguous="first")  # type: ignore[arg-type]
     twins = Recommender(
         Ranker(
             torch.ones(1, 2),
@@ -392,14 +401,16 @@ def test_an_ambiguous_name_lists_the_candidates() -> None:
         ),
         item_columns={"name": ["Echo", "Echo", "b"], "artist": ["Fay", "Fay", "c"]},
     )
-    with pytest.raises(ValueError, match="2 items are called 'echo by fay'; give an id: 0 "):
+    with pytest.raises(
+        ValueError, match="2 items are called 'echo by fay'; give an id, most popular first: 0 "
+    ):
         twins.item_index("echo by fay")
 
 
 def test_an_unknown_name_lists_what_is_close() -> None:
     found = recommender(**string_ids())
     with pytest.raises(
-        ValueError, match=r"unknown item 'igh': .* close to it: track:1 \(Night by Bel\)"
+        ValueError, match=r"unknown item 'igh': .* close to it: track:1 \(Night by Bel, "
     ):
         found.item_index("igh")
     with pytest.raises(ValueError, match=r"unknown item 'xyz': no such id or name among 9 items$"):
@@ -427,7 +438,7 @@ def test_users_have_names_too() -> None:
     )
     assert found.user_index("playlist 4") == 4
     with pytest.raises(
-        ValueError, match=r"unknown user 'list 3': .*close to it: u3 \(Playlist 3\)"
+        ValueError, match=r"unknown user 'list 3': .*close to it: u3 \(Playlist 3, "
     ):
         found.user_index("list 3")
 
@@ -637,3 +648,160 @@ def test_a_recommender_of_no_users_comes_back(tmp_path: Path) -> None:
     found = Recommender.load(tmp_path / "file")
     assert (found.seen.num_users, list(found.seen.item_ids)) == (0, ["a", "b"])
     assert found.similar_items("a", 1)[0].id == "b"
+
+
+def test_lists_of_some_items_and_a_mask_made_once() -> None:
+    found = recommender(**string_ids())
+    everything = found.recommend("u0", ITEMS, exclude_seen=False)
+    only, exclude = ["Echo", "track:1", "track:7", "1999", "track:8"], ["1999", "track:0"]
+    wanted = {5, 1, 7, 8}
+    mask = found.item_mask(only=only, exclude=exclude)
+    assert mask.dtype == torch.bool and mask.nonzero().flatten().tolist() == sorted(wanted)
+    assert bool(found.item_mask().all())
+    expected = [one for one in everything if one.index in wanted]
+    options: list[dict[str, Any]] = [
+        {"only": only, "exclude": exclude},
+        {"only": mask},
+        {"only": mask.numpy()},
+        {"exclude": ~mask},
+    ]
+    for choice in options:
+        assert found.recommend("u0", ITEMS, exclude_seen=False, **choice) == expected
+        several = found.recommend(["u0", "u0"], ITEMS, exclude_seen=False, **choice)
+        assert several == [expected] * 2
+        near = found.similar_items("track:7", ITEMS)
+        alike = found.similar_items("track:7", ITEMS, **choice)
+        assert [one.id for one in alike] == [one.id for one in near if one.index in wanted - {7}]
+        scores = [one.score for one in near if one.index in wanted - {7}]
+        assert [one.score for one in alike] == pytest.approx(scores)
+        new = found.recommend_new(["track:2"], ITEMS)
+        assert found.recommend_new(["track:2"], ITEMS, **choice) == [
+            one for one in new if one.index in wanted
+        ]
+    nothing = torch.zeros(ITEMS, dtype=torch.bool)
+    assert found.recommend("u0", only=nothing) == found.similar_items("track:7", only=[]) == []
+    with pytest.raises(ValueError, match=r"only as a mask must have shape \(9,\), got \(3,\)"):
+        found.recommend("u0", only=torch.ones(3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="unknown item 'no such'"):
+        found.similar_items("track:7", exclude=["no such"])
+
+
+def test_a_default_k_is_cut_to_the_number_of_items_and_a_given_one_is_refused() -> None:
+    found = recommender()
+    assert len(found.recommend(6, exclude_seen=False)) == ITEMS
+    assert len(found.recommend_new([1])) == ITEMS - 1
+    assert len(found.similar_items(1)) == ITEMS - 1
+    assert sum(len(chunk["item"]) for chunk in found.recommend_in_chunks(exclude_seen=False)) == 63
+    for ask in (found.recommend, found.similar_items, found.recommend_in_chunks):
+        with pytest.raises(ValueError, match="k is 10, but there are only 9 items"):
+            ask(*(() if ask == found.recommend_in_chunks else (6,)), k=10)
+
+
+def test_unknown_items_of_a_new_user_are_skipped_with_a_warning() -> None:
+    found = recommender(**string_ids())
+    items = ["new 1", "track:2", "new 2", "Echo", "new 3", "new 4"]
+    expected = found.recommend_new(["track:2", "Echo"], 4)
+    with pytest.warns(UserWarning, match=r"4 of 6 items .* 'new 1', 'new 2', 'new 3', …"):
+        assert found.recommend_new(items, 4, unknown="skip") == expected
+    with pytest.raises(ValueError, match="unknown item 'new 1'"):
+        found.recommend_new(items, 4)
+    with pytest.raises(ValueError, match=r"none of the 2 given items is known: 'new 1', 'new 2'"):
+        found.recommend_new(["new 1", "new 2"], 4, unknown="skip")
+    with pytest.raises(ValueError, match="2 items are called 'dawn'"):
+        found.recommend_new(["new 1", "dawn"], 4, unknown="skip")
+    with pytest.raises(ValueError, match="unknown must be"):
+        found.recommend_new(items, 4, unknown="drop")  # type: ignore[arg-type]
+    weighted = recommender(weights=torch.rand(graph().num_edges) + 0.5)
+    with pytest.warns(UserWarning, match="1 of 3 items"):
+        skipped = weighted.recommend_new([2, 77, 5], 4, weights=[1.0, 9.0, 3.0], unknown="skip")
+    assert skipped == weighted.recommend_new([2, 5], 4, weights=[1.0, 3.0])
+    refused = pytest.raises(ValueError, match="weights must be as many")
+    with refused, pytest.warns(UserWarning, match="1 of 3 items"):
+        weighted.recommend_new([2, 77, 5], 4, weights=[1.0], unknown="skip")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".csv.gz", ".jsonl"])
+def test_lists_of_all_users_in_a_file_equal_a_dense_ranking(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.setattr("lightgcn.recommender._USERS", 3)  # several chunks
+    interactions = graph(**string_ids())
+    users, items = (z.detach() for z in model().embed(normalized_adjacency(interactions)))
+    scores = users @ items.T
+    scores[interactions.user_degrees == 0] = interactions.item_degrees.double().log1p() / 1024
+    scores[interactions.users, interactions.items] = -torch.inf
+    found = Recommender(
+        model(),
+        interactions,
+        user_columns={"name": [f'List "{n}", long' for n in range(USERS)]},
+        item_columns={"name": NAMES, "artist": ARTISTS, "album": NAMES},
+    )
+    file = tmp_path / f"lists{suffix}"
+    for chosen in (None, ["u5", "u0", "u5", 'list "3", long']):
+        rows = []
+        order = range(USERS) if chosen is None else [5, 0, 3]
+        for user in order:
+            values, best = scores[user].sort(descending=True, stable=True)
+            rows += [
+                (f"u{user}", rank + 1, f"track:{item}", float(value), NAMES[item], ARTISTS[item])
+                for rank, (value, item) in enumerate(
+                    zip(values[:5], best[:5].tolist(), strict=True)
+                )
+                if float(value) > -torch.inf
+            ]
+        count = found.recommend_all(file, 5, users=chosen, overwrite=chosen is not None)
+        read = {
+            ".parquet": pandas.read_parquet,
+            ".jsonl": lambda path: pandas.read_json(path, lines=True, dtype=False),
+        }.get(
+            suffix,
+            lambda path: pandas.read_csv(path, keep_default_na=False, dtype={"item_name": str}),
+        )
+        frame = read(file)
+        assert list(frame) == ["user", "rank", "item", "score", "user_name", "item_name", "artist"]
+        assert count == len(frame) == len(rows)
+        for place, name in ((0, "user"), (1, "rank"), (2, "item"), (4, "item_name"), (5, "artist")):
+            assert frame[name].tolist() == [row[place] for row in rows]
+        assert frame["score"].tolist() == pytest.approx([row[3] for row in rows], rel=1e-5)
+        assert frame["user_name"][0] == f'List "{order[0]}", long'
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_chunks_of_lists_for_other_stores() -> None:
+    found = recommender()
+    (chunk,) = found.recommend_in_chunks(3, users=[2, 0], exclude=[4], exclude_seen=False)
+    lists = found.recommend([2, 0], 3, exclude=[4], exclude_seen=False)
+    assert chunk["user"].tolist() == [2] * 3 + [0] * 3
+    assert chunk["item"].tolist() == [one.id for some in lists for one in some]
+    assert chunk["rank"].tolist() == [1, 2, 3] * 2
+
+
+def test_lists_that_fail_leave_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = recommender()
+    for name in ("lists", "lists.xlsx", ".csv", "lists.json"):
+        with pytest.raises(ValueError, match=rf"{name}.*must end in \.parquet, \.csv"):
+            found.recommend_all(tmp_path / name)
+    (tmp_path / "old.csv").write_text("kept")
+    with pytest.raises(ValueError, match=r"old\.csv: exists already"):
+        found.recommend_all(tmp_path / "old.csv")
+    for options in ({"users": ["nobody"]}, {"k": 100}, {"only": ["nothing"]}):
+        with pytest.raises(ValueError, match=r"nobody|100|nothing"):
+            found.recommend_all(tmp_path / "new.csv", **options)
+    monkeypatch.setattr("lightgcn.recommender._USERS", 2)
+    whole, calls = Ranker.top_k, iter(range(9))
+    for error in (KeyboardInterrupt, ValueError):
+
+        def failing(*args: Any, error: Any = error, **options: Any) -> Any:
+            if next(calls) % 2:
+                raise error("in the second chunk")
+            return whole(*args, **options)
+
+        monkeypatch.setattr(Ranker, "top_k", failing)
+        for name in ("new.parquet", "old.csv"):
+            with pytest.raises(error):
+                found.recommend_all(tmp_path / name, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.csv"]
+    assert (tmp_path / "old.csv").read_text() == "kept"

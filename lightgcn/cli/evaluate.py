@@ -10,7 +10,8 @@ from typing import Any
 
 from lightgcn.cli.console import chosen_device, print_json, say
 from lightgcn.cli.options import Command
-from lightgcn.cli.results import dataset_of_run, note_newer_training, run_arguments
+from lightgcn.cli.recommend import note_newer_training
+from lightgcn.cli.results import dataset_of_run, run_arguments
 from lightgcn.datasets import Dataset
 from lightgcn.experiments.compare import compare_runs
 from lightgcn.experiments.evaluate import BASELINES, evaluate_run

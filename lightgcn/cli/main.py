@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from lightgcn.cli import challenge, data, evaluate, results, train, tune
+from lightgcn.cli import challenge, data, evaluate, recommend, results, train, tune
 from lightgcn.cli.console import (
     BAD_INPUT,
     INTERRUPTED,
@@ -29,6 +29,7 @@ COMMANDS = {
     **tune.COMMANDS,
     **evaluate.COMMANDS,
     **results.COMMANDS,
+    **recommend.COMMANDS,
     **challenge.COMMANDS,
 }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version as version_of
@@ -36,6 +37,7 @@ _ARGUMENTS = {
     "negatives": "--negatives",
     "metric": "--metric",
 }
+_LIKE_AN_OPTION = re.compile("--[a-z]+(-[a-z]+)*")
 DATA_HELP = "dataset folder, or anything that prepare reads without options"
 
 
@@ -48,8 +50,81 @@ class Command(NamedTuple):
     examples: tuple[str, ...]
 
 
+class _Value(str):
+    """A token of the command line that is a value, though it begins with "-"."""
+
+
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and in which values may begin with "-".
+
+    A token that begins with "-" and is no option of the command is the value of the option before
+    it, if that still takes one: ``--user -u0xQ``, ``--items -b0xQ _b2xQ``. One that reads as a
+    mistyped option, "--" and lower-case words, is an error that names it.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if args is not None and self._subparsers is None:  # a command's own arguments
+            args = self._with_values(args)
+        return super().parse_known_args(args, namespace)
+
+    def _parse_optional(self, arg_string: str) -> Any:
+        # None for a value.
+        return None if isinstance(arg_string, _Value) else super()._parse_optional(arg_string)
+
+    def _with_values(self, args: Sequence[str]) -> list[str]:
+        """Return the tokens, those marked that are values and begin with "-"."""
+        marked: list[str] = []
+        taking: argparse.Action | None = None  # the option that takes the next value
+        taken = 0
+        for place, token in enumerate(args):
+            if token == "--":
+                return [*marked, *args[place:]]
+            lacks_value = taking is not None and not taken
+            option = self._option_of(token, lacks_value)
+            if option is not None:
+                # The value may be in the same token: --option=value, -k5.
+                alone = token in option.option_strings or self._abbreviated(token) == option
+                taking, taken = option if alone and option.nargs != 0 else None, 0
+            elif taking is not None:
+                is_text = taking.type is None and taking.choices is None
+                token = _Value(token) if token.startswith("-") and is_text else token
+                taking, taken = taking if taking.nargs == "+" else None, taken + 1
+            marked.append(token)
+        return marked
+
+    def _option_of(self, token: str, lacks_value: bool) -> argparse.Action | None:
+        """Return the option that a token is; None for a value.
+
+        Args:
+            token: of the command line.
+            lacks_value: whether the option before it needs a value.
+        """
+        options, (name, equals, _) = self._option_string_actions, token.partition("=")
+        found = options.get(token) or (options.get(name) if equals else None)
+        if found is not None or (found := self._abbreviated(name)) is not None:
+            return found
+        if _LIKE_AN_OPTION.fullmatch(name):
+            close = difflib.get_close_matches(
+                name, [each for each in options if len(each) > 2], 1, 0.7
+            )
+            self.error(f"unknown option {name}" + (f"; did you mean {close[0]}?" if close else ""))
+        short = options.get(token[:2])
+        if short is None or token.startswith("--") or lacks_value or short.nargs == 0:
+            return None
+        convert: Any = short.type or str
+        try:  # -k5, but not the id -kX5
+            convert(token[2:])
+        except ValueError:
+            return None
+        return short
+
+    def _abbreviated(self, name: str) -> argparse.Action | None:
+        """Return the only option that begins with a name such as --overw."""
+        if not _LIKE_AN_OPTION.fullmatch(name):
+            return None
+        options = self._option_string_actions
+        found = {id(options[each]): options[each] for each in options if each.startswith(name)}
+        return next(iter(found.values())) if len(found) == 1 else None
 
     def error(self, message: str) -> NoReturn:
         complain(f"{message} (see {self.prog} --help)")

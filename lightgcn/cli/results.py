@@ -1,17 +1,15 @@
-"""`lightgcn recommend`, `plot` and `report`, which read a run folder."""
+"""`lightgcn plot` and `report`, which read a run folder."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 
 from lightgcn.cli.console import chosen_device, complain, print_json, say
 from lightgcn.cli.options import Command
+from lightgcn.cli.recommend import note_newer_training
 from lightgcn.datasets import Dataset, open_dataset
-from lightgcn.experiments.finished import newer_training, recommender_file
 from lightgcn.experiments.run import RunConfig
-from lightgcn.recommender import Recommender
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,63 +28,12 @@ def dataset_of_run(arguments: argparse.Namespace) -> Dataset:
         raise FileNotFoundError(f"{error}{hint}") from error
 
 
-def note_newer_training(run: Path) -> tuple[int, int] | None:
-    """Print a note if the model is older than the training, which was interrupted."""
-    newer = newer_training(run)
-    if newer is not None:
-        complain(
-            f"note: the model in {run} is of {newer[0]} epochs, but training was resumed and "
-            f"stopped at {newer[1]}; finish it with lightgcn train --resume"
-        )
-    return newer
-
-
 def _dataset_to_show(arguments: argparse.Namespace) -> Dataset:
     """Return the dataset of a run for `plot` and `report`, which compute on the CPU."""
     chosen_device(arguments.device)  # unused, but checked
     dataset = dataset_of_run(arguments)
     note_newer_training(Path(arguments.run))
     return dataset
-
-
-def _recommend_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="run folder, or a recommender.safetensors file")
-    who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--user", help="a known user (playlist), by id or unique name")
-    who.add_argument(
-        "--items",
-        nargs="+",
-        metavar="ITEM",
-        help="a new user's items, by id, name or 'name by artist'",
-    )
-    who.add_argument("--similar", metavar="ITEM", help="items similar to this one")
-    parser.add_argument("-k", "--k", type=int, default=10, help="number of items (%(default)s)")
-
-
-def recommend(arguments: argparse.Namespace) -> int:
-    """Recommend for a known or a new user, or list similar items."""
-    device = chosen_device(arguments.device)
-    file = recommender_file(arguments.run)
-    recommender = Recommender.load(file, device)
-    note_newer_training(file.parent)
-    if arguments.user is not None:
-        tracks = recommender.recommend(arguments.user, arguments.k)
-        title = f"for user {arguments.user}"
-    elif arguments.similar is not None:
-        tracks = recommender.similar_items(arguments.similar, arguments.k)
-        title = f"similar to {arguments.similar}"
-    else:
-        tracks = recommender.recommend_new(arguments.items, arguments.k)
-        title = f"for a new user with {len(arguments.items)} items"
-    if arguments.json:
-        print_json([asdict(track) for track in tracks])
-        return 0
-    say(title)
-    for rank, track in enumerate(tracks, 1):
-        label = track.label
-        known_as = "" if label == str(track.id) else f"  {track.id}"
-        say(f"{rank:>4}  {track.score:8.4f}  {label}{known_as}")
-    return 0
 
 
 def _plot_arguments(parser: argparse.ArgumentParser) -> None:
@@ -161,16 +108,6 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS = {
-    "recommend": Command(
-        recommend,
-        _recommend_arguments,
-        "recommendations from a run",
-        (
-            "lightgcn recommend runs/first --user 1042 -k 10",
-            'lightgcn recommend runs/first --items "Blue Harbour by The Tidewater Set" '
-            "spotify:track:0aB1cD2eF3gH4iJ",
-        ),
-    ),
     "plot": Command(
         plot,
         _plot_arguments,

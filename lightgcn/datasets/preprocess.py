@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightgcn.core.checks import checked_count
 from lightgcn.datasets import Dataset
-from lightgcn.graph.ids import find_node, index_of_ids
+from lightgcn.graph.names import NodeNames
 from lightgcn.graph.subgraph import (
     GraphStatistics,
     Nodes,
@@ -61,8 +61,9 @@ def prepare_dataset(dataset: Dataset, cuts: Cuts) -> tuple[Dataset, list[Step]]:
     """Cut a dataset and renumber its nodes by `locality_order`; return it and its steps.
 
     Raises:
-        ValueError: as the functions of `lightgcn.graph.subgraph`, `Dataset.groups` and `find_node`
-            do, if ``tie_by`` is given without ``largest_component``, or no edge is left.
+        ValueError: as the functions of `lightgcn.graph.subgraph`, `Dataset.groups` and
+            `NodeNames.find` do, if ``tie_by`` is given without ``largest_component``, or no edge is
+            left.
     """
     if cuts.tie_by is not None and not cuts.largest_component:
         raise ValueError(
@@ -116,7 +117,7 @@ def _ego_user(dataset: Dataset, wanted: str) -> int:
         if not 1 <= int(rank) <= graph.num_users:
             raise ValueError(f"ego {wanted!r}: ranks are #1 to #{graph.num_users}")
         return int(rank_users_by_popularity(graph)[int(rank) - 1])
-    return find_node("user", wanted, index_of_ids(graph.user_ids, graph.num_users), dataset.users)
+    return NodeNames("user", graph, dataset.users).find(wanted)
 
 
 def _label(dataset: Dataset, user: int) -> str:

@@ -94,6 +94,12 @@ class ItemKNN:
         sums = found[0] if len(found) == 1 else vstack(found, format="csr")
         return largest_gain(self.weight, sums, users.device)
 
+    def summands(self, user: Tensor, item: int) -> Floats:
+        """Return what each item in the history of one user (1,) adds to r(user, item), (n,)."""
+        row = history_rows(self.history, user)
+        summands: Floats = row.data * self.similarity[row.indices][:, [item]].toarray().ravel()
+        return summands
+
 
 def history_rows(graph: Interactions, users: Tensor) -> Any:
     """Return the rows of (B,) users of a graph, (B, num_items) SciPy CSR."""

@@ -29,7 +29,9 @@ from lightgcn.nn.link_scores import products, unit_rows
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.model_io import check_whole
 from lightgcn.nn.propagation import propagate
+from lightgcn.ranking.candidates import Items
 from lightgcn.ranking.closed_forms import ClosedForms, SpectralItems
+from lightgcn.ranking.explanation import UserScales, user_scales
 from lightgcn.ranking.item_knn import ItemKNN
 from lightgcn.ranking.residual import (
     Residual,
@@ -68,6 +70,9 @@ class Ranker:
             new user; None without spectral embeddings.
         spectral_variances: (r,) float32, of the columns of the items' spectral embeddings.
         user_knn: the users who may be neighbours, or None.
+        user_scales: by what the users' embeddings and their latest items are multiplied in
+            ``users``, which `explain_score` needs; None if scores are dot products, and for new
+            users.
 
     Raises:
         ValueError: if the parts are of different nodes or devices, contradict ``config``, or give
@@ -96,6 +101,7 @@ class Ranker:
     spectral_scale: Tensor | None = None
     spectral_variances: Tensor | None = None
     user_knn: UserKNN | None = None
+    user_scales: UserScales | None = None
 
     def __post_init__(self) -> None:
         counts = (self.history.num_users, self.history.num_items)
@@ -126,6 +132,10 @@ class Ranker:
             if part is not None and part.weight != weight:
                 wanted = f"{name}_weight={weight}"
                 raise ValueError(f"{name} has weight {part.weight}, but config has {wanted}")
+        scales = self.user_scales
+        if scales is not None and any(part.shape != users.shape[:1] for part in scales):
+            shapes = ", ".join(str(tuple(part.shape)) for part in scales)
+            raise ValueError(f"user_scales must be of {len(users)} users, got shapes {shapes}")
         devices = {str(part.device) for part in (users, items, self.history)}
         if len(devices) > 1:
             raise ValueError(
@@ -196,9 +206,12 @@ class Ranker:
         adjacency = normalized_adjacency(message, (a, b))
         users, items = model.embed(adjacency)
         check_finite(users, items)
-        history = message
+        history, scales = message, None
         if config.time_decay:
             history = decayed(message, config.time_decay)
+        if fold_in and (config.time_decay or config.popularity_prior is not None):
+            scales = user_scales(users, items, history, config).of_first(graph.num_users)
+        if config.time_decay:
             users = towards_latest(users, items, history, config.time_decay_weight)
         # Of a user without edges, popularity alone tells something.
         users = users.masked_fill((message.user_degrees == 0).unsqueeze(1), 0.0)
@@ -235,7 +248,9 @@ class Ranker:
             users = users[: graph.num_users].clone()
             if knn is not None:
                 knn = replace(knn, history=knn.history.head_users(graph.num_users))
-        return cls(users, items, graph, config, knn, table, a, linked, scale, variances, user_knn)
+        return cls(
+            users, items, graph, config, knn, table, a, linked, scale, variances, user_knn, scales
+        )
 
     @property
     def residual(self) -> Residual | None:
@@ -266,7 +281,7 @@ class Ranker:
         """Return the same ranker on another device: every tensor of it."""
         table, linked = self.fold_in_table, self.linked
         knn, near = self.item_knn, self.user_knn
-        scale, variances = self.spectral_scale, self.spectral_variances
+        scale, variances, scales = self.spectral_scale, self.spectral_variances, self.user_scales
         return replace(
             self,
             users=self.users.to(device),
@@ -278,6 +293,7 @@ class Ranker:
             linked=None if linked is None else linked.to(device),
             spectral_scale=None if scale is None else scale.to(device),
             spectral_variances=None if variances is None else variances.to(device),
+            user_scales=scales and UserScales(*(part.to(device) for part in scales)),
         )
 
     def score_pairs(self, users: Tensor, items: Tensor) -> Tensor:
@@ -315,21 +331,40 @@ class Ranker:
         return checked_indices(name, given, count, f"num_{name}").to(self.device)
 
     def top_k(
-        self, k: int, users: Tensor | None = None, *, seen: Interactions | None = None
+        self,
+        k: int,
+        users: Tensor | None = None,
+        *,
+        exclude_seen: bool = True,
+        seen: Interactions | None = None,
+        only: Items | None = None,
+        exclude: Items | None = None,
     ) -> TopK:
         """Return the k best items of (B,) users (None: all), without the items of their history.
 
         Args:
             k: how many, at most the number of items.
             users: (B,) integers.
-            seen: the edges to leave out in place of ``history``; a graph without edges leaves out
-                nothing.
+            exclude_seen: whether to leave out each user's own items.
+            seen: the edges to leave out in place of ``history``.
+            only: the items to choose from: a (num_items,) bool mask, or (n,) integers; None for
+                all.
+            exclude: items to leave out for all users, in either form.
 
         Raises:
             ValueError: as `lightgcn.top_k`.
         """
-        masked = self.history if seen is None else seen
-        return top_k(self.users, self.items, k, seen=masked, users=users, residual=self.residual)
+        masked = (self.history if seen is None else seen) if exclude_seen else None
+        return top_k(
+            self.users,
+            self.items,
+            k,
+            seen=masked,
+            users=users,
+            residual=self.residual,
+            only=only,
+            exclude=exclude,
+        )
 
     @torch.no_grad()
     def fold_in(self, history: Interactions) -> Ranker:
@@ -385,6 +420,7 @@ class Ranker:
             history=history,
             item_knn=knn and replace(knn, history=weighted),
             user_knn=near and replace(near, history=weighted, are_own=False),
+            user_scales=None,
         )
 
     def with_popularity(self, users: Tensor) -> Tensor:
@@ -423,6 +459,8 @@ class Ranker:
             "linked": self.linked,
             "spectral.scale": self.spectral_scale,
             "spectral.variances": self.spectral_variances,
+            "scales.embedding": self.user_scales and self.user_scales.embedding,
+            "scales.latest": self.user_scales and self.user_scales.latest,
         }
         tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
         for name, matrix in (
@@ -474,8 +512,22 @@ class Ranker:
         exponent = float(metadata["user_exponent"])
         table, linked = tensors.get("fold_in"), tensors.get("linked")
         scale, variances = (tensors.get(f"spectral.{name}") for name in ("scale", "variances"))
+        scales = None
+        if "scales.embedding" in tensors:
+            scales = UserScales(tensors["scales.embedding"], tensors["scales.latest"])
         ranker = cls(
-            users, items, history, config, knn, table, exponent, linked, scale, variances, user_knn
+            users,
+            items,
+            history,
+            config,
+            knn,
+            table,
+            exponent,
+            linked,
+            scale,
+            variances,
+            user_knn,
+            scales,
         )
         if ranker.num_columns != metadata["embedding_dim"]:
             raise ValueError(

@@ -140,9 +140,16 @@ def towards_latest(users: Tensor, items: Tensor, history: Interactions, weight: 
     Returns:
         (num_users, d) of the same dtype; the row of a user without items is only scaled.
     """
+    latest = unit_rows(latest_sums(items, history))
+    return unit_rows(users).add_(latest, alpha=weight).to(users.dtype)
+
+
+def latest_sums(items: Tensor, history: Interactions) -> Tensor:
+    """Return v = Σᵢ (1 + aᵢ)⁻ᵖ i / ‖i‖ of each user of a `decayed` history, (num_users, d), float32
+    or wider."""
     assert history.weights is not None
     directions = unit_rows(items)
-    latest = F.embedding_bag(
+    sums: Tensor = F.embedding_bag(
         history.items,
         directions,
         history.indptr,
@@ -150,4 +157,4 @@ def towards_latest(users: Tensor, items: Tensor, history: Interactions, weight: 
         per_sample_weights=history.weights.to(directions.dtype),
         include_last_offset=True,
     )
-    return unit_rows(users).add_(unit_rows(latest), alpha=weight).to(users.dtype)
+    return sums

@@ -26,6 +26,8 @@ from lightgcn.core.processor import fast_bfloat16
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.nn.link_scores import products
 from lightgcn.nn.model import LightGCN
+from lightgcn.ranking.candidates import Columns, Items, candidate_mask
+from lightgcn.ranking.coarse_scores import NOT_FINITE, CoarseScores, largest_norm
 from lightgcn.ranking.residual import Residual, check_residual
 
 # Bytes of a chunk's scores: on a CPU they stay in cache, other devices need more to be busy.
@@ -34,6 +36,7 @@ _CPU_BYTES, _DEVICE_BYTES = 1 << 24, 1 << 28
 _FEW_USERS = 128
 # Numbers in two cache lines.
 _ALIGNED = 32
+_ALL_ITEMS = Columns(None, None)
 
 
 class TopK(NamedTuple):
@@ -60,6 +63,8 @@ def top_k(
     seen: Interactions | None = None,
     users: Tensor | Sequence[int] | None = None,
     residual: Residual | None = None,
+    only: Items | None = None,
+    exclude: Items | None = None,
     chunk_size: int | None = None,
 ) -> TopK:
     """Return the k items with the highest dot product for each user, without gradients.
@@ -71,14 +76,17 @@ def top_k(
         seen: interactions whose items are left out for their user, on any device.
         users: (B,) integer rows of ``user_embeddings``; None for all.
         residual: a term added to the dot products.
+        only: the items to choose from: a (num_items,) bool mask, or (n,) integers; None for all.
+            If they are few, the others are not scored.
+        exclude: items to leave out for all users, in either form.
         chunk_size: users at a time; None for as many as keep the scores in cache.
 
     Returns:
         A `TopK` of B rows.
 
     Raises:
-        ValueError: if k < 1, k exceeds the number of items, shapes do not fit, a user is out of
-            range, or an embedding is not finite.
+        ValueError: if k < 1, k exceeds the number of items, shapes do not fit, a user or an item is
+            out of range, or an embedding is not finite.
 
     Example:
         >>> import torch
@@ -86,6 +94,8 @@ def top_k(
         >>> users, items = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [3.0, 0.0]])
         >>> top_k(users, items, 2).items
         tensor([[1, 0]])
+        >>> top_k(users, items, 1, exclude=[1]).items
+        tensor([[0]])
     """
     check_floating(2, user_embeddings=user_embeddings, item_embeddings=item_embeddings)
     left, right = user_embeddings.detach(), item_embeddings.detach()
@@ -103,41 +113,65 @@ def top_k(
         users = torch.arange(len(left), dtype=torch.int64, device=left.device)
     else:
         users = checked_indices("users", users, len(left), "num_users").to(left.device)
+    columns = Columns.of(candidate_mask(len(right), only, exclude), right.device)
+    return _top_k(left, right, k, users, seen, residual, columns, chunk_size)
+
+
+def _top_k(
+    left: Tensor,
+    right: Tensor,
+    k: int,
+    users: Tensor,
+    seen: Interactions | None,
+    residual: Residual | None,
+    columns: Columns,
+    chunk_size: int | None,
+) -> TopK:
+    """Rank the items of some columns; the arguments are checked."""
+    right = right if columns.kept is None else right[columns.kept]
     wide = torch.promote_types(right.dtype, torch.float32)
-    largest = _largest_norm(right)
+    result = TopK(
+        users.new_full((len(users), k), -1), right.new_full((len(users), k), -torch.inf, dtype=wide)
+    )
+    if not len(right):
+        return result
+    count, largest = min(k, len(right)), largest_norm(right)
     cpu, fast = right.device.type == "cpu", len(users) >= _FEW_USERS and fast_bfloat16()
     # Gains rounded to bfloat16 would leave too many candidates.
     dtype = torch.bfloat16 if cpu and fast and residual is None and 1e-30 < largest < 1e30 else wide
     size = _chunk_size(chunk_size, (_CPU_BYTES if cpu else _DEVICE_BYTES) // dtype.itemsize, right)
-    coarse = _Coarse(right, dtype, largest)
+    coarse = CoarseScores(right, dtype, largest)
     # Rows that begin at a cache line: products take half the time.
     shape = min(size, len(users)), -(-len(right) // _ALIGNED) * _ALIGNED
     buffer = right.new_empty(shape, dtype=dtype)
     gains = None if residual is None else right.new_zeros(shape, dtype=torch.float32)
-    result = TopK(users.new_empty(len(users), k), right.new_empty(len(users), k, dtype=wide))
     for first in range(0, len(users), size):
         chunk = users[first : first + size]
         scores = buffer[: len(chunk)]
         error = coarse.write(left[chunk], scores[:, : len(right)])
         if residual is not None and gains is not None:
             rows, items, values = residual.of_users(chunk)
-            places = rows * scores.shape[1] + items
+            found, rows, values = columns.find(items, rows, values)
+            places = rows * scores.shape[1] + found
             gains.view(-1)[places] = values
             scores.view(-1).index_add_(0, places, values.to(scores.dtype))
         if seen is not None:
-            _mask_(scores, seen, chunk)
+            _mask_(scores, seen, chunk, columns)
+        if columns.masked is not None:
+            scores.index_fill_(1, columns.masked, -torch.inf)
 
         def exact(rows: Tensor, items: Tensor, chunk: Tensor = chunk) -> Tensor:
             found = products(left, right, chunk[rows], items)
             return found if gains is None else found + gains[rows, items].to(found.dtype)
 
-        best, num_again = _rank(scores[:, : len(right)], k, exact, error)
-        result.items[first : first + size], result.scores[first : first + size] = best
+        best, num_again = _rank(scores[:, : len(right)], count, exact, error)
+        result.items[first : first + size, :count] = columns.items(best.items)
+        result.scores[first : first + size, :count] = best.scores
         if gains is not None:
             gains.view(-1).index_fill_(0, places, 0.0)
         if num_again > len(chunk) // 4 and coarse.dtype != wide:
             # If few items are much longer than the others, bfloat16 cannot tell these apart.
-            coarse, buffer = _Coarse(right, wide, largest), right.new_empty(shape, dtype=wide)
+            coarse, buffer = CoarseScores(right, wide, largest), right.new_empty(shape, dtype=wide)
     return result
 
 
@@ -220,42 +254,6 @@ def check_scores(scores: object) -> None:
         raise TypeError(f"scores must be a function of users, got {type(scores).__name__}{hint}")
 
 
-class _Coarse:
-    """Products of users with all items in one dtype, and a bound on their error."""
-
-    def __init__(self, items: Tensor, dtype: torch.dtype, largest: float) -> None:
-        self.dtype, self._items, self._largest = dtype, items.to(dtype), largest
-        self._item_error = 0.0 if dtype.itemsize > 2 else _largest_norm(items, self._items)
-        wide = torch.finfo(torch.promote_types(dtype, torch.float32))  # in which products are added
-        # Sums of d products, and of these with gains, round by at most d/2 + 2 eps, here and in
-        # exact scores.
-        self._adding = (items.shape[1] + 8) * wide.eps
-        # Some processors take numbers below the normal ones for zeros.
-        self._tiny = items.shape[1] * wide.tiny * (1.0 + largest)
-        if _products_may_be_coarser(items.device):
-            self._adding += 2**-7  # TF32, or bfloat16 on a CPU
-
-    def write(self, users: Tensor, out: Tensor) -> Tensor:
-        """Write the products of (B, d) users to ``out`` (B, num_items); return (B, 1) float64
-        bounds on their error but for the rounding of each product to ``out``'s dtype."""
-        rounded = users.to(out.dtype)
-        torch.mm(rounded, self._items.T, out=out)
-        norms, errors = _norms(users), _norms(users.double() - rounded.double())
-        length = self._largest + self._item_error
-        bound: Tensor = (
-            norms * (self._item_error + self._adding * length) + errors * length + self._tiny
-        )
-        # An infinite score would be taken for a seen item's. bfloat16's largest number is a little
-        # below float32's, and lists must not depend on it.
-        limit = torch.bfloat16 if out.dtype == torch.float32 else out.dtype
-        if not bool((norms * length + bound < torch.finfo(limit).max).all()):
-            raise ValueError(_NOT_FINITE)
-        return bound
-
-
-_NOT_FINITE = "the embeddings are not finite, or so large that scores are not"
-
-
 def _rank(
     scores: Tensor, k: int, exact: Callable[[Tensor, Tensor], Tensor], error: Tensor | None
 ) -> tuple[TopK, int]:
@@ -273,7 +271,7 @@ def _rank(
     rows = torch.arange(len(items), dtype=torch.int64, device=items.device).unsqueeze(1)
     found = exact(rows.expand_as(items).flatten(), items.flatten()).view_as(items)
     if bool(found.isnan().any()):
-        raise ValueError(f"scores contain NaN: {_NOT_FINITE}")
+        raise ValueError(f"scores contain NaN: {NOT_FINITE}")
     found = found.masked_fill(coarse == -torch.inf, -torch.inf)
     values, order = found.sort(dim=1, descending=True, stable=True)
     best = TopK(items.gather(1, order[:, :k]), values[:, :k].contiguous())
@@ -325,38 +323,12 @@ def _chunk_size(given: int | None, room: int, items: Sequence[int] | Tensor) -> 
     return checked_count("chunk_size", given, 1)
 
 
-def _mask_(scores: Tensor, seen: Interactions, users: Tensor) -> Tensor:
+def _mask_(
+    scores: Tensor, seen: Interactions, users: Tensor, columns: Columns = _ALL_ITEMS
+) -> Tensor:
     """Overwrite the scores of each row's user's items with -inf."""
-    rows, items = seen.edges_of(users.to(seen.device))
-    places = (rows * scores.shape[1] + items).to(scores.device)
+    rows, items = (part.to(scores.device) for part in seen.edges_of(users.to(seen.device)))
+    items, rows = columns.find(items, rows)
+    places = rows * scores.shape[1] + items
     scores.view(-1).index_fill_(0, places, -torch.inf)
     return scores
-
-
-def _largest_norm(rows: Tensor, rounded: Tensor | None = None) -> float:
-    """Return the largest norm of a row, or of its rounding error."""
-    largest, wide = 0.0, torch.promote_types(rows.dtype, torch.float32)
-    for first in range(0, len(rows), 1 << 16):
-        part = rows[first : first + (1 << 16)].to(wide)
-        if rounded is not None:
-            part = part - rounded[first : first + (1 << 16)].to(wide)
-        norm = float(torch.linalg.vector_norm(part, dim=1).max())
-        norm = norm if 1e-9 < norm < 1e9 else float(_norms(part).max())
-        if not norm < torch.inf:
-            raise ValueError(_NOT_FINITE)
-        largest = max(largest, norm)
-    return largest
-
-
-def _norms(rows: Tensor) -> Tensor:
-    # In float64, where squares of float32 neither overflow nor vanish.
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
-    return norms
-
-
-def _products_may_be_coarser(device: torch.device) -> bool:
-    """Return whether float32 products may be formed from coarser numbers, by a setting."""
-    try:
-        return device.type != "cpu" or torch.get_float32_matmul_precision() != "highest"
-    except RuntimeError:  # set for each backend apart
-        return True

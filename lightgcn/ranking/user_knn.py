@@ -10,6 +10,7 @@ Item kNN says which items occur together, user kNN what a circle of users shares
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,13 @@ from torch import Tensor
 
 from lightgcn.core.checks import checked_count, checked_number
 from lightgcn.graph.interactions import Interactions, checked_interactions
-from lightgcn.ranking.item_knn import history_rows, largest_gain, largest_others, row_blocks
+from lightgcn.ranking.item_knn import (
+    Floats,
+    history_rows,
+    largest_gain,
+    largest_others,
+    row_blocks,
+)
 from lightgcn.ranking.residual import Gains
 
 # Similarities computed at a time, at most.
@@ -114,9 +121,27 @@ class UserKNN:
         float32."""
         from scipy.sparse import csr_array, vstack
 
+        found = [csr_array((0, self.history.num_items), dtype=np.float32)]
+        found += [(near @ self.profiles).tocsr() for near in self._nearest_users(users)]
+        return largest_gain(self.weight, vstack(found, format="csr"), users.device)
+
+    def summands(self, user: Tensor, item: int) -> Floats:
+        """Return what each item in the history of one user (1,) adds to r(user, item), (n,): how
+        like it makes the user the neighbours who have the item."""
+        row = history_rows(self.history, user)
+        near = next(self._nearest_users(user))
+        to_users = self.directions[row.indices][:, near.indices]
+        links = to_users @ self.profiles[near.indices][:, [item]]
+        summands: Floats = row.data * links.toarray().ravel()
+        return summands
+
+    def _nearest_users(self, users: Tensor) -> Iterator[Any]:
+        """Yield the similarities of (B,) users and their nearest neighbours, by blocks of rows:
+        SciPy CSR of V columns."""
+        from scipy.sparse import csr_array
+
         histories = history_rows(self.history, users)
         own = users.cpu().numpy() if self.are_own else np.full(len(users), -1)
-        found = [csr_array((0, self.history.num_items), dtype=np.float32)]
         # A user has at most as many similarities as its items have users.
         numbers = np.diff(self.directions.indptr)[histories.indices]
         most = np.diff(np.concatenate([[0], np.cumsum(numbers)])[histories.indptr])
@@ -124,7 +149,4 @@ class UserKNN:
             products = (histories[first:end] @ self.directions).tocsr()
             values, near, counts = largest_others(products, own[first:end], self.neighbours)
             ends = np.concatenate([[0], np.cumsum(counts)])
-            neighbours = csr_array((values, near, ends), shape=products.shape)
-            found.append((neighbours @ self.profiles).tocsr())
-        sums = vstack(found, format="csr")
-        return largest_gain(self.weight, sums, users.device)
+            yield csr_array((values, near, ends), shape=products.shape)

@@ -12,7 +12,7 @@ import torch
 from cli_runs import FAST, files_under, refusal, run_command
 
 from lightgcn.cli import main as cli
-from lightgcn.cli import results as result_commands
+from lightgcn.cli import recommend as recommend_command
 from lightgcn.cli import train as train_commands
 from lightgcn.datasets import open_dataset
 from lightgcn.experiments import evaluate as evaluation
@@ -124,10 +124,12 @@ def test_recommend_answers_on_the_device_that_was_asked_for(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
-    used = result_commands.Recommender
+    used = recommend_command.Recommender
     load = used.load
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(used, "load", lambda path, device: asked.append(device) or load(path))
+    monkeypatch.setattr(
+        used, "load", lambda path, device, **kwargs: asked.append(device) or load(path, **kwargs)
+    )
     run_command("recommend", run, "--user", "0", "--k", "3", "--device", "cuda")
     assert asked == [torch.device("cuda")]
 

@@ -198,7 +198,9 @@ def test_a_recommender_knows_what_a_new_user_had_last_and_keeps_it_in_its_file(
         )
     one, other = (loaded.recommend_new(listed, 11) for listed in ([1, 2, 7], [7, 2, 1]))
     assert [track.score for track in one] != [track.score for track in other]
-    assert one == loaded.recommend_new([1, 2, 7, 2], 11)
+    # Of a repeated item the latest place counts.
+    assert one == loaded.recommend_new([2, 1, 2, 7], 11) != loaded.recommend_new([1, 7, 2], 11)
+    assert loaded.recommend_new([1, 7, 2], 11) == loaded.recommend_new([1, 2, 7, 2], 11)
     scores = [track.score for track in made.recommend_new([1, 2, 7], 11)]
     assert [track.score for track in one] == pytest.approx(scores, abs=1e-6)
     direction = loaded.fold_in_user([1, 2, 7])[:-1]

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightgcn import Interactions, top_k
 from lightgcn.ranking import ItemKNN
 from lightgcn.ranking import topk as retrieval
+from lightgcn.ranking.coarse_scores import CoarseScores
 from lightgcn.ranking.topk import TopK
 
 K = 10
@@ -228,7 +229,7 @@ def test_the_error_is_within_its_bound(dtype: torch.dtype, scale: float) -> None
     items = items * scale * torch.logspace(-2, 0, len(items)).unsqueeze(1)
     out = torch.empty(len(users), len(items), dtype=dtype)
     largest = float(items.norm(dim=1).max())
-    error = retrieval._Coarse(items, dtype, largest).write(users, out)
+    error = CoarseScores(items, dtype, largest).write(users, out)
     exact = users.double() @ items.double().T
     off = (out.double() - exact).abs() - out.double().abs() * torch.finfo(dtype).eps / 2
     assert bool((off <= error).all())
