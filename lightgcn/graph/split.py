@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import is_number
+from lightgcn.core.checks import as_tensor, is_number
 from lightgcn.core.seeding import make_generator, seed_from
 from lightgcn.graph.edge_order import checked_order, rank_within_users
 from lightgcn.graph.interactions import Interactions, checked_interactions
@@ -47,6 +47,7 @@ def split_edges(
     order: Any = None,
     negative_pairs: NegativePairs = "user_item",
     known: Interactions | None = None,
+    train_only: Tensor | None = None,
     seed: int | torch.Generator = 0,
 ) -> Split:
     """Split the edges at random into train, validation and test link sets with negatives.
@@ -71,6 +72,9 @@ def split_edges(
             its figures).
         known: further edges that validation and test negatives avoid, such as a test split that
             came with the data; train negatives do not avoid them.
+        train_only: (E,) bool: edges of ``interactions`` that go to train even if they are drawn for
+            a held-out set, which is then smaller, such as those that an earlier model was trained
+            on.
         seed: an integer, or a generator from which one is drawn.
 
     Returns:
@@ -116,6 +120,8 @@ def split_edges(
     else:
         part = _divide(interactions, val_share, test_share, min_train, generator)
 
+    if train_only is not None:
+        part = part.masked_fill(_checked_mask(train_only, interactions).to(part.device), 0)
     train, val, test = (interactions.select(part == code) for code in (0, 1, 2))
     num_supervision = train.num_edges
     if disjoint:
@@ -133,6 +139,16 @@ def split_edges(
         draw(val, train, every, VAL_STREAM),
         draw(test, train.union(val), every, TEST_STREAM),
     )
+
+
+def _checked_mask(given: Any, interactions: Interactions) -> Tensor:
+    mask = as_tensor("train_only", given)
+    if mask.shape != interactions.users.shape or mask.dtype != torch.bool:
+        raise ValueError(
+            f"train_only must be ({interactions.num_edges},) of torch.bool, got "
+            f"{tuple(mask.shape)} of {mask.dtype}"
+        )
+    return mask
 
 
 def _check_ratios(ratios: Sequence[float]) -> tuple[float, float]:
