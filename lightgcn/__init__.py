@@ -27,6 +27,7 @@ from lightgcn.nn.losses import bce_loss, bpr_loss, in_batch_softmax_loss, l2_pen
 from lightgcn.nn.model import LightGCN
 from lightgcn.nn.model_io import load_model, save_model
 from lightgcn.nn.propagation import propagate
+from lightgcn.nn.warm_start import warm_start
 from lightgcn.ranking.evaluation import (
     evaluate,
     evaluate_links,
@@ -92,6 +93,7 @@ __all__ = [
     "top_k",
     "train",
     "tune",
+    "warm_start",
 ]
 
 _FOLDERS = (

@@ -16,6 +16,7 @@ from torch import Tensor
 from lightgcn.core.checks import checked_count, checked_edge_index
 from lightgcn.core.storage import write_atomic
 from lightgcn.graph.interactions import Interactions, checked_interactions
+from lightgcn.ranking.index import warn_of_left_out
 
 if TYPE_CHECKING:
     from lightgcn.recommender import Recommender
@@ -190,6 +191,10 @@ def embeddings_to_parquet(recommender: Recommender, folder: str | Path) -> list[
     Returns:
         The paths of the two files.
 
+    Warns:
+        UserWarning: if item kNN or user kNN is left out, with the measured overlap of the lists
+            (`lightgcn.ranking.index`).
+
     Raises:
         ValueError: if pyarrow is not installed, or a text column is called "id" or "embedding".
 
@@ -228,4 +233,5 @@ def embeddings_to_parquet(recommender: Recommender, folder: str | Path) -> list[
         file = folder / f"{kind}.parquet"
         write_atomic(file, partial(pq.write_table, table))
         written.append(file)
+    warn_of_left_out("the dot product of the embeddings", recommender.ranker)
     return written

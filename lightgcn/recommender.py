@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.core.checks import as_tensor, checked_integers
+from lightgcn.core.progress import progress_bar
 from lightgcn.core.table_file import check_table_path, write_table
 from lightgcn.core.tensor_file import load_tensors, pack_strings, save_tensors, unpack_strings
 from lightgcn.graph.ids import Id
@@ -25,6 +26,9 @@ from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.nn.model import LightGCN
 from lightgcn.ranking.candidates import candidate_mask
 from lightgcn.ranking.explanation import explain_score
+from lightgcn.ranking.fold_in import add_items, add_users
+from lightgcn.ranking.index import LeftOut, warn_of_left_out, write_index
+from lightgcn.ranking.new_nodes import joined_columns, new_nodes
 from lightgcn.ranking.ranker import Ranker
 from lightgcn.ranking.topk import TopK, check_k, rank_rows
 from lightgcn.recommendation import Contribution, Explanation, ListColumns, Recommendation
@@ -52,6 +56,8 @@ class Recommender:
         item_columns: optional columns beside the items, such as {"name": …, "artist": …}.
         ambiguous: what to do with a name that several users or items have: "error", or take the
             most "popular", the one with the most interactions.
+        new_items: whether to keep what `add_items` needs, (num_users, d) numbers; not with side
+            nodes.
 
     Attributes:
         ranker: scores by index.
@@ -81,13 +87,21 @@ class Recommender:
         user_columns: Columns | None = None,
         item_columns: Columns | None = None,
         ambiguous: Ambiguous = "error",
+        new_items: bool = False,
     ) -> None:
         if isinstance(model, Ranker):
-            if graph is not None or side_nodes is not None:
-                raise ValueError("a Ranker has its graph already: leave graph and side_nodes out")
+            if graph is not None or side_nodes is not None or new_items:
+                raise ValueError(
+                    "a Ranker has its graph already: leave graph, side_nodes and new_items out"
+                )
             self.ranker = model
         else:
-            self.ranker = Ranker.from_model(model, graph, side_nodes=side_nodes)  # type: ignore[arg-type]
+            self.ranker = Ranker.from_model(
+                model,
+                graph,  # type: ignore[arg-type]
+                side_nodes=side_nodes,
+                new_items=new_items,
+            )
         self.user_columns = checked_columns("user", user_columns, self.seen.num_users)
         self.item_columns = checked_columns("item", item_columns, self.seen.num_items)
         self.ambiguous = ambiguous
@@ -192,7 +206,8 @@ class Recommender:
         linked = self.seen.item_degrees > 0 if linked is None else linked
         if not bool(linked[history.items.to(linked.device)].any()):
             raise ValueError(
-                "none of the given items has a user, so their embeddings are untrained"
+                "none of the given items has a user in the graph of the model, so their embeddings "
+                "are untrained"
             )
         user = torch.zeros(1, dtype=torch.int64, device=ranker.device)
         best = ranker.top_k(k, user, only=self._candidates(only, exclude))
@@ -374,6 +389,138 @@ class Recommender:
         indices = checked_integers("items", listed("items", items)).tolist()
         return self.ranker.fold_in(self._history(indices, weights)).users[0]
 
+    def add_items(self, items: Mapping[Id, Any], *, columns: Columns | None = None) -> Recommender:
+        """Return a recommender with new items as well, without training.
+
+        A new item receives messages from its users and sends none
+        (`lightgcn.ranking.fold_in` has the formula, and what of a score is exact for it). It is a
+        known item of these users. Needs ``Recommender(…, new_items=True)``.
+
+        Args:
+            items: the users of each new item, by id or name; a dict of their weights if the graph
+                is weighted. Of an item's users one at least must be of the original graph.
+            columns: values of the new items in the item columns, in the order of ``items``; a
+                column that is left out is "" for them.
+
+        Raises:
+            TypeError: if ``items`` is no dict.
+            ValueError: naming the item, if it is there already, or a user is unknown; if a column
+                does not fit; or if the recommender was made without ``new_items=True``.
+
+        Example:
+            >>> from lightgcn import Interactions, LightGCN, Recommender
+            >>> plays = {"user": ["ann", "ann", "bob"], "item": ["song 1", "song 2", "song 2"]}
+            >>> graph = Interactions.from_frame(plays)
+            >>> model = LightGCN(2, 2, embedding_dim=4)
+            >>> recommender = Recommender(model, graph, new_items=True)
+            >>> grown = recommender.add_items({"song 3": ["bob"]})
+            >>> [track.id for track in grown.recommend("ann", k=1)]
+            ['song 3']
+        """
+        if self.ranker.user_table is None:
+            raise ValueError(
+                "this recommender cannot add items: it lacks the users' messages; make it with "
+                "Recommender(model, graph, new_items=True)"
+            )
+        new = new_nodes("item", items, self.seen, self.user_index)
+        count, pairs = new.links.num_users, new.links.edge_index.flip(0)
+        added = joined_columns(
+            "item", self.item_columns, checked_columns("item", columns, count), count
+        )
+        sizes = self.seen.num_users, count
+        links = Interactions(pairs[0], pairs[1], *sizes, new.links.weights, order=new.links.order)
+        sends = self.ranker.user_table.any(1).cpu()
+        for row, name in enumerate(items):
+            if not bool(sends[links.users[links.items == row]].any()):
+                raise ValueError(
+                    f"new item {name!r}: none of its users was in the graph that the recommender "
+                    "was made with, with items"
+                )
+        ranker = add_items(self.ranker, links, new.ids)
+        return Recommender(ranker, user_columns=self.user_columns, item_columns=added)
+
+    def add_users(self, users: Mapping[Id, Any], *, columns: Columns | None = None) -> Recommender:
+        """Return a recommender with new users as well, without training.
+
+        Their scores are those of `recommend_new`; other users' stay, but for user kNN, which then
+        finds the new users among the neighbours.
+
+        Args:
+            users: the items of each new user, by id or name, the latest last; a dict of their
+                weights if the graph is weighted.
+            columns: values of the new users in the user columns, as for `add_items`.
+
+        Raises:
+            TypeError: if ``users`` is no dict.
+            ValueError: naming the user, if it is there already, or an item is unknown; if a column
+                does not fit; or if the model cannot fold in.
+
+        Example:
+            >>> from lightgcn import Interactions, LightGCN, Recommender
+            >>> plays = {"user": ["ann", "ann", "bob"], "item": ["song 1", "song 2", "song 2"]}
+            >>> recommender = Recommender(LightGCN(2, 2, 4), Interactions.from_frame(plays))
+            >>> grown = recommender.add_users({"cid": ["song 2"]})
+            >>> [track.id for track in grown.recommend("cid", k=1)]
+            ['song 1']
+        """
+        new = new_nodes("user", users, self.seen, self.item_index)
+        count = new.links.num_users
+        added = joined_columns(
+            "user", self.user_columns, checked_columns("user", columns, count), count
+        )
+        ranker = add_users(self.ranker, new.links, new.ids)
+        return Recommender(ranker, user_columns=added, item_columns=self.item_columns)
+
+    def query(self, user: Id | Iterable[Id]) -> Tensor:
+        """Return the vectors of known users for an index of `export_index`.
+
+        They are (w,) for one user and (B, w) for a list.
+
+        The dot product with ``ranker.items`` is the score without item kNN and user kNN. The vector
+        of a new user is that of `query_new`.
+
+        Raises:
+            ValueError: for an unknown user.
+        """
+        one = isinstance(user, str) or not isinstance(user, Iterable) or _is_scalar(user)
+        given: list[Any] = [user] if one else listed("users", user)
+        rows = self.ranker.users[[self.user_index(each) for each in given]]
+        return rows[0] if one else rows
+
+    def query_new(self, items: Iterable[Id], *, weights: Sequence[float] | None = None) -> Tensor:
+        """Return the vector of a new user for an index, (w,); the arguments are those of
+        `recommend_new`.
+
+        Raises:
+            ValueError: as `recommend_new`.
+        """
+        indices = [self.item_index(item) for item in listed("items", items)]
+        return self.fold_in_user(indices, weights)
+
+    def export_index(self, path: str | Path) -> LeftOut | None:
+        """Write the items to a FAISS index for inner products, and their ids to PATH.ids.json.
+
+        Row i of the index is item i. A search with `query` gives the scores of `recommend` without
+        item kNN and user kNN, and does not leave out a user's own items. Needs the extra
+        ``lightgcn[faiss]``. Each file is written atomically.
+
+        Args:
+            path: of the index; its folder is made.
+
+        Returns:
+            What the index lacks, and the measured overlap of lists; None if it lacks nothing.
+
+        Raises:
+            ValueError: if faiss is not installed, or ``path`` is a folder.
+
+        Warns:
+            UserWarning: if the index lacks a part of the scores.
+        """
+        count = self.seen.num_items
+        ids = list(range(count)) if self.seen.item_ids is None else self.seen.item_ids.tolist()
+        write_index(self.ranker, path, ids)
+        return warn_of_left_out("the index", self.ranker)
+
     def _history(self, items: list[int], weights: Sequence[float] | None) -> Interactions:
         """Return one new user's items as a graph."""
         count = self.seen.num_items
@@ -509,9 +656,7 @@ def _chunks(
     progress: bool,
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """Rank users some at a time and yield their lists as columns."""
-    from tqdm import tqdm
-
-    with tqdm(total=len(users), unit="user", disable=None if progress else True) as bar:
+    with progress_bar(total=len(users), unit="user", shown=progress) as bar:
         for chunk in users.split(size):
             yield columns.of(chunk, rank(chunk))
             bar.update(len(chunk))

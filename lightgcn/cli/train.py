@@ -57,6 +57,13 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="resume the run in the folder; only --epochs and --patience may change",
     )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="RUN",
+        help="start from the model of an earlier run, matching users and items by id, with its "
+        "settings unless --preset is given; edges that it knew are not held out",
+    )
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -97,6 +104,8 @@ def train(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace, saved: RunConfig | None) -> Preset:
     """Return the settings: those of a run to resume or of the preset, with the given changes."""
     changes = changed_settings(arguments)
+    if saved is None and arguments.start is not None and arguments.preset is None:
+        return RunConfig.load(arguments.start).settings.changed(**changes)
     if saved is None:
         return preset(arguments.preset or "fast", **changes)
     if arguments.preset is None:
@@ -126,6 +135,8 @@ def new_run_config(
         given["ratios"] = None
     if getattr(arguments, "words", None) is not None:
         given["words"] = language_model_of(arguments)
+    if getattr(arguments, "start", None) is not None:
+        given["start"] = str(Path(arguments.start).resolve())
     if saved is not None:
         return replace(saved, data=data, settings=settings, **given)
     given.setdefault("split_seed", settings.train.seed)
@@ -251,6 +262,7 @@ COMMANDS = {
         (
             "lightgcn train prepared runs/first --preset fast",
             "lightgcn train prepared runs/deep --preset paper --num-layers 4 --set l2=1e-3",
+            "lightgcn train next-week runs/second --from runs/first",
         ),
     ),
     "reproduce": Command(

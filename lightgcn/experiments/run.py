@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from lightgcn.core.storage import read_json, write_json
 from lightgcn.datasets import Dataset
 from lightgcn.datasets.dataset import FILE_NAME
+from lightgcn.experiments.start import EarlierRun
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.links import LinkSet, Split, link_set
 from lightgcn.graph.side_nodes import SideNodes
@@ -71,6 +72,8 @@ class RunConfig:
         words: the language model of ``init="words"``, for `lightgcn.nn.text_features.TextEncoder`.
         side_nodes: column of the items whose values become side nodes
             (`lightgcn.graph.side_nodes`), such as "artist_id"; None for none.
+        start: folder of the run from whose model training starts; None for none. Edges that were
+            known in that run are not held out.
     """
 
     data: str
@@ -84,6 +87,7 @@ class RunConfig:
     split_seed: int = 0
     words: str | None = None
     side_nodes: str | None = None
+    start: str | None = None
     versions: dict[str, str] = field(
         default_factory=lambda: {name: version(name) for name in ("torch", "numpy")}
     )
@@ -110,8 +114,8 @@ class RunConfig:
         values = read_json(path)
         try:
             values["settings"] = Preset().changed(**values["settings"])
-            for name in ("data", "fingerprint", "words", "side_nodes"):
-                optional = name in ("words", "side_nodes")
+            for name in ("data", "fingerprint", "words", "side_nodes", "start"):
+                optional = name in ("words", "side_nodes", "start")
                 if not isinstance(values.get(name), str) and not (
                     optional and values.get(name) is None
                 ):
@@ -136,6 +140,7 @@ class RunConfig:
             "split_seed",
             "words",
             "side_nodes",
+            "start",
         ):
             if name not in MAY_CHANGE and now[name] != before[name]:
                 raise ValueError(
@@ -187,8 +192,12 @@ def new_run_model(
         progress: show a progress bar on a terminal while names are embedded.
 
     Raises:
-        ValueError: if init is "words" without a language model, or the other way round.
+        ValueError: if init is "words" without a language model, or the other way round, or the
+            model to start from does not fit.
     """
+    earlier = earlier_run(config)
+    if earlier is not None:
+        return earlier.start(split.val.message, config.settings)
     graph, words, init = dataset.interactions, None, config.settings.model.init
     if (init == "words") != (config.words is not None):
         raise ValueError(
@@ -203,6 +212,23 @@ def new_run_model(
         # Side nodes have no words.
         words = F.pad(users, (0, 0, 0, split.val.message.num_users - graph.num_users)), items
     return config.settings.new_model(split.val.message, words=words)
+
+
+def earlier_run(config: RunConfig) -> EarlierRun | None:
+    """Return the run from whose model a run starts, None for none.
+
+    Raises:
+        FileNotFoundError: if it has no model.
+        ValueError: if a file of it is corrupt, or one of the two has side nodes.
+    """
+    if config.start is None:
+        return None
+    if config.side_nodes is not None:
+        raise ValueError(
+            f"--from {config.start}: a run with side nodes ({config.side_nodes}) cannot start from "
+            "an earlier one"
+        )
+    return EarlierRun.read(config.start, MODEL_FILE, RECOMMENDER_FILE)
 
 
 def run_side_nodes(config: RunConfig, dataset: Dataset) -> SideNodes | None:
@@ -227,6 +253,7 @@ def split_run(config: RunConfig, dataset: Dataset) -> Split:
     if order is None:
         _check_needs_no_order(config)
     known = dataset.known_edges() if dataset.held_out else None
+    earlier = earlier_run(config)
     split = split_edges(
         dataset.interactions,
         config.ratios,
@@ -238,8 +265,15 @@ def split_run(config: RunConfig, dataset: Dataset) -> Split:
         order=order if config.stratify == "last" else None,
         negative_pairs=config.settings.train.negative_pairs,
         known=known,
+        train_only=None if earlier is None else earlier.knows(dataset.interactions),
         seed=config.split_seed,
     )
+    if earlier is not None and config.ratios != (1.0,) and not split.val.positives.num_edges:
+        raise ValueError(
+            f"--from {config.start}: no edge for validation: edges that were known in that run are "
+            f"not held out, and of the others in {config.data} the split ({config.split_text()}) "
+            "holds out none; --ratios 1 trains on all edges"
+        )
     if dataset.val is None:
         return split
     return split._replace(val=_own_links(config, dataset.interactions, dataset.val, known))

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import is_number
+from lightgcn.core.checks import as_tensor, is_number
 from lightgcn.core.seeding import make_generator, seed_from
 from lightgcn.graph.edge_order import checked_order
 from lightgcn.graph.edge_parts import (
@@ -60,6 +60,7 @@ def split_edges(
     order: Any = None,
     negative_pairs: NegativePairs = "user_item",
     known: Interactions | None = None,
+    train_only: Tensor | None = None,
     seed: int | torch.Generator = 0,
 ) -> Split:
     """Split the edges into train, validation and test link sets with negatives.
@@ -96,6 +97,9 @@ def split_edges(
             its figures).
         known: further edges that validation and test negatives avoid, such as a test split that
             came with the data; train negatives do not avoid them.
+        train_only: (E,) bool: edges of ``interactions`` that go to train even if they are drawn for
+            a held-out set, which is then smaller, such as those that an earlier model was trained
+            on.
         seed: an integer, or a generator from which one is drawn.
 
     Returns:
@@ -140,6 +144,8 @@ def split_edges(
     generator = make_generator(seed, SPLIT_STREAM, device=interactions.device)
     part = division.parts(interactions, 2 if disjoint else 1, generator)
 
+    if train_only is not None:
+        part = part.masked_fill(_checked_mask(train_only, interactions).to(part.device), 0)
     train, val, test = (interactions.select(part == code) for code in (0, 1, 2))
     num_supervision = train.num_edges
     if disjoint:
@@ -160,6 +166,16 @@ def split_edges(
     if negatives is None:
         warn_of_negatives(train=split.train, validation=split.val, test=split.test)
     return split
+
+
+def _checked_mask(given: Any, interactions: Interactions) -> Tensor:
+    mask = as_tensor("train_only", given)
+    if mask.shape != interactions.users.shape or mask.dtype != torch.bool:
+        raise ValueError(
+            f"train_only must be ({interactions.num_edges},) of torch.bool, got "
+            f"{tuple(mask.shape)} of {mask.dtype}"
+        )
+    return mask
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from lightgcn.ranking.item_knn import nearest_items
 from lightgcn.ranking.sparse_ease import ease_weights
 from lightgcn.ranking.user_knn import UserKNN
 
-_DEGREE_EXPONENT = 0.4
+# β above.
+DEGREE_EXPONENT = 0.4
 
 
 class SpectralItems(NamedTuple):
@@ -76,8 +77,8 @@ def spectral_items(graph: Interactions, rank: int, *, progress: bool = False) ->
     matrix, roots = normalized_matrix(graph)
     _, vectors = right_singular_vectors(matrix, rank, progress=progress, title="spectral")
     degrees = torch.from_numpy(roots).square()
-    scale = torch.where(degrees > 0, degrees.pow(-2 * _DEGREE_EXPONENT), 0.0)
-    table = vectors * degrees.pow(_DEGREE_EXPONENT).unsqueeze(1)
+    scale = torch.where(degrees > 0, degrees.pow(-2 * DEGREE_EXPONENT), 0.0)
+    table = vectors * degrees.pow(DEGREE_EXPONENT).unsqueeze(1)
     mean = table.mean(0)
     covariance = table.T @ table / max(1, len(table)) - torch.outer(mean, mean)
     variances, directions = torch.linalg.eigh(covariance)

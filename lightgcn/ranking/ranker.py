@@ -73,6 +73,8 @@ class Ranker:
         user_scales: by what the users' embeddings and their latest items are multiplied in
             ``users``, which `explain_score` needs; None if scores are dot products, and for new
             users.
+        user_table: (num_users, d), as ``fold_in_table``: each user's messages to a new item summed;
+            None unless asked for. `lightgcn.ranking.fold_in.add_items` needs it.
 
     Raises:
         ValueError: if the parts are of different nodes or devices, contradict ``config``, or give
@@ -102,6 +104,7 @@ class Ranker:
     spectral_variances: Tensor | None = None
     user_knn: UserKNN | None = None
     user_scales: UserScales | None = None
+    user_table: Tensor | None = None
 
     def __post_init__(self) -> None:
         counts = (self.history.num_users, self.history.num_items)
@@ -112,6 +115,9 @@ class Ranker:
         shape = (len(items), self.num_columns)
         if table is not None and table.shape != shape:
             raise ValueError(f"fold_in_table must have shape {shape}, got {tuple(table.shape)}")
+        senders, shape = self.user_table, (len(users), self.num_columns)
+        if senders is not None and senders.shape != shape:
+            raise ValueError(f"user_table must have shape {shape}, got {tuple(senders.shape)}")
         linked = self.linked
         if linked is not None and (linked.shape != items.shape[:1] or linked.dtype != torch.bool):
             found = f"{tuple(linked.shape)} of {linked.dtype}"
@@ -142,7 +148,8 @@ class Ranker:
                 f"users, items and history must be on one device, got {', '.join(sorted(devices))}"
             )
         rows = [part.unsqueeze(1) for part in (scale, self.spectral_variances) if part is not None]
-        check_finite(users, items, *(() if table is None else (table,)), *rows)
+        tables = [part for part in (table, senders) if part is not None]
+        check_finite(users, items, *tables, *rows)
         largest = 0.0
         if not users.is_meta:
             largest = largest_entry(users) * largest_entry(items) * users.shape[1]
@@ -160,6 +167,7 @@ class Ranker:
         config: RankingConfig | None = None,
         fold_in: bool = True,
         closed_forms: ClosedForms | None = None,
+        new_items: bool = False,
     ) -> Ranker:
         """Compute the final embeddings of a model over a graph, and the other parts of a score.
 
@@ -172,6 +180,7 @@ class Ranker:
             fold_in: whether to make the table that `fold_in` needs.
             closed_forms: those of the graph that messages flow along, if they were computed before,
                 as in training, which evaluates many times over one graph.
+            new_items: whether to make ``user_table``, by which new items are added later.
 
         Raises:
             TypeError: if ``model`` is not a LightGCN, or ``graph`` not Interactions.
@@ -221,8 +230,8 @@ class Ranker:
         else:
             if config.popularity_prior is not None:
                 users, items = (unit_rows(x).to(x.dtype) for x in (users, items))
-            popularity = message.item_degrees.float().log1p().unsqueeze(1)
-            users, items = _with_unknown(users), _with_columns(items, popularity / _POPULARITY_UNIT)
+            users = _with_unknown(users)
+            items = _with_columns(items, _popularity_column(message.item_degrees))
         del adjacency
         forms = ClosedForms(message) if closed_forms is None else closed_forms
         scale, variances = None, None
@@ -238,19 +247,27 @@ class Ranker:
         if config.user_knn:
             own = history.head_users(graph.num_users)
             user_knn = forms.user_knn(config.user_knn, config.user_knn_weight, own)
-        table = None
-        if fold_in and model.num_layers:
+        table, senders = None, None
+        if new_items and (side_nodes is not None or not model.num_layers):
+            reason = "a model without layers" if side_nodes is None else "side nodes"
+            raise ValueError(f"new_items=True is not possible with {reason}")
+        if (fold_in or new_items) and model.num_layers:
             check_whole(model)
-            table = _fold_in_table(model, normalized_adjacency(message, (a, b)))
+            messages = _messages(model, normalized_adjacency(message, (a, b)))
+            # Without the rows of the other side.
+            table = messages[model.num_users :].clone() if fold_in else None
+            if new_items:
+                untrained = (message.user_degrees == 0).unsqueeze(1)
+                senders = messages[: model.num_users].masked_fill(untrained, 0.0)
         linked = None
         if side_nodes is not None:
             linked = message.item_degrees > 0
             users = users[: graph.num_users].clone()
             if knn is not None:
                 knn = replace(knn, history=knn.history.head_users(graph.num_users))
-        return cls(
-            users, items, graph, config, knn, table, a, linked, scale, variances, user_knn, scales
-        )
+        spectral_parts = (scale, variances)
+        parts = (*spectral_parts, user_knn, scales, senders)
+        return cls(users, items, graph, config, knn, table, a, linked, *parts)
 
     @property
     def residual(self) -> Residual | None:
@@ -294,6 +311,7 @@ class Ranker:
             spectral_scale=None if scale is None else scale.to(device),
             spectral_variances=None if variances is None else variances.to(device),
             user_scales=scales and UserScales(*(part.to(device) for part in scales)),
+            user_table=None if self.user_table is None else self.user_table.to(device),
         )
 
     def score_pairs(self, users: Tensor, items: Tensor) -> Tensor:
@@ -421,6 +439,7 @@ class Ranker:
             item_knn=knn and replace(knn, history=weighted),
             user_knn=near and replace(near, history=weighted, are_own=False),
             user_scales=None,
+            user_table=None,
         )
 
     def with_popularity(self, users: Tensor) -> Tensor:
@@ -433,6 +452,19 @@ class Ranker:
         if prior:
             return _unit_rows_and(users, 1.0)
         return _with_unknown(users if prior is None else unit_rows(users))
+
+    def item_rows(self, items: Tensor, degrees: Tensor) -> Tensor:
+        """Return (M, d) embeddings of items with the column of popularity, (M, d + 1).
+
+        Args:
+            items: (M, d) floating; those of cosines are brought to length 1.
+            degrees: (M,) number of users of each item.
+        """
+        prior = self.config.popularity_prior
+        if prior:
+            return with_popularity_prior(items, items, degrees, prior)[1]
+        items = items if prior is None else unit_rows(items)
+        return _with_columns(items, _popularity_column(degrees))
 
     def _with_spectral(self, users: Tensor, history: Interactions) -> Tensor:
         """Return (B, w) embeddings of users of ``history`` with the columns of the spectral ones
@@ -456,6 +488,7 @@ class Ranker:
             "fold_in": self.fold_in_table,
             "seen.weights": self.history.weights,
             "seen.order": self.history.order,
+            "fold_in.users": self.user_table,
             "linked": self.linked,
             "spectral.scale": self.spectral_scale,
             "spectral.variances": self.spectral_variances,
@@ -528,6 +561,7 @@ class Ranker:
             variances,
             user_knn,
             scales,
+            tensors.get("fold_in.users"),
         )
         if ranker.num_columns != metadata["embedding_dim"]:
             raise ValueError(
@@ -596,19 +630,23 @@ def _with_unknown(users: Tensor) -> Tensor:
     return _with_columns(users, ~users.any(1, keepdim=True))
 
 
+def _popularity_column(degrees: Tensor) -> Tensor:
+    return degrees.float().log1p().unsqueeze(1) / _POPULARITY_UNIT
+
+
 def _with_columns(rows: Tensor, columns: Tensor) -> Tensor:
     return torch.cat([rows, columns.to(rows.dtype)], 1)
 
 
-def _fold_in_table(model: LightGCN, adjacency: Any) -> Tensor:
-    """Return (num_items, d): what each item sends to a new user, m(i) Σ_{k≥1} αₖ e_i^(k-1)."""
-    table = propagate(adjacency, model.embedding, model.alpha[1:])[model.num_users :]
-    # In float32 at least: the sum over a new user's items, by weight, may be large.
+def _messages(model: LightGCN, adjacency: Any) -> Tensor:
+    """Return (N, d): what each node sends to a new node, m(n) Σ_{k≥1} αₖ e_n^(k-1)."""
+    table = propagate(adjacency, model.embedding, model.alpha[1:])
+    # In float32 at least: the sum over a new node's neighbours, by weight, may be large.
     table = table.to(torch.promote_types(table.dtype, torch.float32))
     if adjacency.column_scale is None:
-        return table.clone()  # without the users' rows
-    scaled: Tensor = table * adjacency.column_scale[model.num_users :].to(table.dtype).unsqueeze(1)
-    return scaled
+        return table
+    messages: Tensor = table * adjacency.column_scale.to(table.dtype).unsqueeze(1)
+    return messages
 
 
 def _described(model: Any) -> str:

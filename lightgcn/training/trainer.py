@@ -96,6 +96,7 @@ def train(
     resume: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     progress: bool = False,
+    start: LightGCN | None = None,
     **changes: Any,
 ) -> LightGCN:
     """Make a model and train it on a split: `Preset.new_model` and `fit` in one call.
@@ -112,6 +113,8 @@ def train(
         resume: as for `fit`.
         on_epoch: as for `fit`.
         progress: as for `fit`.
+        start: the model to train, such as that of `lightgcn.warm_start`; it is changed. None for a
+            new one.
         changes: settings to change, such as ``epochs=20``.
 
     Returns:
@@ -144,7 +147,8 @@ def train(
             if size is not None:  # it was chosen for the epochs of the run, which may change
                 chosen = chosen.changed(batch_size=size)
     with torch.inference_mode(False):
-        model = chosen.new_model(split.val.message).to(device or split.train.message.device)
+        model = chosen.new_model(split.val.message) if start is None else start
+        model = model.to(device or split.train.message.device)
     fit(
         model,
         split,
