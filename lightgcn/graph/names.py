@@ -57,7 +57,7 @@ class NodeNames:
         columns: Mapping[str, Sequence[str]],
         ambiguous: Ambiguous = "error",
     ) -> None:
-        if ambiguous not in ("error", "popular"):
+        if not isinstance(ambiguous, str) or ambiguous not in ("error", "popular"):
             raise ValueError(f'ambiguous must be "error" or "popular", got {ambiguous!r}')
         self.side, self.graph, self.columns, self.ambiguous = side, graph, columns, ambiguous
 
@@ -93,7 +93,7 @@ class NodeNames:
         Warns:
             UserWarning: counting and naming those that are skipped.
         """
-        if unknown not in ("error", "skip"):
+        if not isinstance(unknown, str) or unknown not in ("error", "skip"):
             raise ValueError(f'unknown must be "error" or "skip", got {unknown!r}')
         found = [
             self.find(each) if unknown == "error" or self.lookup(each) else None for each in given

@@ -178,6 +178,9 @@ def _checked_mask(given: Any, interactions: Interactions) -> Tensor:
     return mask
 
 
+_STRATIFY = ("user", "time")
+
+
 @dataclass(frozen=True)
 class _Division:
     """The arguments of a split that say which edge goes to which part, checked.
@@ -210,7 +213,7 @@ class _Division:
         names = [name for name, value in given.items() if value is not None]
         if len(names) > 1:
             raise ValueError(f"{names[0]} and {names[1]} exclude each other: give one of them")
-        if stratify not in (None, "user", "time"):
+        if stratify is not None and (not isinstance(stratify, str) or stratify not in _STRATIFY):
             raise ValueError(f'stratify must be None, "user" or "time", got {stratify!r}')
         for name, other in (("leave_out", "time"), ("dates", "user")):
             if given[name] is not None and stratify == other:
