@@ -283,12 +283,17 @@ class Recommender:
                 "Recommender(model, graph, new_items=True)"
             )
         new = new_nodes("item", items, self.seen, self.user_index)
-        count, pairs = new.links.num_users, new.links.edge_index.flip(0)
+        count = new.links.num_users
         added = joined_columns(
             "item", self.item_columns, _check_columns("item", columns, count), count
         )
         links = Interactions(
-            *pairs, self.seen.num_users, count, new.links.weights, order=new.links.order
+            new.links.items,
+            new.links.users,
+            self.seen.num_users,
+            count,
+            new.links.weights,
+            order=new.links.order,
         )
         sends = self.ranker.user_table.any(1).cpu()
         for row, name in enumerate(items):
@@ -333,8 +338,8 @@ class Recommender:
         return Recommender(ranker, user_columns=added, item_columns=self.item_columns)
 
     def query(self, user: Id | Iterable[Id]) -> Tensor:
-        """Return the vectors of known users for an index of `export_index`: (w,) for one user, (B, w)
-        for a list.
+        """Return the vectors of known users for an index of `export_index`: (w,) for one user,
+        (B, w) for a list.
 
         The dot product with ``ranker.items`` is the score without item kNN and user kNN. The vector
         of a new user is that of `query_new`.

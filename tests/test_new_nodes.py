@@ -93,7 +93,7 @@ def test_added_users_get_what_recommend_new_gives(parts: dict[str, Any]) -> None
             [item.score for item in found], [item.score for item in wanted], rtol=1e-6
         )
     # New users send nothing, so an item of theirs alone has no embedding.
-    with pytest.raises(ValueError, match="'x'.*none of its users"):
+    with pytest.raises(ValueError, match=r"'x'.*none of its users"):
         grown.add_items({"x": ["cid"]})
     assert grown.add_items({"x": ["cid", "u1"]}).seen.num_users == USERS + 2
 
@@ -119,11 +119,11 @@ def test_refusals_name_the_new_node_and_what_is_wrong() -> None:
         assert all(text in str(caught.value) for text in named), caught.value
     with pytest.raises(TypeError, match="list"):
         recommender.add_items(["x"])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="'year'.*'name', 'artist'"):
+    with pytest.raises(ValueError, match=r"'year'.*'name', 'artist'"):
         recommender.add_items(NEW, columns={"year": ["1", "2"]})
     with pytest.raises(ValueError, match="1 values for 2"):
         recommender.add_items(NEW, columns={"name": ["Dawn"]})
-    with pytest.raises(ValueError, match="new item 'x' is 7|'x'.*integers"):
+    with pytest.raises(ValueError, match=r"new item 'x' is 7|'x'.*integers"):
         a_recommender(a_graph(ids=False)).add_items({"x": [1]})
     weighted = a_recommender(a_graph(weighted=True))
     for given, text in (
@@ -133,9 +133,9 @@ def test_refusals_name_the_new_node_and_what_is_wrong() -> None:
     ):
         with pytest.raises(ValueError, match=text):
             weighted.add_items(given)
-    with pytest.raises(ValueError, match="'cid'.*'s99'"):
+    with pytest.raises(ValueError, match=r"'cid'.*'s99'"):
         recommender.add_users({"cid": ["s99"]})
-    with pytest.raises(ValueError, match="'u1'.*already"):
+    with pytest.raises(ValueError, match=r"'u1'.*already"):
         recommender.add_users({"u1": ["s1"]})
     assert recommender.seen.num_items == kept
 
@@ -144,10 +144,10 @@ def test_recommenders_that_cannot_add_say_how_to_make_one() -> None:
     graph = a_graph()
     with pytest.raises(ValueError, match="new_items=True"):
         a_recommender(graph, new_items=False).add_items(NEW)
-    model = LightGCN(USERS, ITEMS, 4, 2)
+    model, wider = (LightGCN(count, ITEMS, 4, 2) for count in (USERS, USERS + 1))
     with pytest.raises(ValueError, match="side nodes"):
         groups = SideNodes.of(torch.zeros(ITEMS, dtype=torch.int64))
-        Recommender(model, graph, side_nodes=groups, new_items=True)
+        Recommender(wider, graph, side_nodes=groups, new_items=True)
     with pytest.raises(ValueError, match="new_items"):
         Recommender(Ranker.from_model(model, graph), new_items=True)
 

@@ -109,9 +109,9 @@ class Ranker:
         shape = (len(items), self.num_columns)
         if table is not None and table.shape != shape:
             raise ValueError(f"fold_in_table must have shape {shape}, got {tuple(table.shape)}")
-        senders, wanted = self.user_table, (len(users), self.num_columns)
-        if senders is not None and senders.shape != wanted:
-            raise ValueError(f"user_table must have shape {wanted}, got {tuple(senders.shape)}")
+        senders, expected = self.user_table, (len(users), self.num_columns)
+        if senders is not None and senders.shape != expected:
+            raise ValueError(f"user_table must have shape {expected}, got {tuple(senders.shape)}")
         linked = self.linked
         if linked is not None and (linked.shape != items.shape[:1] or linked.dtype != torch.bool):
             found = f"{tuple(linked.shape)} of {linked.dtype}"
@@ -606,7 +606,8 @@ def _messages(model: LightGCN, adjacency: Any) -> Tensor:
     table = table.to(torch.promote_types(table.dtype, torch.float32))
     if adjacency.column_scale is None:
         return table
-    return table * adjacency.column_scale.to(table.dtype).unsqueeze(1)
+    scaled: Tensor = table * adjacency.column_scale.to(table.dtype).unsqueeze(1)
+    return scaled
 
 
 def _described(model: Any) -> str:
