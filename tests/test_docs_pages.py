@@ -70,11 +70,11 @@ from fastapi.testclient import TestClient
 client = TestClient(app)
 found = client.get("/users/bob", params={"k": 3}).json()
 assert {item["id"] for item in found} == {"s1", "s3"}
-answer = client.get("/users/nobody")
+answer = client.get("/users/nobody", params={"k": 2})
 assert answer.status_code == 404 and "nobody" in answer.json()["detail"]
 assert client.get("/users/bob", params={"k": 99}).status_code == 404
 found = client.post("/new", json=["s1"], params={"k": 2}).json()
 assert {item["id"] for item in found} == {"s2", "s3"}
-assert client.post("/new", json=[]).status_code == 422
+assert client.post("/new", json=[], params={"k": 2}).status_code == 422
 """
     run([sys.executable, "-c", service + client], tmp_path)

@@ -62,9 +62,7 @@ def test_starts_from_the_earlier_model_and_holds_out_new_edges_alone(
             atol=1e-5,
             rtol=0,
         )
-    known = {
-        pair for pair in zip(first.user_ids[first.users], first.item_ids[first.items], strict=True)
-    }
+    known = set(zip(first.user_ids[first.users], first.item_ids[first.items], strict=True))
     split = split_run(config, open_dataset(new))
     for links in (split.val, split.test, held_out_links(config, open_dataset(new))):
         held = links.positives
