@@ -423,7 +423,7 @@ class Recommender:
                 "Recommender(model, graph, new_items=True)"
             )
         new = new_nodes("item", items, self.seen, self.user_index)
-        count, pairs = new.links.num_users, new.links.edge_index.flip(0)
+        count = new.links.num_users
         added = joined_columns(
             "item", self.item_columns, checked_columns("item", columns, count), count
         )
@@ -472,9 +472,8 @@ class Recommender:
         return Recommender(ranker, user_columns=added, item_columns=self.item_columns)
 
     def query(self, user: Id | Iterable[Id]) -> Tensor:
-        """Return the vectors of known users for an index of `export_index`.
-
-        They are (w,) for one user and (B, w) for a list.
+        """Return the vectors of known users for an index of `export_index`: (w,) for one user,
+        (B, w) for a list.
 
         The dot product with ``ranker.items`` is the score without item kNN and user kNN. The vector
         of a new user is that of `query_new`.

@@ -1,7 +1,7 @@
 """New items and new users that stay, added to a `Ranker` without training.
 
-A new node receives messages from its neighbours and sends none. With m(u) the messages of user u to
-a new item (``Ranker.user_table``), w the weights of the edges and A = D⁻ᵃ P D⁻ᵇ, a new item i of
+A new node receives messages from its neighbours and sends none. Let m(u) be the messages of user u
+to a new item (``Ranker.user_table``), w the weights of the edges and A = D⁻ᵃ P D⁻ᵇ. A new item i of
 the users U has the final embedding
 
     z_i = Σ_{k≥1} αₖ Σ_{u ∈ U} A_iu e_u^(k-1) = n⁻ᵃ Σ_{u ∈ U} w_iu m(u)
