@@ -428,7 +428,9 @@ class Recommender:
             "item", self.item_columns, checked_columns("item", columns, count), count
         )
         sizes = self.seen.num_users, count
-        links = Interactions(pairs[0], pairs[1], *sizes, new.links.weights, order=new.links.order)
+        links = Interactions(
+            new.links.items, new.links.users, *sizes, new.links.weights, order=new.links.order
+        )
         sends = self.ranker.user_table.any(1).cpu()
         for row, name in enumerate(items):
             if not bool(sends[links.users[links.items == row]].any()):
