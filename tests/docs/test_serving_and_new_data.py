@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
-
-
-def run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+from doc_pages import blocks_of, run_python, run_shell
 
 
 @pytest.mark.slow
 def test_python_blocks_of_new_data(tmp_path: Path) -> None:
-    found = blocks("new_data.md", "python")
+    found = blocks_of("docs/new_data.md", "python")
     assert len(found) == 2
     for code in found:
-        run([sys.executable, "-c", code], tmp_path)
+        run_python(code, tmp_path)
     assert (tmp_path / "grown.safetensors").is_file()
 
 
@@ -45,26 +22,25 @@ def test_commands_of_new_data(tmp_path: Path) -> None:
     for week, users in ((1, range(60)), (2, range(20, 100))):
         lines = [f"u{user},s{(user * 7 + n * n) % 34}" for user in users for n in range(9)]
         (tmp_path / f"week{week}.csv").write_text("\n".join(["user,item", *lines]) + "\n")
-    (commands,) = blocks("new_data.md", "bash")
-    script = f'set -e\nlightgcn() {{ "{sys.executable}" -m lightgcn "$@"; }}\n{commands}'
-    run(["bash", "-c", script], tmp_path)
+    (commands,) = blocks_of("docs/new_data.md", "bash")
+    run_shell(commands, tmp_path)
     assert (tmp_path / "runs" / "week2" / "test.json").is_file()
 
 
 @pytest.mark.slow
 def test_first_block_and_faiss_block_of_serving(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
-    first, _, index = blocks("serving.md", "python")
-    run([sys.executable, "-c", first], tmp_path)
-    assert "s2" in run([sys.executable, "-c", index], tmp_path)
+    first, _, index = blocks_of("docs/serving.md", "python")
+    run_python(first, tmp_path)
+    assert "s2" in run_python(index, tmp_path)[0]
 
 
 @pytest.mark.slow
 def test_web_service(tmp_path: Path) -> None:
     pytest.importorskip("fastapi", reason="the web service needs fastapi")
     pytest.importorskip("httpx", reason="fastapi's TestClient needs httpx")
-    first, service, _ = blocks("serving.md", "python")
-    run([sys.executable, "-c", first], tmp_path)
+    first, service, _ = blocks_of("docs/serving.md", "python")
+    run_python(first, tmp_path)
     client = """
 from fastapi.testclient import TestClient
 client = TestClient(app)
@@ -77,4 +53,4 @@ found = client.post("/new", json=["s1"], params={"k": 2}).json()
 assert {item["id"] for item in found} == {"s2", "s3"}
 assert client.post("/new", json=[], params={"k": 2}).status_code == 422
 """
-    run([sys.executable, "-c", service + client], tmp_path)
+    run_python(service + client, tmp_path)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+from doc_pages import blocks
 
 from lightgcn.cli.main import main
 from lightgcn.experiments.run import RunConfig
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "splitting.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = blocks("docs/splitting.md")
 
 
 @pytest.mark.slow

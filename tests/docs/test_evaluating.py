@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import os
-import re
-import subprocess
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from doc_pages import blocks, blocks_of, run_shell
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "evaluating.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-BASH = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+PAGE = "docs/evaluating.md"
+PYTHON, BASH = blocks_of(PAGE, "python"), blocks_of(PAGE, "bash")
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +48,7 @@ def run_blocks(blocks: list[str]) -> tuple[dict[str, Any], str]:
 
 
 def test_every_block_is_of_a_kind_that_runs() -> None:
-    assert len(PYTHON) + len(BASH) == PAGE.count("```") // 2 and len(PYTHON) == 10
+    assert len(PYTHON) + len(BASH) == len(blocks(PAGE)) and len(PYTHON) == 10
 
 
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,21 +86,8 @@ def test_wandb_gets_the_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_command_blocks_run(tmp_path: Path) -> None:
-    lines = "\n".join(BASH)
-    script = (
-        f'set -e\nlightgcn() {{ "{sys.executable}" -m lightgcn "$@"; }}\n'
-        f'python() {{ "{sys.executable}" "$@"; }}\n{lines}'
-    )
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+    found, told = run_shell("".join(BASH), tmp_path)
+    assert "warning" not in told, told
     for shown in ("ease", "gini@20", "[.", "by number of", "better", "users.csv"):
-        assert shown in done.stdout
+        assert shown in found
     assert (tmp_path / "users.csv").is_file() and (tmp_path / "users.parquet").is_file()

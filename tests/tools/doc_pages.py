@@ -1,0 +1,50 @@
+"""Code blocks of the README and of docs/, and how tests run them: as a reader would, in a folder of
+their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Return the language and the text of each block of a page, such as "docs/serving.md"."""
+    return re.findall(r"```(\w*)\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def blocks_of(page: str, language: str) -> list[str]:
+    """Return the text of each block in one language."""
+    return [text for kind, text in blocks(page) if kind == language]
+
+
+def run_python(code: str, folder: Path) -> tuple[str, str]:
+    """Run Python code in a new process; return what it printed to stdout and stderr."""
+    return _run([sys.executable, "-W", "error::RuntimeWarning", "-c", code], folder)
+
+
+def run_shell(commands: str, folder: Path) -> tuple[str, str]:
+    """Run shell commands, up to the first that fails; return what they printed."""
+    programs = "".join(
+        f'{name}() {{ "{sys.executable}" {module}"$@"; }}\n'
+        for name, module in (("lightgcn", "-m lightgcn "), ("python", ""))
+    )
+    return _run(["bash", "-c", f"set -e -o pipefail\n{programs}{commands}"], folder)
+
+
+def _run(command: list[str], folder: Path) -> tuple[str, str]:
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, (command[-1], done.stderr)
+    return done.stdout, done.stderr
