@@ -56,6 +56,7 @@ def test_csv_with_weights_and_names(tmp_path):
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*every row counts")
 def test_csv_reads_what_a_plain_loop_reads(tmp_path):
     rows = [f"{n % 7},t{n * n % 11},{n + 1}" for n in range(60)]
     text = "\n".join(["user,item,stars", *rows])

@@ -71,7 +71,7 @@ def _plain(column: Any) -> Any:
     kind = column.type
     if pyarrow.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
-    if pyarrow.types.is_large_string(column.type) or pyarrow.types.is_string_view(column.type):
+    if str(column.type) in ("large_string", "string_view"):
         column = column.cast(pyarrow.string())
     return column
 
