@@ -332,3 +332,10 @@ def test_a_member_that_is_not_there_lists_those_that_are(tmp_path):
     put(tmp_path / "b.zip", "no archive")
     with pytest.raises(ValueError, match=r"b\.zip: not a readable \.zip archive"):
         open_dataset(tmp_path / "b.zip")
+
+
+def test_a_table_with_carriage_returns_names_the_line(tmp_path):
+    with pytest.raises(ValueError, match="line 3: 1 fields"):
+        read_table(put(tmp_path / "a.csv", "user,item\ra,x\rb\r"))
+    blanks = put(tmp_path / "a.txt", " a  x \r b\ty\t\r")
+    assert edges(read_table(blanks, columns="user,item")) == {("a", "x"), ("b", "y")}

@@ -72,7 +72,7 @@ class DelimitedText:
         else:
             _check_names(path, list(names), fields, rest)
             self._start = first.start()
-        self._first_line = self._data.count(b"\n", 0, self._start) + 1
+        self._first_line = len(re.findall(rb"\r\n|\n|\r", self._data[: self._start])) + 1
 
     def _fields(self, line: str) -> list[str]:
         """Return the fields of one line."""
@@ -275,7 +275,7 @@ def _with_one_character(path: Path, data: bytes, separator: str) -> bytes:
         raise ValueError(f"{path}: holds the control character 0x1F; is it a text file?")
     if separator == "::":
         return data.replace(b"::", _UNIT.encode())
-    data = re.sub(rb"(?m)^[ \t]+|[ \t]+(?=\r?$)", b"", data)
+    data = re.sub(rb"(?<![^\r\n])[ \t]+|[ \t]+(?![^\r\n])", b"", data)
     return re.sub(rb"[ \t]+", _UNIT.encode(), data)
 
 
