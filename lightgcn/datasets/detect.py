@@ -15,7 +15,7 @@ from lightgcn.datasets.mpd.slices import has_slices
 from lightgcn.datasets.streams import DAMAGED, archive_and_member, open_stream
 from lightgcn.datasets.tabular.json_lines import is_json_lines
 from lightgcn.datasets.tabular.sources import SUFFIXES as TABLE_SUFFIXES
-from lightgcn.datasets.tabular.sources import split_files
+from lightgcn.datasets.tabular.sources import has_train_file as has_train_table
 
 ACCEPTED = (
     f"a prepared folder ({FILE_NAME}), a folder, archive or slice of the MPD, text in the LightGCN "
@@ -100,7 +100,7 @@ def _of_folder(folder: Path) -> str:
     if slices:
         return "mpd"
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    if split_files(folder) or any(bare_suffix(path) in TABLE_SUFFIXES for path in files):
+    if has_train_table(folder) or any(bare_suffix(path) in TABLE_SUFFIXES for path in files):
         return "table"
     if any(folder.glob("*.json")):
         return "mpd"

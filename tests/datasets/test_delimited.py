@@ -339,3 +339,40 @@ def test_a_table_with_carriage_returns_names_the_line(tmp_path):
         read_table(put(tmp_path / "a.csv", "user,item\ra,x\rb\r"))
     blanks = put(tmp_path / "a.txt", " a  x \r b\ty\t\r")
     assert edges(read_table(blanks, columns="user,item")) == {("a", "x"), ("b", "y")}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("ml.train.inter", "ml.valid.inter", "ml.test.inter"),
+        ("plays_train.csv", "plays_val.csv", "plays-test.csv"),
+        ("train/part-0.csv", "validation/part-0.csv", "test/part-0.csv"),
+        ("train-0-of-1.csv", "dev-0-of-1.csv", "test-0-of-1.csv"),
+    ],
+)
+def test_parts_of_a_split_are_told_by_words_in_their_names(tmp_path, names):
+    for name, item in zip(names, "abc", strict=True):
+        file = tmp_path / "data" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        put(file, "user\titem\nu\t" + item + "\n")
+    dataset = open_dataset(tmp_path / "data")
+    assert edges(dataset) == {("u", "a")}
+    assert [int(part.items[0]) for part in (dataset.val, dataset.test)] == [1, 2]
+
+
+def test_numbered_files_of_a_part_are_all_read(tmp_path):
+    for number in (1, 2):
+        put(tmp_path / f"train.{number}.csv", f"user,item\nu,{number}\n")
+    assert edges(open_dataset(tmp_path)) == {("u", "1"), ("u", "2")}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train.csv", "train.csv.gz"), ("train.csv", "val.csv", "valid.csv"),
+     ("a_train.csv", "a_test.csv", "a.csv"), ("a_train.csv", "b_train.csv", "a_test.csv")],
+)  # fmt: skip
+def test_files_that_may_be_one_part_or_another_are_refused(tmp_path, names):
+    for name in names:
+        put(tmp_path / name, "user,item\nu,a\n")
+    with pytest.raises(ValueError, match="name the files"):
+        open_dataset(tmp_path)
