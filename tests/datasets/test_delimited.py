@@ -187,7 +187,7 @@ def test_ratings_keep_what_is_liked_and_a_column_that_is_not_used_is_told(tmp_pa
     for options, says in (
         ({"rating": "rating"}, "needs min_rating"),
         ({"rating": "stars", "min_rating": 4}, "no column 'stars'"),
-        ({"min_rating": "four"}, "min_rating must be a number, got 'four'"),
+        ({"min_rating": "four"}, "min_rating must be a finite number, got 'four'"),
         ({"min_rating": 6}, "no row is left; rows below min rating: 4"),
     ):
         with pytest.raises(ValueError, match=says):
@@ -376,3 +376,48 @@ def test_files_that_may_be_one_part_or_another_are_refused(tmp_path, names):
         put(tmp_path / name, "user,item\nu,a\n")
     with pytest.raises(ValueError, match="name the files"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("columns", [None, "user,item"])
+def test_a_header_among_the_rows_is_named_or_left_out(tmp_path, columns):
+    path = put(tmp_path / "a.csv", "User,Item\na,x\nUser,Item\nb,y\n")
+    with pytest.raises(ValueError, match=f"line {3 if columns is None else 1}: 'User' and 'Item'"):
+        read_table(path, columns=columns)
+    dataset = read_table(path, columns=columns, skip_bad=True)
+    assert edges(dataset) == {("a", "x"), ("b", "y")}
+    assert dataset.info["skipped_rows"] == (1 if columns is None else 2)
+
+
+@pytest.mark.parametrize("least", [float("nan"), float("inf"), True, "4"])
+def test_a_least_rating_must_be_a_finite_number(tmp_path, least):
+    path = put(tmp_path / "a.csv", "user,item,rating\na,x,5\n")
+    with pytest.raises(ValueError, match=f"min_rating must be a finite number, got {least!r}"):
+        read_table(path, min_rating=least)
+
+
+def test_a_column_name_does_not_replace_the_chosen_names(tmp_path):
+    path = put(tmp_path / "a.csv", "user,item\na,x\n")
+    items = put(tmp_path / "items.csv", "item,title,name\nx,Title,Other\n")
+    dataset = read_table(path, items=items, item_name="title")
+    assert dataset.items == {"name": ["Title"], "name_column": ["Other"]}
+
+
+def test_times_of_one_part_in_numbers_and_of_another_in_dates_are_refused(tmp_path):
+    path = put(tmp_path / "a.csv", "user,item,t\na,x,1388534400\n")
+    val = put(tmp_path / "b.csv", "user,item,t\na,y,2014-01-01\n")
+    with pytest.raises(ValueError, match="b.csv: column 't' holds dates, and numbers in .*a.csv"):
+        read_table(path, time="t", val=val)
+
+
+def test_many_bad_rows_are_counted_in_one_pass(tmp_path, monkeypatch):
+    passes = []
+    rows = DelimitedText._rows
+    monkeypatch.setattr(
+        DelimitedText, "_rows", lambda file, *given: passes.append(1) or rows(file, *given)
+    )
+    lines = "".join(f"u{row},{'' if row % 2 else 'x'}\n" for row in range(4000))
+    dataset = read_table(put(tmp_path / "a.csv", "user,item\n" + lines), skip_bad=True)
+    assert (dataset.info["skipped_rows"], dataset.info["entries"]) == (2000, 2000)
+    assert len(dataset.info["skipped"]) == 1000
+    assert "line 2001:" in dataset.info["skipped"][999]
+    assert len(passes) == 1

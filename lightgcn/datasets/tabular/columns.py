@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightgcn.datasets.tabular.table import Table, chunks, encoded
+from lightgcn.datasets.tabular.table import LISTED, Table, chunks, encoded
 
 Numbers = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -33,11 +33,14 @@ class Rows:
 
     def reject(self, bad: Mask, describe: Callable[[int], str]) -> None:
         """Leave malformed rows out, or raise a ValueError that names the first one."""
-        for row in (bad & self.kept).nonzero()[0].tolist():
+        found = (bad & self.kept).nonzero()[0].tolist()
+        room = LISTED - len(self.table.skipped) if self.skip_bad else 1
+        for row in found[:room]:
             problem = f"{self.table.path}, {self.table.place(row)}: {describe(row)}"
             if not self.skip_bad:
                 raise ValueError(problem)
             self.table.skip(problem)
+        self.table.num_skipped += len(found[room:])
         self.kept &= ~bad
 
     def drop(self, reason: str, rows: Mask) -> None:
@@ -192,6 +195,25 @@ class Ids:
         return [number[codes] for codes in kept], ids, floats
 
 
+def reject_headers(users: Ids, items: Ids, parts: Sequence[Rows]) -> None:
+    """Reject rows whose user and item are the names of their columns, whatever the case."""
+    from pyarrow import compute, types
+
+    flags = []
+    for ids in (users, items):
+        if not types.is_string(ids.values.type):
+            return
+        flags.append(_flags(compute.equal(compute.utf8_lower(ids.values), ids.name.lower())))
+    for rows, user, item in zip(parts, users.codes, items.codes, strict=True):
+        rows.reject(
+            flags[0][user] & flags[1][item],
+            lambda row, rows=rows: (  # type: ignore[misc]
+                f"{rows.value(users.name, row)!r} and {rows.value(items.name, row)!r} are the "
+                "names of the columns: a header as a row"
+            ),
+        )
+
+
 def _flags(found: Any) -> Mask:
     """Return flags of values, and one False more at the end, for the code -1."""
     return np.append(found.to_numpy(zero_copy_only=False).astype(np.bool_), False)
@@ -305,12 +327,8 @@ def drop_low_ratings(name: str, least: float, rows: Rows) -> None:
 def checked_times(name: str, rows: Rows) -> npt.NDArray[Any]:
     """Return a column of times: numbers as they are, dates as int64 nanoseconds since 1970; other
     rows are rejected."""
-    from pyarrow import types
-
     column = rows.table.columns[name]
-    numeric = types.is_integer(column.type) or types.is_floating(column.type)
-    if types.is_string(column.type):
-        numeric = _first_is_number(column)
+    numeric = are_numbers(column)
     times, missing = _number_times(column) if numeric else _dates(column)
 
     wanted = "a number, as in the first row" if numeric else "a number or a date of 1678 to 2261"
@@ -323,7 +341,12 @@ def checked_times(name: str, rows: Rows) -> npt.NDArray[Any]:
     return times
 
 
-def _first_is_number(column: Any) -> bool:
+def are_numbers(column: Any) -> bool:
+    """Return whether a column of times holds numbers, by the first of a column of strings."""
+    from pyarrow import types
+
+    if not types.is_string(column.type):
+        return bool(types.is_integer(column.type) or types.is_floating(column.type))
     first = next((text for text in column.slice(0, 100).to_pylist() if text), "")
     return _is_number(first)
 

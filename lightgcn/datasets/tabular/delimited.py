@@ -72,6 +72,7 @@ class DelimitedText:
         else:
             _check_names(path, list(names), fields, rest)
             self._start = first.start()
+        self._lines: array[int] | None = None  # of each row, once one is asked for
         self._first_line = len(re.findall(rb"\r\n|\n|\r", self._data[: self._start])) + 1
 
     def _fields(self, line: str) -> list[str]:
@@ -222,8 +223,10 @@ class DelimitedText:
         return table
 
     def _place_of(self, row: int, literal: bool) -> str:
-        rows = self._rows(literal, None if literal else self._escape)
-        return f"line {next(line for at, (line, _) in enumerate(rows) if at == row)}"
+        if self._lines is None:
+            rows = self._rows(literal, None if literal else self._escape)
+            self._lines = array("q", (line for line, _ in rows))
+        return f"line {self._lines[row]}"
 
 
 def _head(data: bytes, start: int) -> list[str]:

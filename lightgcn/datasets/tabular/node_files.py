@@ -78,7 +78,9 @@ def node_columns(
     for column in wanted[1:]:
         values: Any = table.columns[column].filter(pyarrow.array(rows.kept)).filter(mask)
         texts, _ = first_names([nodes[kept]], [values], len(ids))
-        columns["name" if column == name else column] = texts
+        # A column "name" beside the one that was chosen keeps its values under another name.
+        other = "name_column" if column == "name" else column
+        columns["name" if column == name else other] = texts
     there = int(np.unique(nodes[kept]).size)
     counts = {
         f"{kind}s_not_in_their_file": len(ids) - there,

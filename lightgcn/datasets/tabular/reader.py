@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -12,15 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lightgcn.core.checks import is_number
 from lightgcn.datasets.dataset import Dataset
 from lightgcn.datasets.tabular.columns import (
     Ids,
     Rows,
+    are_numbers,
     checked_times,
     checked_weights,
     drop_low_ratings,
     find_column,
     first_names,
+    reject_headers,
     usual_column,
 )
 from lightgcn.datasets.tabular.node_files import NodeFile, check_unread, node_columns
@@ -144,8 +148,8 @@ class _Wanted:
 
     def __post_init__(self) -> None:
         least = self.min_rating
-        if least is not None and not isinstance(least, int | float):
-            raise ValueError(f"min_rating must be a number, got {least!r}")
+        if least is not None and not (is_number(least) and math.isfinite(least)):
+            raise ValueError(f"min_rating must be a finite number, got {least!r}")
         if self.rating is not None and least is None:
             raise ValueError(
                 f"rating={self.rating!r} needs min_rating, the least rating that counts as a "
@@ -240,10 +244,12 @@ class _Reader:
     def dataset(self, source: Any, node_files: dict[str, NodeFile | None]) -> Dataset:
         """Return the dataset, with its test and validation sets."""
         parts = list(self.parts.values())
+        self._check_times()
         values = [self._values(rows) for rows in parts]
         ids = {kind: Ids.of(self.columns[kind], parts) for kind in ("user", "item")}
         for kind, column in ids.items():
             self._warn_of_words(kind, column.check(parts, self.drop_missing))
+        reject_headers(ids["user"], ids["item"], parts)
         if not parts[0].kept.any():
             raise ValueError(f"{self.files['train'][0]}: no row is left; {self._left_out()}")
         codes: dict[str, list[npt.NDArray[np.int64]]] = {}
@@ -290,6 +296,20 @@ class _Reader:
         if "time" in self.columns:
             found["time"] = checked_times(self.columns["time"], rows)
         return found
+
+    def _check_times(self) -> None:
+        """Raise a ValueError if times are numbers in one part and dates in another."""
+        if "time" not in self.columns:
+            return
+        name = self.columns["time"]
+        of_train, *others = (are_numbers(rows.table.columns[name]) for rows in self.parts.values())
+        for part, numeric in zip(list(self.parts)[1:], others, strict=True):
+            if numeric != of_train:
+                kinds = ("numbers", "dates") if numeric else ("dates", "numbers")
+                raise ValueError(
+                    f"{self.files[part][0]}: column {name!r} holds {kinds[0]}, and {kinds[1]} in "
+                    f"{self.files['train'][0]}; times must be of one kind"
+                )
 
     def _texts(
         self,
