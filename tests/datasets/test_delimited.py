@@ -1,16 +1,20 @@
 """Text tables: what is in the file goes in, or is named; nothing is lost without a word."""
 
 import csv
+import datetime
 import io
+import json
 import re
 import subprocess
 import sys
 import warnings
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from lightgcn.datasets import open_dataset, read_table, read_text
 from lightgcn.datasets.tabular.delimited import DelimitedText
@@ -405,7 +409,7 @@ def test_a_column_name_does_not_replace_the_chosen_names(tmp_path):
 def test_times_of_one_part_in_numbers_and_of_another_in_dates_are_refused(tmp_path):
     path = put(tmp_path / "a.csv", "user,item,t\na,x,1388534400\n")
     val = put(tmp_path / "b.csv", "user,item,t\na,y,2014-01-01\n")
-    with pytest.raises(ValueError, match="b.csv: column 't' holds dates, and numbers in .*a.csv"):
+    with pytest.raises(ValueError, match=r"b.csv: column 't' holds dates, and numbers in .*a.csv"):
         read_table(path, time="t", val=val)
 
 
@@ -421,3 +425,56 @@ def test_many_bad_rows_are_counted_in_one_pass(tmp_path, monkeypatch):
     assert len(dataset.info["skipped"]) == 1000
     assert "line 2001:" in dataset.info["skipped"][999]
     assert len(passes) == 1
+
+
+def test_integer_ids_that_are_missing_are_dropped(tmp_path):
+    path = put(tmp_path / "a.jsonl", '{"user":1,"item":2}\n{"user":null,"item":3}\n{"item":4}\n')
+    dataset = read_table(path, drop_missing=True)
+    assert (edges(dataset), dataset.info["rows_without_id"]) == ({(1, 2)}, 2)
+
+
+def test_parts_with_other_types_of_numbers_and_times_are_joined(tmp_path):
+    days = [datetime.datetime(2014, 1, day) for day in (1, 2)]
+    for part, (number, unit) in enumerate(((pyarrow.int32(), "us"), (pyarrow.int64(), "ns"))):
+        columns = {
+            "user": pyarrow.array([part], number),
+            "item": pyarrow.array(["x"], pyarrow.large_string() if part else pyarrow.string()),
+            "t": pyarrow.array([days[part]], pyarrow.timestamp(unit)),
+            "w": pyarrow.array([part + 1.5]) if part else pyarrow.array([1]),
+        }
+        parquet.write_table(pyarrow.table(columns), tmp_path / f"{part}.parquet")
+    graph = open_dataset(tmp_path, time="t", weight="w").interactions
+    assert graph.user_ids.tolist() == [0, 1] and graph.weights.tolist() == [1.0, 2.5]
+    assert graph.order.tolist() == [1388534400 * 10**9, 1388620800 * 10**9]
+    put(tmp_path / "a.jsonl", '{"user":1,"item":2}\n')
+    put(tmp_path / "b.jsonl", '{"user":"1","item":2}\n')
+    with pytest.raises(ValueError, match=r"int64 in .*a.jsonl, .*string.* in .*b.jsonl"):
+        open_dataset([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_nested_columns_of_items_become_json(tmp_path, kind):
+    path = put(tmp_path / "a.csv", "user,item\na,x\n")
+    columns = {"item": ["x"], "title": ["T"], "genres": [["p", "q"]], "size": [{"cm": 3}]}
+    items = tmp_path / f"items.{kind}"
+    if kind == "jsonl":
+        put(items, json.dumps({name: values[0] for name, values in columns.items()}) + "\n")
+    else:
+        parquet.write_table(pyarrow.table(columns), items)
+    wanted = {"name": ["T"], "genres": ['["p","q"]'], "size": ['{"cm":3}']}
+    assert read_table(path, items=items).items == wanted
+
+
+def test_a_large_integer_that_json_reads_as_a_float_is_no_id(tmp_path):
+    path = put(
+        tmp_path / "a.jsonl", '{"user":"a","item":1}\n{"user":12345678901234567890123,"item":2}\n'
+    )
+    with pytest.raises(ValueError, match=r"line 2: 'user' is 1.23.*e.22, beyond 64-bit integers"):
+        read_table(path)
+
+
+def test_a_held_out_file_without_the_column_of_names_is_named(tmp_path):
+    path = put(tmp_path / "a.csv", "user,item,title\na,x,T\n")
+    test = put(tmp_path / "b.csv", "user,item\na,y\n")
+    with pytest.raises(ValueError, match=r"b.csv: no column 'title'"):
+        read_table(path, item_name="title", test=test)

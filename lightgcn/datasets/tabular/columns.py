@@ -138,7 +138,10 @@ class Ids:
 
         if not types.is_string(self.values.type):
             for rows, codes in zip(parts, self.codes, strict=True):
-                self._reject(rows, codes < 0)
+                if drop_missing:
+                    rows.drop("rows_without_id", codes < 0)
+                else:
+                    self._reject(rows, codes < 0)
             return {}
         bare = compute.utf8_trim_whitespace(self.values)
         blank = _flags(compute.equal(bare, ""))
@@ -401,6 +404,19 @@ def _microseconds(value: Any) -> float:
     return (when - epoch) / datetime.timedelta(microseconds=1)
 
 
+def _texts(column: Any) -> Any:
+    """Return a column as strings; lists and other nested values as JSON."""
+    import orjson
+    import pyarrow
+
+    try:
+        return column.cast(pyarrow.string())
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
+        values = column.to_pylist()
+        texts = [None if v is None else orjson.dumps(v, default=str).decode() for v in values]
+        return pyarrow.array(texts, pyarrow.string())
+
+
 def first_names(
     codes: Sequence[npt.NDArray[np.int64]], columns: Sequence[Any], count: int
 ) -> tuple[list[str], int]:
@@ -415,7 +431,7 @@ def first_names(
     from pyarrow import compute
 
     names = pyarrow.chunked_array(
-        [part for column in columns for part in chunks(column.cast(pyarrow.string()))],
+        [part for column in columns for part in chunks(_texts(column))],
         type=pyarrow.string(),
     )
     names = compute.fill_null(names, "").combine_chunks()

@@ -64,7 +64,7 @@ def node_columns(
     name = find_column(opened, file.name) if file.name is not None else name
     others = [column for column in opened.header if column not in (key, name, "", "_")]
     wanted = [key, *([] if name is None else [name]), *others]
-    table = opened.read(wanted, skip_bad=skip_bad, progress=False)
+    table = opened.read(wanted, [key], skip_bad=skip_bad, progress=False)
     rows = Rows(table, skip_bad)
     found = Ids.of(key, [rows])
     found.check([rows], drop_missing=False)

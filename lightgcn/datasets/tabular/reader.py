@@ -214,7 +214,10 @@ class _Reader:
                     if name is not None
                 }
                 self._warn_of_ratings(paths[0], header, wanted)
-            elif of_part != self.columns:
+            else:
+                for name in self.names.values():
+                    find_column(opened[0], name)
+            if of_part != self.columns:
                 raise ValueError(
                     f"{paths[0]}: its columns are {', '.join(header)}, other than those of "
                     f"{files['train'][0]}"
