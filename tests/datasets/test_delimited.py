@@ -478,3 +478,13 @@ def test_a_held_out_file_without_the_column_of_names_is_named(tmp_path):
     test = put(tmp_path / "b.csv", "user,item\na,y\n")
     with pytest.raises(ValueError, match=r"b.csv: no column 'title'"):
         read_table(path, item_name="title", test=test)
+
+
+def test_a_file_of_items_that_fits_no_item_is_a_warning(tmp_path):
+    path = put(tmp_path / "a.csv", "user,item\na,x\n")
+    items = put(tmp_path / "items.csv", "item,title\nz,T\n")
+    with pytest.warns(UserWarning, match=r"items.csv: no row has an id of .* items.*'z'.*'x'"):
+        read_table(path, items=items)
+    put(items, "item,title,year,year\nx,T,1,2\n")
+    with pytest.raises(ValueError, match=r"items.csv: more than one column 'year'"):
+        read_table(path, items=items)

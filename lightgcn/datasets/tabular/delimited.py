@@ -276,10 +276,13 @@ def _with_one_character(path: Path, data: bytes, separator: str) -> bytes:
         return data
     if _UNIT.encode() in data:
         raise ValueError(f"{path}: holds the control character 0x1F; is it a text file?")
+    unit = _UNIT.encode()
     if separator == "::":
-        return data.replace(b"::", _UNIT.encode())
-    data = re.sub(rb"(?<![^\r\n])[ \t]+|[ \t]+(?![^\r\n])", b"", data)
-    return re.sub(rb"[ \t]+", _UNIT.encode(), data)
+        return data.replace(b"::", unit)
+    data = re.sub(rb"[ \t]+", unit, data)
+    for end in (b"\n", b"\r"):  # blanks around a line separate nothing
+        data = data.replace(end + unit, end).replace(unit + end, end)
+    return data.strip(unit)
 
 
 def _is_number(text: str) -> bool:
