@@ -1,8 +1,7 @@
-"""Columns of a table as ids, numbers and times, and the rows that have none there."""
+"""Columns of a table as ids, numbers and names, and the rows that have none there."""
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -272,10 +271,10 @@ def numbers(column: Any) -> Numbers:
         found = column.cast(pyarrow.float64(), safe=False).to_numpy()
         return np.asarray(found, np.float64)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
-        return _by_value(column, float)
+        return by_value(column, float)
 
 
-def _by_value(column: Any, parse: Callable[[Any], float]) -> Numbers:
+def by_value(column: Any, parse: Callable[[Any], float]) -> Numbers:
     """Parse each distinct value; NaN for one that cannot be parsed."""
     coded = column.dictionary_encode().unify_dictionaries()
     parsed = []
@@ -299,7 +298,7 @@ def checked_weights(name: str, rows: Rows) -> npt.NDArray[np.float32]:
 
     def describe(row: int) -> str:
         value = rows.value(name, row)
-        shown = value if _is_number(value) else repr(value)
+        shown = value if is_number_text(value) else repr(value)
         return (
             f"column {name!r} is {shown}; a weight must be a finite positive number, within the "
             "range of float32"
@@ -309,7 +308,7 @@ def checked_weights(name: str, rows: Rows) -> npt.NDArray[np.float32]:
     return weights
 
 
-def _is_number(value: Any) -> bool:
+def is_number_text(value: Any) -> bool:
     try:
         float(value)
     except (TypeError, ValueError):
@@ -325,83 +324,6 @@ def drop_low_ratings(name: str, least: float, rows: Rows) -> None:
         lambda row: f"column {name!r} is {rows.value(name, row)!r}; a rating must be a number",
     )
     rows.drop("rows_below_min_rating", ratings < least)
-
-
-def checked_times(name: str, rows: Rows) -> npt.NDArray[Any]:
-    """Return a column of times: numbers as they are, dates as int64 nanoseconds since 1970; other
-    rows are rejected."""
-    column = rows.table.columns[name]
-    numeric = are_numbers(column)
-    times, missing = _number_times(column) if numeric else _dates(column)
-
-    wanted = "a number, as in the first row" if numeric else "a number or a date of 1678 to 2261"
-
-    def describe(row: int) -> str:
-        hint = "" if numeric else ", such as 2014-03-01 or 2014-03-01T12:00:00"
-        return f"column {name!r} is {rows.value(name, row)!r}; a time must be {wanted}{hint}"
-
-    rows.reject(missing, describe)
-    return times
-
-
-def are_numbers(column: Any) -> bool:
-    """Return whether a column of times holds numbers, by the first of a column of strings."""
-    from pyarrow import types
-
-    if not types.is_string(column.type):
-        return bool(types.is_integer(column.type) or types.is_floating(column.type))
-    first = next((text for text in column.slice(0, 100).to_pylist() if text), "")
-    return _is_number(first)
-
-
-def _number_times(column: Any) -> tuple[npt.NDArray[Any], Mask]:
-    import pyarrow
-    from pyarrow import compute, types
-
-    if types.is_string(column.type):
-        column = compute.utf8_trim_whitespace(column)
-    if not column.null_count:
-        try:
-            times = column.cast(pyarrow.int64()).to_numpy()
-            return times, np.zeros(len(times), np.bool_)
-        except pyarrow.ArrowInvalid:
-            pass
-    found = numbers(column)
-    missing = ~np.isfinite(found)
-    found = np.where(missing, 0.0, found)
-    whole = bool((found == np.floor(found)).all()) and bool((np.abs(found) < 2**53).all())
-    return found.astype(np.int64) if whole else found, missing
-
-
-def _dates(column: Any) -> tuple[npt.NDArray[np.int64], Mask]:
-    import pyarrow
-    from pyarrow import compute, types
-
-    if types.is_string(column.type):
-        column = compute.utf8_trim_whitespace(column)
-    for zone in (None, "UTC"):
-        kind = pyarrow.timestamp("ns", zone)
-        try:
-            cast = column.cast(kind).cast(pyarrow.int64())
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
-            continue
-        missing = cast.is_null().to_numpy()
-        return compute.fill_null(cast, 0).to_numpy(), missing
-    found = _by_value(column, _microseconds)
-    missing = np.isnan(found)
-    return np.where(missing, 0.0, found).astype(np.int64) * 1000, missing
-
-
-def _microseconds(value: Any) -> float:
-    """Return a date's microseconds since 1970, which float64 holds exactly."""
-    text = value.isoformat() if hasattr(value, "isoformat") else value
-    when = datetime.datetime.fromisoformat(re.sub("Z$", "+00:00", text))
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=datetime.timezone.utc)
-    if not 1678 <= when.year <= 2261:
-        raise ValueError("beyond the years that nanoseconds hold")
-    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
-    return (when - epoch) / datetime.timedelta(microseconds=1)
 
 
 def _texts(column: Any) -> Any:

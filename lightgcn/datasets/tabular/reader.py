@@ -18,8 +18,6 @@ from lightgcn.datasets.dataset import Dataset
 from lightgcn.datasets.tabular.columns import (
     Ids,
     Rows,
-    are_numbers,
-    checked_times,
     checked_weights,
     drop_low_ratings,
     find_column,
@@ -30,6 +28,7 @@ from lightgcn.datasets.tabular.columns import (
 from lightgcn.datasets.tabular.node_files import NodeFile, check_unread, node_columns
 from lightgcn.datasets.tabular.sources import FileFormat, header_of, open_table, table_files
 from lightgcn.datasets.tabular.table import LISTED, joined
+from lightgcn.datasets.tabular.times import are_numbers, checked_times
 from lightgcn.graph.ids import Ids as NodeIds
 from lightgcn.graph.interactions import Interactions
 
