@@ -1,6 +1,7 @@
 """Odd tables: each row is read as what it is, or the file and the line are named."""
 
 import datetime
+import decimal
 import json
 
 import pyarrow
@@ -172,3 +173,28 @@ def test_a_file_of_items_that_fits_no_item_is_a_warning(tmp_path):
     put(items, "item,title,year,year\nx,T,1,2\n")
     with pytest.raises(ValueError, match=r"items.csv: more than one column 'year'"):
         read_table(path, items=items)
+
+
+def test_a_held_out_file_of_which_no_row_is_left_is_named(tmp_path):
+    path = put(tmp_path / "a.csv", "user,item,rating\na,x,5\n")
+    low = put(tmp_path / "low.csv", "user,item,rating\na,y,1\n")
+    with pytest.raises(ValueError, match=r"low.csv: no row is left; rows below min rating: 1"):
+        read_table(path, min_rating=3, test=low)
+    put(path, "user,item\na\nb\n")
+    with pytest.raises(ValueError, match=r"a.csv: no row is left; skipped rows: 2"):
+        read_table(path, skip_bad=True)
+
+
+def test_decimals_are_times(tmp_path):
+    times = [decimal.Decimal("2.5"), decimal.Decimal("1.0")]
+    table = pyarrow.table({"user": ["a", "a"], "item": ["x", "y"], "t": times})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    dataset = read_table(tmp_path / "a.parquet", time="t")
+    assert dataset.interactions.order.tolist() == [2.5, 1.0]
+
+
+def test_files_with_integers_and_strings_as_ids_are_named(tmp_path):
+    parquet.write_table(pyarrow.table({"user": [1], "item": [2]}), tmp_path / "a.parquet")
+    test = put(tmp_path / "b.csv", "user,item\n1,2\n")
+    with pytest.raises(ValueError, match=r"'user' has integers .*a.parquet int64.*b.csv"):
+        read_table(tmp_path / "a.parquet", test=test)

@@ -113,7 +113,8 @@ class Ids:
         kinds = {str(chunk.type): chunk.type for chunk in parts_of}
         if len(kinds) > 1:
             raise ValueError(
-                f"column {name!r} has integers in one file and strings in another: {sorted(kinds)}"
+                f"column {name!r} has integers in one file and strings in another: "
+                f"{', '.join(f'{rows.table.path} {_id_column(name, rows).type}' for rows in parts)}"
             )
         whole = pyarrow.chunked_array(parts_of, type=next(iter(kinds.values()), pyarrow.string()))
         if not types.is_dictionary(whole.type):

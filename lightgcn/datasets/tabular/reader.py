@@ -227,7 +227,7 @@ class _Reader:
             table = joined(tables)
             if len(tables) == 1:
                 table.path = paths[0]
-            if table.num_rows == 0:
+            if table.num_rows + table.num_skipped == 0:
                 raise ValueError(f"{paths[0]}: the table has a header and no rows")
             self.parts[part] = Rows(table, skip_bad)
 
@@ -252,8 +252,9 @@ class _Reader:
         for kind, column in ids.items():
             self._warn_of_words(kind, column.check(parts, self.drop_missing))
         reject_headers(ids["user"], ids["item"], parts)
-        if not parts[0].kept.any():
-            raise ValueError(f"{self.files['train'][0]}: no row is left; {self._left_out()}")
+        for part, rows in self.parts.items():
+            if not rows.kept.any():
+                raise ValueError(f"{self.files[part][0]}: no row is left; {self._left_out(rows)}")
         codes: dict[str, list[npt.NDArray[np.int64]]] = {}
         own: dict[str, NodeIds] = {}
         for kind, column in ids.items():
@@ -354,11 +355,8 @@ class _Reader:
                 stacklevel=4,
             )
 
-    def _left_out(self) -> str:
-        counts: Counter[str] = Counter()
-        for rows in self.parts.values():
-            counts += rows.dropped
-            counts["skipped_rows"] += rows.table.num_skipped
+    def _left_out(self, rows: Rows) -> str:
+        counts = rows.dropped + Counter({"skipped_rows": rows.table.num_skipped})
         return ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items())
 
     def _counts(self, graphs: dict[str, Interactions]) -> dict[str, Any]:

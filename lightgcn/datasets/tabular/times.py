@@ -34,7 +34,8 @@ def are_numbers(column: Any) -> bool:
     from pyarrow import types
 
     if not types.is_string(column.type):
-        return bool(types.is_integer(column.type) or types.is_floating(column.type))
+        kinds = (types.is_integer, types.is_floating, types.is_decimal)
+        return any(kind(column.type) for kind in kinds)
     first = next((text for text in column.slice(0, 100).to_pylist() if text), "")
     return is_number_text(first)
 
