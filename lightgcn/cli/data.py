@@ -210,7 +210,12 @@ def _slice_range(text: str) -> tuple[int, int]:
 def prepare(arguments: argparse.Namespace) -> int:
     """Read raw files and write a dataset folder."""
     chosen_device(arguments.device)  # unused, but checked
+    if not all((*arguments.source, arguments.out)):
+        raise ValueError("source and out must be paths, got an empty one")
     out = Path(arguments.out)
+    taken = next((path for path in (out, *out.parents) if path.is_file()), None)
+    if taken is not None:
+        raise ValueError(f"out: {taken} is a file, and out is the folder to write: give it last")
     if (out / FILE_NAME).exists() and not arguments.overwrite:
         raise FileExistsError(
             f"{out}: holds a prepared dataset already; give --overwrite or a different folder"

@@ -98,7 +98,7 @@ def train(arguments: argparse.Namespace) -> int:
             )
     if processes.rank != 0:
         return INTERRUPTED if result.ended == "interrupted" else 0
-    return _say_trained(arguments, config, result)
+    return _say_trained(arguments, config, result, config.split_text(dataset))
 
 
 def _settings(arguments: argparse.Namespace, saved: RunConfig | None) -> Preset:
@@ -120,11 +120,8 @@ def new_run_config(
 ) -> RunConfig:
     """Return the configuration of a new run, or of one to resume (``saved``)."""
     data = str(Path(arguments.data).resolve())
-    known = dataset.interactions
-    if dataset.test is not None:
-        known = known.union(dataset.test)
     preset_name = getattr(arguments, "start", None) or getattr(arguments, "preset", None)
-    settings = cut_to_data(settings, known, chosen_settings(arguments, preset_name))
+    settings = cut_to_data(settings, dataset.known_edges(), chosen_settings(arguments, preset_name))
     names = ("ratios", "leave_out", "dates", "stratify", "negatives", "side_nodes")
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
@@ -168,7 +165,9 @@ def _values(config: TrainConfig, record: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
 
 
-def _say_trained(arguments: argparse.Namespace, config: RunConfig, result: TrainResult) -> int:
+def _say_trained(
+    arguments: argparse.Namespace, config: RunConfig, result: TrainResult, split: str
+) -> int:
     run, epochs = arguments.run, len(result.history)
     if result.ended == "interrupted":
         again = command_line(["train", arguments.data, run, "--resume"])
@@ -178,11 +177,11 @@ def _say_trained(arguments: argparse.Namespace, config: RunConfig, result: Train
     if arguments.json:
         choice = None if result.choice is None else asdict(result.choice)
         found = {"run": run, "ended": result.ended, "epochs": epochs, "best": best}
-        print_json(found | {"ranking": choice, "split": config.split_text()})
+        print_json(found | {"ranking": choice, "split": split})
         return 0
     reason = "patience ran out" if result.ended == "early" else "all epochs done"
     seconds = sum(record["seconds"] for record in result.history)
-    say(f"split: {config.split_text()}")
+    say(f"split: {split}")
     say(f"{epochs} epochs, {seconds:.1f} s of training ({reason})")
     chosen = f"best epoch {result.best_epoch}, validation: {_values(config.settings.train, best)}"
     say(chosen if best else "no validation edges: the model is the last epoch's")

@@ -81,7 +81,7 @@ def tune_settings(arguments: argparse.Namespace) -> int:
             on_trial=None if quiet else lambda state: say(trial_line(*state, metric)),
             progress=not arguments.json,
         )
-    return _say_tuned(arguments, result, metric, config.split_text())
+    return _say_tuned(arguments, result, metric, config.split_text(dataset))
 
 
 def _say_tuned(arguments: argparse.Namespace, result: TuneResult, metric: str, split: str) -> int:

@@ -68,7 +68,8 @@ def open_dataset(
     if format == "auto":
         format = detect_format(source)
         others = set(options) - set(_options_of(read_text))
-        if format == "text" and others and others <= set(_options_of(read_table)):
+        of_table = others - {"skip_bad", "drop_missing", "encoding"}  # by these alone, no table
+        if format == "text" and of_table and others <= set(_options_of(read_table)):
             format = "table"
     elif format not in readers:
         raise ValueError(f"format must be auto, {', '.join(readers)}, got {format!r}")

@@ -12,10 +12,16 @@ from lightgcn.datasets.dataset import FILE_NAME
 from lightgcn.datasets.files import bare_suffix, existing_file
 from lightgcn.datasets.lightgcn_format import has_train_file
 from lightgcn.datasets.mpd.slices import has_slices
-from lightgcn.datasets.streams import DAMAGED, archive_and_member, open_stream
+from lightgcn.datasets.streams import (
+    DAMAGED,
+    archive_and_member,
+    compression_of,
+    decompressed,
+    open_stream,
+)
 from lightgcn.datasets.tabular.json_lines import is_json_lines
 from lightgcn.datasets.tabular.sources import SUFFIXES as TABLE_SUFFIXES
-from lightgcn.datasets.tabular.sources import split_files
+from lightgcn.datasets.tabular.sources import has_train_file as has_train_table
 
 ACCEPTED = (
     f"a prepared folder ({FILE_NAME}), a folder, archive or slice of the MPD, text in the LightGCN "
@@ -55,6 +61,11 @@ def _of_file(given: Path) -> str:
     if suffix in TABLE_SUFFIXES or (not path.is_file() and archive_and_member(path) is None):
         return "table"  # by its suffix, or a pipe, which is read once
     head = _head(path)
+    if suffix == ".json" and head.lstrip().startswith(b"["):
+        raise ValueError(
+            f"{path}: a JSON list; rows are needed as JSON Lines, one object on each line, as "
+            f"written by: jq -c '.[]' {path.name}"
+        )
     if suffix == ".json":
         return "table" if is_json_lines(head) and not _is_slice(head) else "mpd"
     if head[:4] == b"PAR1" or is_json_lines(head):
@@ -75,7 +86,11 @@ def _of_file(given: Path) -> str:
 def _head(path: Path) -> bytes:
     try:
         with open_stream(path) as stream:
-            return stream.read(_HEAD).removeprefix(b"\xef\xbb\xbf")
+            head = stream.read(_HEAD)
+        if (packed := compression_of(head)) is not None:  # without the suffix, as on stdin
+            with decompressed(open_stream(path), packed) as stream:
+                head = stream.read(_HEAD)
+        return head.removeprefix(b"\xef\xbb\xbf")
     except FileNotFoundError:
         raise
     except DAMAGED as error:
@@ -100,7 +115,7 @@ def _of_folder(folder: Path) -> str:
     if slices:
         return "mpd"
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    if split_files(folder) or any(bare_suffix(path) in TABLE_SUFFIXES for path in files):
+    if has_train_table(folder) or any(bare_suffix(path) in TABLE_SUFFIXES for path in files):
         return "table"
     if any(folder.glob("*.json")):
         return "mpd"

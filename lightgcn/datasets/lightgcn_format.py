@@ -176,8 +176,8 @@ def _by_line(path: Path, lines: _Lines) -> _Lines:
 def _parse(path: Path, data: bytes) -> _Lines:
     text = np.frombuffer(data.removeprefix(b"\xef\xbb\xbf"), dtype=np.uint8)
     digit = (text >= ord("0")) & (text <= ord("9"))
-    newline = text == ord("\n")
-    space = newline | (text == ord(" ")) | (text == ord("\t")) | (text == ord("\r"))
+    newline = (text == ord("\n")) | (text == ord("\r"))  # empty lines do not count
+    space = newline | (text == ord(" ")) | (text == ord("\t"))
     if not bool((digit | space).all()):
         _explain(path, data)
     edges = np.diff(digit.astype(np.int8), prepend=0, append=0)
@@ -224,8 +224,9 @@ def _check_indices(files: dict[str, Path], parsed: dict[str, _Lines]) -> None:
 
 def _explain(path: Path, data: bytes) -> NoReturn:
     """Raise a ValueError that names the first wrong value and its line."""
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        for token in re.split(rb"[ \t\r]+", line):
+    lines = re.split(rb"\r\n|\n|\r", data.removeprefix(b"\xef\xbb\xbf"))
+    for number, line in enumerate(lines, start=1):
+        for token in re.split(rb"[ \t]+", line):
             if re.fullmatch(rb"[0-9]{0,10}", token) and int(token or b"0") <= LARGEST:
                 continue
             raise ValueError(

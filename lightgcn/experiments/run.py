@@ -148,8 +148,10 @@ class RunConfig:
                     f"given; only {' and '.join(MAY_CHANGE)} can change when a run is resumed"
                 )
 
-    def split_text(self) -> str:
-        """Return how the edges are split, to read."""
+    def split_text(self, dataset: Dataset) -> str:
+        """Return how the edges of the run's dataset are split, to read."""
+        if dataset.val is not None:
+            return "the data's own validation set"
         if self.dates is not None:
             names = zip(("validation", "test"), self.dates, strict=False)
             return ", ".join(f"{name} from {date}" for name, date in names)
@@ -271,8 +273,8 @@ def split_run(config: RunConfig, dataset: Dataset) -> Split:
     if earlier is not None and config.ratios != (1.0,) and not split.val.positives.num_edges:
         raise ValueError(
             f"--from {config.start}: no edge for validation: edges that were known in that run are "
-            f"not held out, and of the others in {config.data} the split ({config.split_text()}) "
-            "holds out none; --ratios 1 trains on all edges"
+            f"not held out, and of the others in {config.data} the split "
+            f"({config.split_text(dataset)}) holds out none; --ratios 1 trains on all edges"
         )
     if dataset.val is None:
         return split
@@ -304,7 +306,7 @@ def held_out_links(config: RunConfig, dataset: Dataset) -> LinkSet:
         if not split.test.positives.num_edges:
             raise ValueError(
                 f"this run has no test set: {config.data} has none, and its split "
-                f"({config.split_text()}) makes none"
+                f"({config.split_text(dataset)}) makes none"
             )
         return split.test
     message = dataset.interactions
@@ -336,12 +338,12 @@ def _check_own_sets(dataset: Dataset, config: RunConfig) -> None:
                 f"{held_out}"
             )
     if dataset.val is not None:
-        ways = {"ratios": config.ratios, "leave_out": config.leave_out, "dates": config.dates}
-        for name, given in ways.items():
-            if given is not None and given != (1.0,):
+        for name in ("ratios", "leave_out", "dates", "stratify"):
+            given = getattr(config, name)
+            if given is not None and not (name == "ratios" and given == (1.0,)):
                 raise ValueError(
                     f"{name}: the data has its own validation set, and all other edges are train "
-                    f"edges: leave {name} out, got {given}"
+                    f"edges, so that nothing is split; got {given}"
                 )
     elif dataset.test is not None:
         _check_leaves_no_test(config)

@@ -220,3 +220,14 @@ def test_a_validation_set_of_its_own_chooses_the_epoch(
     assert not (tmp_path / "again" / "seed-0" / "final").exists()
     said = refusal(capsys, "train", "p", "other", "--ratios", "0.9", "0.1")
     assert "its own validation set" in said and not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("out", ["b.csv", "b.csv/out", ""])
+def test_an_out_that_is_no_folder_is_named_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.csv").write_text("user,item\na,x\n")
+    said = refusal(capsys, "prepare", "b.csv", out)
+    assert ("b.csv is a file" if out else "an empty one") in said
+    assert list(files_under(tmp_path)) == [tmp_path / "b.csv"]

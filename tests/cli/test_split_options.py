@@ -184,3 +184,25 @@ def test_a_refused_option_is_named_and_nothing_is_written(
             error = refusal(capsys, name, untimed, tmp_path / "run", *options)
             assert said in error and "--time COLUMN" in error and "--order" in error
             assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--leave-out", "1"],
+        ["--stratify", "last"],
+        ["--split-date", "1"],
+        ["--ratios", "0.9", "0.1"],
+    ],
+)
+def test_data_with_its_own_validation_set_is_not_split(tmp_path, capsys, options):
+    graph = timed_graph()
+    early = graph.order < START + 80 * DAY
+    data = tmp_path / "prepared"
+    Dataset(graph.select(early), {}, {}, val=graph.select(~early)).save(data)
+    run = tmp_path / "run"
+    said = refusal(capsys, "train", data, run, *options)
+    assert options[0] in said and "own validation set" in said
+    assert not run.exists()
+    run_command("train", data, run, *FAST)
+    assert "split: the data's own validation set" in capsys.readouterr().out

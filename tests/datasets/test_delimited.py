@@ -187,7 +187,7 @@ def test_ratings_keep_what_is_liked_and_a_column_that_is_not_used_is_told(tmp_pa
     for options, says in (
         ({"rating": "rating"}, "needs min_rating"),
         ({"rating": "stars", "min_rating": 4}, "no column 'stars'"),
-        ({"min_rating": "four"}, "min_rating must be a number, got 'four'"),
+        ({"min_rating": "four"}, "min_rating must be a finite number, got 'four'"),
         ({"min_rating": 6}, "no row is left; rows below min rating: 4"),
     ):
         with pytest.raises(ValueError, match=says):

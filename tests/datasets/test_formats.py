@@ -229,6 +229,7 @@ def test_names_and_times_of_movielens(sources, name):
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress], ids=["gz", "bz2"])
 def test_a_compressed_file_without_its_suffix_is_recognised(tmp_path, pack):
-    (tmp_path / "plays.csv").write_bytes(pack(CSV.encode()))
-    assert main(["prepare", str(tmp_path / "plays.csv"), str(tmp_path / "out")]) == 0
-    assert Dataset.load(tmp_path / "out").interactions.num_edges == 3
+    for name in ("plays.csv", "plays"):
+        (tmp_path / name).write_bytes(pack(CSV.encode()))
+        assert main(["prepare", str(tmp_path / name), str(tmp_path / f"out-{name}")]) == 0
+        assert Dataset.load(tmp_path / f"out-{name}").interactions.num_edges == 3

@@ -216,3 +216,10 @@ def test_gowalla_has_its_published_counts(gowalla):
         for _, line in zip(range(50), file, strict=False):
             user, *items = map(int, line.split())
             assert torch.equal(graph.items_of(user), torch.tensor(sorted(items)))
+
+
+def test_lines_may_end_in_carriage_returns(tmp_path):
+    dataset = read_text(put(tmp_path, train="0 1 2\r1 3\r\n\r2 0\n"))
+    assert dataset.interactions.edge_index.T.tolist() == [[0, 1], [0, 2], [1, 3], [2, 0]]
+    with pytest.raises(ValueError, match=r"train.txt, line 2: 'x'"):
+        read_text(put(tmp_path, train="0 1 2\r1 x\r"))

@@ -141,3 +141,18 @@ def test_importing_the_readers_is_cheap():
     loaded = set(done.stdout.split())
     assert "lightgcn.datasets" in loaded
     assert not loaded & {"pyarrow", "pandas", "tqdm"}
+
+
+@pytest.mark.parametrize("name", ["skip_bad", "drop_missing"])
+def test_an_option_of_tables_alone_does_not_make_lists_a_table(tmp_path, name):
+    path = tmp_path / "lists.txt"
+    path.write_text("0 1 2\n1 3\n")
+    with pytest.raises(ValueError, match=f"format 'text' has no option '{name}'"):
+        open_dataset(path, **{name: True})
+
+
+def test_a_json_list_is_named(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text('[{"user": 1, "item": 2}]')
+    with pytest.raises(ValueError, match=r"rows.json: a JSON list.*JSON Lines"):
+        open_dataset(path)

@@ -1,8 +1,7 @@
-"""Columns of a table as ids, numbers and times, and the rows that have none there."""
+"""Columns of a table as ids, numbers and names, and the rows that have none there."""
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightgcn.datasets.tabular.table import Table, chunks, encoded
+from lightgcn.datasets.tabular.table import LISTED, Table, chunks, encoded
 
 Numbers = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -33,11 +32,14 @@ class Rows:
 
     def reject(self, bad: Mask, describe: Callable[[int], str]) -> None:
         """Leave malformed rows out, or raise a ValueError that names the first one."""
-        for row in (bad & self.kept).nonzero()[0].tolist():
+        found = (bad & self.kept).nonzero()[0].tolist()
+        room = LISTED - len(self.table.skipped) if self.skip_bad else 1
+        for row in found[:room]:
             problem = f"{self.table.path}, {self.table.place(row)}: {describe(row)}"
             if not self.skip_bad:
                 raise ValueError(problem)
             self.table.skip(problem)
+        self.table.num_skipped += len(found[room:])
         self.kept &= ~bad
 
     def drop(self, reason: str, rows: Mask) -> None:
@@ -111,7 +113,8 @@ class Ids:
         kinds = {str(chunk.type): chunk.type for chunk in parts_of}
         if len(kinds) > 1:
             raise ValueError(
-                f"column {name!r} has integers in one file and strings in another: {sorted(kinds)}"
+                f"column {name!r} has integers in one file and strings in another: "
+                f"{', '.join(f'{rows.table.path} {_id_column(name, rows).type}' for rows in parts)}"
             )
         whole = pyarrow.chunked_array(parts_of, type=next(iter(kinds.values()), pyarrow.string()))
         if not types.is_dictionary(whole.type):
@@ -135,7 +138,10 @@ class Ids:
 
         if not types.is_string(self.values.type):
             for rows, codes in zip(parts, self.codes, strict=True):
-                self._reject(rows, codes < 0)
+                if drop_missing:
+                    rows.drop("rows_without_id", codes < 0)
+                else:
+                    self._reject(rows, codes < 0)
             return {}
         bare = compute.utf8_trim_whitespace(self.values)
         blank = _flags(compute.equal(bare, ""))
@@ -190,6 +196,25 @@ class Ids:
                 values.to_numpy(zero_copy_only=False), return_inverse=True
             )
         return [number[codes] for codes in kept], ids, floats
+
+
+def reject_headers(users: Ids, items: Ids, parts: Sequence[Rows]) -> None:
+    """Reject rows whose user and item are the names of their columns, whatever the case."""
+    from pyarrow import compute, types
+
+    flags = []
+    for ids in (users, items):
+        if not types.is_string(ids.values.type):
+            return
+        flags.append(_flags(compute.equal(compute.utf8_lower(ids.values), ids.name.lower())))
+    for rows, user, item in zip(parts, users.codes, items.codes, strict=True):
+        rows.reject(
+            flags[0][user] & flags[1][item],
+            lambda row, rows=rows: (  # type: ignore[misc]
+                f"{rows.value(users.name, row)!r} and {rows.value(items.name, row)!r} are the "
+                "names of the columns: a header as a row"
+            ),
+        )
 
 
 def _flags(found: Any) -> Mask:
@@ -247,10 +272,10 @@ def numbers(column: Any) -> Numbers:
         found = column.cast(pyarrow.float64(), safe=False).to_numpy()
         return np.asarray(found, np.float64)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
-        return _by_value(column, float)
+        return by_value(column, float)
 
 
-def _by_value(column: Any, parse: Callable[[Any], float]) -> Numbers:
+def by_value(column: Any, parse: Callable[[Any], float]) -> Numbers:
     """Parse each distinct value; NaN for one that cannot be parsed."""
     coded = column.dictionary_encode().unify_dictionaries()
     parsed = []
@@ -274,7 +299,7 @@ def checked_weights(name: str, rows: Rows) -> npt.NDArray[np.float32]:
 
     def describe(row: int) -> str:
         value = rows.value(name, row)
-        shown = value if _is_number(value) else repr(value)
+        shown = value if is_number_text(value) else repr(value)
         return (
             f"column {name!r} is {shown}; a weight must be a finite positive number, within the "
             "range of float32"
@@ -284,7 +309,7 @@ def checked_weights(name: str, rows: Rows) -> npt.NDArray[np.float32]:
     return weights
 
 
-def _is_number(value: Any) -> bool:
+def is_number_text(value: Any) -> bool:
     try:
         float(value)
     except (TypeError, ValueError):
@@ -302,80 +327,17 @@ def drop_low_ratings(name: str, least: float, rows: Rows) -> None:
     rows.drop("rows_below_min_rating", ratings < least)
 
 
-def checked_times(name: str, rows: Rows) -> npt.NDArray[Any]:
-    """Return a column of times: numbers as they are, dates as int64 nanoseconds since 1970; other
-    rows are rejected."""
-    from pyarrow import types
-
-    column = rows.table.columns[name]
-    numeric = types.is_integer(column.type) or types.is_floating(column.type)
-    if types.is_string(column.type):
-        numeric = _first_is_number(column)
-    times, missing = _number_times(column) if numeric else _dates(column)
-
-    wanted = "a number, as in the first row" if numeric else "a number or a date of 1678 to 2261"
-
-    def describe(row: int) -> str:
-        hint = "" if numeric else ", such as 2014-03-01 or 2014-03-01T12:00:00"
-        return f"column {name!r} is {rows.value(name, row)!r}; a time must be {wanted}{hint}"
-
-    rows.reject(missing, describe)
-    return times
-
-
-def _first_is_number(column: Any) -> bool:
-    first = next((text for text in column.slice(0, 100).to_pylist() if text), "")
-    return _is_number(first)
-
-
-def _number_times(column: Any) -> tuple[npt.NDArray[Any], Mask]:
+def _texts(column: Any) -> Any:
+    """Return a column as strings; lists and other nested values as JSON."""
+    import orjson
     import pyarrow
-    from pyarrow import compute, types
 
-    if types.is_string(column.type):
-        column = compute.utf8_trim_whitespace(column)
-    if not column.null_count:
-        try:
-            times = column.cast(pyarrow.int64()).to_numpy()
-            return times, np.zeros(len(times), np.bool_)
-        except pyarrow.ArrowInvalid:
-            pass
-    found = numbers(column)
-    missing = ~np.isfinite(found)
-    found = np.where(missing, 0.0, found)
-    whole = bool((found == np.floor(found)).all()) and bool((np.abs(found) < 2**53).all())
-    return found.astype(np.int64) if whole else found, missing
-
-
-def _dates(column: Any) -> tuple[npt.NDArray[np.int64], Mask]:
-    import pyarrow
-    from pyarrow import compute, types
-
-    if types.is_string(column.type):
-        column = compute.utf8_trim_whitespace(column)
-    for zone in (None, "UTC"):
-        kind = pyarrow.timestamp("ns", zone)
-        try:
-            cast = column.cast(kind).cast(pyarrow.int64())
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
-            continue
-        missing = cast.is_null().to_numpy()
-        return compute.fill_null(cast, 0).to_numpy(), missing
-    found = _by_value(column, _microseconds)
-    missing = np.isnan(found)
-    return np.where(missing, 0.0, found).astype(np.int64) * 1000, missing
-
-
-def _microseconds(value: Any) -> float:
-    """Return a date's microseconds since 1970, which float64 holds exactly."""
-    text = value.isoformat() if hasattr(value, "isoformat") else value
-    when = datetime.datetime.fromisoformat(re.sub("Z$", "+00:00", text))
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=datetime.timezone.utc)
-    if not 1678 <= when.year <= 2261:
-        raise ValueError("beyond the years that nanoseconds hold")
-    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
-    return (when - epoch) / datetime.timedelta(microseconds=1)
+    try:
+        return column.cast(pyarrow.string())
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
+        values = column.to_pylist()
+        texts = [None if v is None else orjson.dumps(v, default=str).decode() for v in values]
+        return pyarrow.array(texts, pyarrow.string())
 
 
 def first_names(
@@ -392,7 +354,7 @@ def first_names(
     from pyarrow import compute
 
     names = pyarrow.chunked_array(
-        [part for column in columns for part in chunks(column.cast(pyarrow.string()))],
+        [part for column in columns for part in chunks(_texts(column))],
         type=pyarrow.string(),
     )
     names = compute.fill_null(names, "").combine_chunks()

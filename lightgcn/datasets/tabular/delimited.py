@@ -72,7 +72,8 @@ class DelimitedText:
         else:
             _check_names(path, list(names), fields, rest)
             self._start = first.start()
-        self._first_line = self._data.count(b"\n", 0, self._start) + 1
+        self._lines: array[int] | None = None  # of each row, once one is asked for
+        self._first_line = len(re.findall(rb"\r\n|\n|\r", self._data[: self._start])) + 1
 
     def _fields(self, line: str) -> list[str]:
         """Return the fields of one line."""
@@ -222,8 +223,10 @@ class DelimitedText:
         return table
 
     def _place_of(self, row: int, literal: bool) -> str:
-        rows = self._rows(literal, None if literal else self._escape)
-        return f"line {next(line for at, (line, _) in enumerate(rows) if at == row)}"
+        if self._lines is None:
+            rows = self._rows(literal, None if literal else self._escape)
+            self._lines = array("q", (line for line, _ in rows))
+        return f"line {self._lines[row]}"
 
 
 def _head(data: bytes, start: int) -> list[str]:
@@ -273,10 +276,13 @@ def _with_one_character(path: Path, data: bytes, separator: str) -> bytes:
         return data
     if _UNIT.encode() in data:
         raise ValueError(f"{path}: holds the control character 0x1F; is it a text file?")
+    unit = _UNIT.encode()
     if separator == "::":
-        return data.replace(b"::", _UNIT.encode())
-    data = re.sub(rb"(?m)^[ \t]+|[ \t]+(?=\r?$)", b"", data)
-    return re.sub(rb"[ \t]+", _UNIT.encode(), data)
+        return data.replace(b"::", unit)
+    data = re.sub(rb"[ \t]+", unit, data)
+    for end in (b"\n", b"\r"):  # blanks around a line separate nothing
+        data = data.replace(end + unit, end).replace(unit + end, end)
+    return data.strip(unit)
 
 
 def _is_number(text: str) -> bool:

@@ -60,7 +60,7 @@ class JsonLines:
         self, names: Sequence[str], ids: Sequence[str] = (), *, skip_bad: bool, progress: bool
     ) -> Table:
         """Return the columns of these names: integers if all values are, else numbers, else
-        strings; a missing key is a null."""
+        strings; a missing key is a null. Lists and objects become JSON, but not as ``ids``."""
         lines: array[int] = array("q")
         values: list[list[Any]] = [[] for _ in names]
         table = Table(self.path, {}, lambda row: f"line {lines[row]}")
@@ -70,7 +70,7 @@ class JsonLines:
             if not self._lines[at].strip():
                 continue
             record = self._record(at)
-            found = record if isinstance(record, str) else _scalars(record, names)
+            found = record if isinstance(record, str) else _scalars(record, names, ids)
             if isinstance(found, str):
                 problem = f"{self.path}, line {at + 1}: {found}"
                 if not skip_bad:
@@ -84,13 +84,19 @@ class JsonLines:
         return table
 
 
-def _scalars(record: dict[str, Any], names: Sequence[str]) -> list[Any] | str:
-    """Return the values of some keys, or which of them is a list, an object or a boolean."""
-    found = [record.get(name) for name in names]
-    for name, value in zip(names, found, strict=True):
+def _scalars(record: dict[str, Any], names: Sequence[str], ids: Sequence[str]) -> list[Any] | str:
+    """Return the values of some keys, or which of the ids is none."""
+    for name in ids:
+        value = record.get(name)
         if isinstance(value, list | dict | bool):
             return f"{name!r} is {str(value)[:60]}; a number or a string is needed"
-    return found
+        if isinstance(value, float) and abs(value) >= 2**53:  # JSON has no other large integers
+            return f"{name!r} is {value}, beyond 64-bit integers; as an id it must be a string"
+    found = [record.get(name) for name in names]
+    return [
+        orjson.dumps(value).decode() if isinstance(value, list | dict | bool) else value
+        for value in found
+    ]
 
 
 def _array(values: list[Any]) -> Any:

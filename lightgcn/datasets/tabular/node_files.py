@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,9 @@ def node_columns(
     name = find_column(opened, file.name) if file.name is not None else name
     others = [column for column in opened.header if column not in (key, name, "", "_")]
     wanted = [key, *([] if name is None else [name]), *others]
-    table = opened.read(wanted, skip_bad=skip_bad, progress=False)
+    for column in wanted:
+        find_column(opened, column)  # there once
+    table = opened.read(wanted, [key], skip_bad=skip_bad, progress=False)
     rows = Rows(table, skip_bad)
     found = Ids.of(key, [rows])
     found.check([rows], drop_missing=False)
@@ -78,8 +81,17 @@ def node_columns(
     for column in wanted[1:]:
         values: Any = table.columns[column].filter(pyarrow.array(rows.kept)).filter(mask)
         texts, _ = first_names([nodes[kept]], [values], len(ids))
-        columns["name" if column == name else column] = texts
+        # A column "name" beside the one that was chosen keeps its values under another name.
+        other = "name_column" if column == "name" else column
+        columns["name" if column == name else other] = texts
     there = int(np.unique(nodes[kept]).size)
+    if not there:
+        shown = ", ".join(map(repr, own[:3].tolist()))
+        warnings.warn(
+            f"{file.path}: no row has an id of the interactions' {kind}s: column {key!r} has "
+            f"{shown}, and the interactions have {', '.join(map(repr, ids[:3].tolist()))}",
+            stacklevel=2,
+        )
     counts = {
         f"{kind}s_not_in_their_file": len(ids) - there,
         f"{kind}_rows_of_no_interaction": int((~kept).sum()),

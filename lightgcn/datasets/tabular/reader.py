@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -12,20 +13,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lightgcn.core.checks import is_number
 from lightgcn.datasets.dataset import Dataset
 from lightgcn.datasets.tabular.columns import (
     Ids,
     Rows,
-    checked_times,
     checked_weights,
     drop_low_ratings,
     find_column,
     first_names,
+    reject_headers,
     usual_column,
 )
 from lightgcn.datasets.tabular.node_files import NodeFile, check_unread, node_columns
 from lightgcn.datasets.tabular.sources import FileFormat, header_of, open_table, table_files
 from lightgcn.datasets.tabular.table import LISTED, joined
+from lightgcn.datasets.tabular.times import are_numbers, checked_times
 from lightgcn.graph.ids import Ids as NodeIds
 from lightgcn.graph.interactions import Interactions
 
@@ -144,8 +147,8 @@ class _Wanted:
 
     def __post_init__(self) -> None:
         least = self.min_rating
-        if least is not None and not isinstance(least, int | float):
-            raise ValueError(f"min_rating must be a number, got {least!r}")
+        if least is not None and not (is_number(least) and math.isfinite(least)):
+            raise ValueError(f"min_rating must be a finite number, got {least!r}")
         if self.rating is not None and least is None:
             raise ValueError(
                 f"rating={self.rating!r} needs min_rating, the least rating that counts as a "
@@ -210,7 +213,10 @@ class _Reader:
                     if name is not None
                 }
                 self._warn_of_ratings(paths[0], header, wanted)
-            elif of_part != self.columns:
+            else:
+                for name in self.names.values():
+                    find_column(opened[0], name)
+            if of_part != self.columns:
                 raise ValueError(
                     f"{paths[0]}: its columns are {', '.join(header)}, other than those of "
                     f"{files['train'][0]}"
@@ -221,7 +227,7 @@ class _Reader:
             table = joined(tables)
             if len(tables) == 1:
                 table.path = paths[0]
-            if table.num_rows == 0:
+            if table.num_rows + table.num_skipped == 0:
                 raise ValueError(f"{paths[0]}: the table has a header and no rows")
             self.parts[part] = Rows(table, skip_bad)
 
@@ -240,12 +246,15 @@ class _Reader:
     def dataset(self, source: Any, node_files: dict[str, NodeFile | None]) -> Dataset:
         """Return the dataset, with its test and validation sets."""
         parts = list(self.parts.values())
+        self._check_times()
         values = [self._values(rows) for rows in parts]
         ids = {kind: Ids.of(self.columns[kind], parts) for kind in ("user", "item")}
         for kind, column in ids.items():
             self._warn_of_words(kind, column.check(parts, self.drop_missing))
-        if not parts[0].kept.any():
-            raise ValueError(f"{self.files['train'][0]}: no row is left; {self._left_out()}")
+        reject_headers(ids["user"], ids["item"], parts)
+        for part, rows in self.parts.items():
+            if not rows.kept.any():
+                raise ValueError(f"{self.files[part][0]}: no row is left; {self._left_out(rows)}")
         codes: dict[str, list[npt.NDArray[np.int64]]] = {}
         own: dict[str, NodeIds] = {}
         for kind, column in ids.items():
@@ -291,6 +300,20 @@ class _Reader:
             found["time"] = checked_times(self.columns["time"], rows)
         return found
 
+    def _check_times(self) -> None:
+        """Raise a ValueError if times are numbers in one part and dates in another."""
+        if "time" not in self.columns:
+            return
+        name = self.columns["time"]
+        of_train, *others = (are_numbers(rows.table.columns[name]) for rows in self.parts.values())
+        for part, numeric in zip(list(self.parts)[1:], others, strict=True):
+            if numeric != of_train:
+                kinds = ("numbers", "dates") if numeric else ("dates", "numbers")
+                raise ValueError(
+                    f"{self.files[part][0]}: column {name!r} holds {kinds[0]}, and {kinds[1]} in "
+                    f"{self.files['train'][0]}; times must be of one kind"
+                )
+
     def _texts(
         self,
         kind: str,
@@ -332,11 +355,8 @@ class _Reader:
                 stacklevel=4,
             )
 
-    def _left_out(self) -> str:
-        counts: Counter[str] = Counter()
-        for rows in self.parts.values():
-            counts += rows.dropped
-            counts["skipped_rows"] += rows.table.num_skipped
+    def _left_out(self, rows: Rows) -> str:
+        counts = rows.dropped + Counter({"skipped_rows": rows.table.num_skipped})
         return ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items())
 
     def _counts(self, graphs: dict[str, Interactions]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,12 +63,15 @@ def _check_no_options(path: Path, kind: str, form: FileFormat) -> None:
 def table_files(source: str | Path | Sequence[str | Path]) -> dict[str, list[Path]]:
     """Return the files of a table: "train", and "val" and "test" if the folder has such files.
 
-    A folder holds ``train.*`` and perhaps ``valid.*`` and ``test.*``, or the parts of one table,
-    read in the order of their names; files that begin with "_" or "." are left out.
+    A folder holds a train set and perhaps a validation and a test set, told by the words in the
+    names of files or folders (``train.csv``, ``plays_test.csv``, ``valid/part-0.parquet``), or the
+    parts of one table. Parts are read in the order of their names; files that begin with "_" or "."
+    are left out.
 
     Raises:
         FileNotFoundError: if a path does not exist.
-        ValueError: if a folder has no table, or files of different kinds.
+        ValueError: if a folder has no table, files of different kinds, or files of a set that are
+            not told apart by a number alone.
     """
     if not isinstance(source, str | Path):
         files = [Path(path) for path in source]
@@ -77,19 +81,15 @@ def table_files(source: str | Path | Sequence[str | Path]) -> dict[str, list[Pat
     path = Path(source)
     if not path.is_dir():
         return {"train": [path]}
-    named = split_files(path)
-    if named:
-        return {part: [file] for part, file in named.items()}
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.is_file()
-        and not any(name.startswith(("_", ".")) for name in file.relative_to(path).parts)
-    )
-    tables = [file for file in files if bare_suffix(file) in SUFFIXES]
+    if has_train_file(path):
+        return _split(path, [file for file in path.iterdir() if file.is_file()], whole=True)
+    tables = [file for file in visible_files(path) if bare_suffix(file) in SUFFIXES]
+    words = {part for file in tables if (part := _part(file.relative_to(path))[0])}
+    if "train" in words and len(words) > 1:
+        return _split(path, tables, whole=False)
     kinds = sorted({bare_suffix(file) for file in tables})
     if len(kinds) != 1:
-        found = ", ".join(file.name for file in files[:5]) or "nothing"
+        found = ", ".join(file.name for file in visible_files(path)[:5]) or "nothing"
         raise ValueError(
             f"{path}: a folder with the parts of one table holds files of one kind "
             f"({', '.join(SUFFIXES)}); this one holds {found}"
@@ -97,16 +97,60 @@ def table_files(source: str | Path | Sequence[str | Path]) -> dict[str, list[Pat
     return {"train": tables}
 
 
-def split_files(folder: Path) -> dict[str, Path]:
-    """Return a folder's files "train", "val" and "test", by their names before the suffix; none if
-    there is no train file."""
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    found: dict[str, Path] = {}
-    for part, stems in _PARTS.items():
-        for file in files:
-            if file.name.split(".")[0].lower() in stems and len(file.name.split(".")) > 1:
-                found.setdefault(part, file)
-    return found if "train" in found else {}
+def visible_files(folder: Path) -> list[Path]:
+    """Return the files of a folder and its folders, without those that begin with "_" or "."."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file()
+        and not any(name.startswith(("_", ".")) for name in file.relative_to(folder).parts)
+    )
+
+
+def has_train_file(folder: Path) -> bool:
+    """Return whether a folder has a file "train" of any suffix."""
+    return any(_part_of_stem(file) == "train" for file in folder.iterdir() if file.is_file())
+
+
+def _part_of_stem(file: Path) -> str | None:
+    stem, dot, _ = file.name.partition(".")
+    return next((part for part, stems in _PARTS.items() if dot and stem.lower() in stems), None)
+
+
+def _part(place: Path) -> tuple[str | None, str]:
+    """Return the part that a word in a path names, and the path up to there without numbers."""
+    for at, name in enumerate(place.parts, start=1):
+        words = set(re.split(r"[^a-z]+", name.lower()))
+        named = [part for part, stems in _PARTS.items() if words & set(stems)]
+        if named:
+            start = re.sub(r"[0-9]+", "0", "/".join(place.parts[:at]))
+            return (named[0] if len(named) == 1 else None), start
+    return None, place.as_posix()
+
+
+def _split(folder: Path, files: list[Path], *, whole: bool) -> dict[str, list[Path]]:
+    """Return the files of each part; if ``whole``, only those whose stem is its name."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted(files):
+        part = _part_of_stem(file) if whole else _part(file.relative_to(folder))[0]
+        if part is not None:
+            found.setdefault(part, []).append(file)
+        elif not whole:
+            raise _unclear(folder, [file], "no one part")
+    for part, named in found.items():
+        tables = [file for file in named if bare_suffix(file) in SUFFIXES]
+        found[part] = tables or named
+        if len({_part(file.relative_to(folder))[1] for file in found[part]}) > 1:
+            raise _unclear(folder, found[part], f"the same part ({part})")
+    return {part: found[part] for part in _PARTS if part in found}
+
+
+def _unclear(folder: Path, files: list[Path], what: str) -> ValueError:
+    names = ", ".join(file.relative_to(folder).as_posix() for file in files[:5])
+    return ValueError(
+        f"{folder}: the folder has train, validation or test files, and {names} would be {what}; "
+        "name the files: the train table as the source, and --val and --test"
+    )
 
 
 def header_of(files: Sequence[Any]) -> list[str]:

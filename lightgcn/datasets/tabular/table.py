@@ -70,12 +70,14 @@ def joined(tables: Sequence[Table]) -> Table:
         columns_of = [(table.columns[name], table.path) for table in tables]
         if any(pyarrow.types.is_dictionary(column.type) for column, _ in columns_of):
             columns_of = [(encoded(column), path) for column, path in columns_of]
-        parts = [(chunk, path) for column, path in columns_of for chunk in chunks(column)]
-        kinds = {str(chunk.type): path for chunk, path in parts}
-        if len(kinds) > 1:
+        kinds = {str(column.type): path for column, path in columns_of}
+        whole = [pyarrow.table({name: column}) for column, _ in columns_of]
+        try:
+            joint = pyarrow.concat_tables(whole, promote_options="permissive")
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
             shown = ", ".join(f"{kind} in {path}" for kind, path in kinds.items())
-            raise ValueError(f"column {name!r} has different types in the parts: {shown}")
-        columns[name] = pyarrow.chunked_array([chunk for chunk, _ in parts])
+            raise ValueError(f"column {name!r} has different types in the parts: {shown}") from None
+        columns[name] = joint[name]
     ends, end = [], 0
     for table in tables:
         end += table.num_rows
