@@ -146,9 +146,9 @@ def _layout(path: Path, lines: _Lines) -> Layout:
             three or four, and users come back on other lines.
     """
     repeated = len(np.unique(lines.firsts)) < len(lines.firsts)
-    if repeated and bool((lines.firsts == lines.counts).all()):
-        return "counts"
     counts = np.unique(lines.counts)
+    if repeated and len(counts) > 1 and bool((lines.firsts == lines.counts).all()):
+        return "counts"
     if repeated and len(counts) == 1 and int(counts[0]) in (2, 3):
         fields = ("user", "item", "weight", "time")[: int(counts[0]) + 1]
         raise ValueError(

@@ -120,6 +120,11 @@ def test_lists_of_one_length_are_no_triples_where_users_do_not_recur(tmp_path):
     assert read_text(path).interactions.num_edges == 6
 
 
+def test_pairs_of_one_user_are_no_counts(tmp_path):
+    graph = read_text(put(tmp_path / "train.txt", "1 4\n1 5\n1 6\n")).interactions
+    assert graph.items_of(1).tolist() == [4, 5, 6]
+
+
 def test_counted_lists_are_recognised_and_held_to_their_counts(tmp_path):
     path = put(tmp_path / "users.dat", "3 10 11 12\n2 10 13\n0\n3 12 13 14\n")
     dataset = open_dataset(path)
