@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.core.checks import check_finite, checked_indices, checked_number, largest_entry
@@ -33,6 +32,7 @@ from lightgcn.ranking.candidates import Items
 from lightgcn.ranking.closed_forms import ClosedForms, SpectralItems
 from lightgcn.ranking.explanation import UserScales, user_scales
 from lightgcn.ranking.item_knn import ItemKNN
+from lightgcn.ranking.received import received
 from lightgcn.ranking.residual import (
     Residual,
     matrix_from_tensors,
@@ -75,6 +75,8 @@ class Ranker:
             users.
         user_table: (num_users, d), as ``fold_in_table``: each user's messages to a new item summed;
             None unless asked for. `lightgcn.ranking.fold_in.add_items` needs it.
+        counted: (E,) bool: the edges of ``history`` that ``users`` are computed from; None for all.
+            Those of items that were added later are not.
 
     Raises:
         ValueError: if the parts are of different nodes or devices, contradict ``config``, or give
@@ -105,6 +107,7 @@ class Ranker:
     user_knn: UserKNN | None = None
     user_scales: UserScales | None = None
     user_table: Tensor | None = None
+    counted: Tensor | None = None
 
     def __post_init__(self) -> None:
         counts = (self.history.num_users, self.history.num_items)
@@ -142,6 +145,10 @@ class Ranker:
         if scales is not None and any(part.shape != users.shape[:1] for part in scales):
             shapes = ", ".join(str(tuple(part.shape)) for part in scales)
             raise ValueError(f"user_scales must be of {len(users)} users, got shapes {shapes}")
+        counted, edges = self.counted, self.history.users
+        if counted is not None and (counted.shape != edges.shape or counted.dtype != torch.bool):
+            found = f"{tuple(counted.shape)} of {counted.dtype}"
+            raise ValueError(f"counted must be ({len(edges)},) of torch.bool, got {found}")
         devices = {str(part.device) for part in (users, items, self.history)}
         if len(devices) > 1:
             raise ValueError(
@@ -312,6 +319,7 @@ class Ranker:
             spectral_variances=None if variances is None else variances.to(device),
             user_scales=scales and UserScales(*(part.to(device) for part in scales)),
             user_table=None if self.user_table is None else self.user_table.to(device),
+            counted=None if self.counted is None else self.counted.to(device),
         )
 
     def score_pairs(self, users: Tensor, items: Tensor) -> Tensor:
@@ -409,26 +417,12 @@ class Ranker:
         if history.num_items != len(self.items):
             raise ValueError(f"history is {history}, but the ranker has {len(self.items)} items")
         history, config = history.to(self.device), self.config
-        table, weights = self.fold_in_table, history.weights
-        users = F.embedding_bag(
-            history.items,
-            table,
-            history.indptr,
-            mode="sum",
-            per_sample_weights=None if weights is None else weights.to(table.dtype),
-            include_last_offset=True,
-        )
+        users = received(history, self.fold_in_table, self.user_exponent)
         weighted = history
         if config.time_decay:
             weighted = decayed(history, config.time_decay)
             weight = config.time_decay_weight
             users = towards_latest(users, self.item_directions, weighted, weight)
-        if config.popularity_prior is None and not config.time_decay:
-            degrees = history.user_degrees.double()
-            if weights is not None:
-                degrees = torch.zeros_like(degrees).index_add_(0, history.users, weights.double())
-            scale = torch.where(degrees > 0, degrees.pow(-self.user_exponent), 0.0)
-            users = users * scale.to(users.dtype).unsqueeze(1)
         users = self.with_popularity(users).to(self.items.dtype)
         users = self._with_spectral(users, weighted)
         knn, near = self.item_knn, self.user_knn
@@ -440,6 +434,7 @@ class Ranker:
             user_knn=near and replace(near, history=weighted, are_own=False),
             user_scales=None,
             user_table=None,
+            counted=None,
         )
 
     def with_popularity(self, users: Tensor) -> Tensor:
@@ -489,6 +484,7 @@ class Ranker:
             "seen.weights": self.history.weights,
             "seen.order": self.history.order,
             "fold_in.users": self.user_table,
+            "seen.counted": self.counted,
             "linked": self.linked,
             "spectral.scale": self.spectral_scale,
             "spectral.variances": self.spectral_variances,
@@ -562,6 +558,7 @@ class Ranker:
             user_knn,
             scales,
             tensors.get("fold_in.users"),
+            tensors.get("seen.counted"),
         )
         if ranker.num_columns != metadata["embedding_dim"]:
             raise ValueError(
