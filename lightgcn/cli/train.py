@@ -120,11 +120,8 @@ def new_run_config(
 ) -> RunConfig:
     """Return the configuration of a new run, or of one to resume (``saved``)."""
     data = str(Path(arguments.data).resolve())
-    known = dataset.interactions
-    if dataset.test is not None:
-        known = known.union(dataset.test)
     preset_name = getattr(arguments, "start", None) or getattr(arguments, "preset", None)
-    settings = cut_to_data(settings, known, chosen_settings(arguments, preset_name))
+    settings = cut_to_data(settings, dataset.known_edges(), chosen_settings(arguments, preset_name))
     names = ("ratios", "leave_out", "dates", "stratify", "negatives", "side_nodes")
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
