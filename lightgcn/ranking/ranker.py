@@ -12,7 +12,7 @@ Without a prior the popularity is for users without edges alone, of whom nothing
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,11 +32,10 @@ from lightgcn.ranking.candidates import Items
 from lightgcn.ranking.closed_forms import ClosedForms, SpectralItems
 from lightgcn.ranking.explanation import UserScales, user_scales
 from lightgcn.ranking.item_knn import ItemKNN
+from lightgcn.ranking.ranker_tensors import ranker_parts, ranker_tensors
 from lightgcn.ranking.received import received
 from lightgcn.ranking.residual import (
     Residual,
-    matrix_from_tensors,
-    matrix_to_tensors,
     residual_of_links,
     residual_sum,
 )
@@ -473,38 +472,7 @@ class Ranker:
 
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the ranker as tensors and JSON values to store, without the ids of ``history``."""
-        tensors = {
-            "users": self.users,
-            "items": self.items,
-            "seen.users": self.history.users,
-            "seen.items": self.history.items,
-        }
-        optional = {
-            "fold_in": self.fold_in_table,
-            "seen.weights": self.history.weights,
-            "seen.order": self.history.order,
-            "fold_in.users": self.user_table,
-            "seen.counted": self.counted,
-            "linked": self.linked,
-            "spectral.scale": self.spectral_scale,
-            "spectral.variances": self.spectral_variances,
-            "scales.embedding": self.user_scales and self.user_scales.embedding,
-            "scales.latest": self.user_scales and self.user_scales.latest,
-        }
-        tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
-        for name, matrix in (
-            ("item_knn", self.item_knn and self.item_knn.similarity),
-            ("user_knn", self.user_knn and self.user_knn.profiles),
-        ):
-            if matrix is not None:
-                parts = matrix_to_tensors(matrix)
-                tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
-        return tensors, {
-            "ranking": asdict(self.config),
-            "user_exponent": self.user_exponent,
-            "embedding_dim": self.num_columns,
-            "own_profiles": self.user_knn is not None and self.user_knn.are_own,
-        }
+        return ranker_tensors(self)
 
     @classmethod
     def from_tensors(
@@ -516,56 +484,7 @@ class Ranker:
             KeyError: if a tensor or a value is missing.
             ValueError: if they do not fit each other.
         """
-        config = RankingConfig(**metadata["ranking"])
-        users, items = tensors["users"], tensors["items"]
-        history = Interactions(
-            tensors["seen.users"],
-            tensors["seen.items"],
-            len(users),
-            len(items),
-            tensors.get("seen.weights"),
-            order=tensors.get("seen.order"),
-            **ids,
-        )
-        knn, user_knn = None, None
-        weighted = decayed(history, config.time_decay) if config.time_decay else history
-        if config.item_knn:
-            similarity = matrix_from_tensors(_prefixed(tensors, "item_knn"), len(items))
-            if similarity.shape[0] != len(items):
-                raise ValueError(f"the neighbours are those of {similarity.shape[0]} items")
-            knn = ItemKNN(weighted, similarity, config.item_knn_weight)
-        if config.user_knn:
-            profiles = matrix_from_tensors(_prefixed(tensors, "user_knn"), len(items))
-            count, weight, own = config.user_knn, config.user_knn_weight, metadata["own_profiles"]
-            user_knn = UserKNN.from_profiles(weighted, profiles, count, weight, are_own=own)
-        exponent = float(metadata["user_exponent"])
-        table, linked = tensors.get("fold_in"), tensors.get("linked")
-        scale, variances = (tensors.get(f"spectral.{name}") for name in ("scale", "variances"))
-        scales = None
-        if "scales.embedding" in tensors:
-            scales = UserScales(tensors["scales.embedding"], tensors["scales.latest"])
-        ranker = cls(
-            users,
-            items,
-            history,
-            config,
-            knn,
-            table,
-            exponent,
-            linked,
-            scale,
-            variances,
-            user_knn,
-            scales,
-            tensors.get("fold_in.users"),
-            tensors.get("seen.counted"),
-        )
-        if ranker.num_columns != metadata["embedding_dim"]:
-            raise ValueError(
-                f"embeddings of {metadata['embedding_dim']} columns, but tables for "
-                f"{ranker.num_columns}"
-            )
-        return ranker
+        return cls(**ranker_parts(tensors, metadata, **ids))
 
     def __repr__(self) -> str:
         return f"Ranker({self.history}, {self.config})"
@@ -616,10 +535,6 @@ def _unit_rows_and(rows: Tensor, last: Tensor | float) -> Tensor:
         result[first : first + _ROWS, :-1] = unit_rows(rows[first : first + _ROWS])
     result[:, -1] = last
     return result
-
-
-def _prefixed(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {part: tensors[f"{name}.{part}"] for part in ("ends", "items", "values")}
 
 
 def _with_unknown(users: Tensor) -> Tensor:
