@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import check_finite, checked_indices, checked_number, largest_entry
+from lightgcn.core.checks import check_finite, checked_indices, largest_entry
 from lightgcn.graph.adjacency import exponents, normalized_adjacency
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.graph.links import LinkSet
@@ -30,6 +30,13 @@ from lightgcn.nn.model_io import check_whole
 from lightgcn.nn.propagation import propagate
 from lightgcn.ranking.candidates import Items
 from lightgcn.ranking.closed_forms import ClosedForms, SpectralItems
+from lightgcn.ranking.columns import (
+    popularity_column,
+    unit_rows_and,
+    with_columns,
+    with_popularity_prior,
+    with_unknown,
+)
 from lightgcn.ranking.explanation import UserScales, user_scales
 from lightgcn.ranking.item_knn import ItemKNN
 from lightgcn.ranking.ranker_tensors import ranker_parts, ranker_tensors
@@ -42,12 +49,6 @@ from lightgcn.ranking.residual import (
 from lightgcn.ranking.time_decay import decayed, towards_latest
 from lightgcn.ranking.topk import TopK, top_k
 from lightgcn.ranking.user_knn import UserKNN
-
-# Rows that are normalised at a time.
-_ROWS = 1 << 16
-# Without a prior, by what the column of popularity is divided: scores near zero say nothing of
-# a link, and the column does not lengthen the items, by which `top_k` bounds scores.
-_POPULARITY_UNIT = 1024.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,16 +237,16 @@ class Ranker:
         else:
             if config.popularity_prior is not None:
                 users, items = (unit_rows(x).to(x.dtype) for x in (users, items))
-            users = _with_unknown(users)
-            items = _with_columns(items, _popularity_column(message.item_degrees))
+            users = with_unknown(users)
+            items = with_columns(items, popularity_column(message.item_degrees))
         del adjacency
         forms = ClosedForms(message) if closed_forms is None else closed_forms
         scale, variances = None, None
         if config.spectral:
             spectral = forms.spectral(config.spectral).to(items.device)
             scale, variances = spectral.scale, spectral.variances
-            users = _with_columns(users, spectral.users(history) * config.spectral_weight)
-            items = _with_columns(items, spectral.table)
+            users = with_columns(users, spectral.users(history) * config.spectral_weight)
+            items = with_columns(items, spectral.table)
         knn, user_knn = None, None
         if config.item_knn:
             similarity = forms.similarity(config.item_similarity, config.item_knn)
@@ -444,8 +445,8 @@ class Ranker:
         """
         prior = self.config.popularity_prior
         if prior:
-            return _unit_rows_and(users, 1.0)
-        return _with_unknown(users if prior is None else unit_rows(users))
+            return unit_rows_and(users, 1.0)
+        return with_unknown(users if prior is None else unit_rows(users))
 
     def item_rows(self, items: Tensor, degrees: Tensor) -> Tensor:
         """Return (M, d) embeddings of items with the column of popularity, (M, d + 1).
@@ -458,7 +459,7 @@ class Ranker:
         if prior:
             return with_popularity_prior(items, items, degrees, prior)[1]
         items = items if prior is None else unit_rows(items)
-        return _with_columns(items, _popularity_column(degrees))
+        return with_columns(items, popularity_column(degrees))
 
     def _with_spectral(self, users: Tensor, history: Interactions) -> Tensor:
         """Return (B, w) embeddings of users of ``history`` with the columns of the spectral ones
@@ -468,7 +469,7 @@ class Ranker:
             return users
         table = self.items[:, self.items.shape[1] - self.num_spectral :]
         spectral = SpectralItems(table, scale, variances).users(history)
-        return _with_columns(users, spectral * self.config.spectral_weight)
+        return with_columns(users, spectral * self.config.spectral_weight)
 
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the ranker as tensors and JSON values to store, without the ids of ``history``."""
@@ -488,66 +489,6 @@ class Ranker:
 
     def __repr__(self) -> str:
         return f"Ranker({self.history}, {self.config})"
-
-
-def with_popularity_prior(
-    users: Tensor, items: Tensor, popularity: Tensor, weight: float
-) -> tuple[Tensor, Tensor]:
-    """Return embeddings whose dot product is cos(user, item) + ``weight`` · log(1 + popularity).
-
-    In-batch negatives are sampled in proportion to popularity, so with a softmax loss s/τ becomes
-    log p(item | user) − log p(item): popularity is removed from the scores. The prior adds it back,
-    with a weight near τ (the sampling correction of Yi et al., RecSys 2019, applied once after
-    training instead of in every batch).
-
-    Args:
-        users: (num_users, d) floating; an all-zero row stays zero and is ranked by popularity.
-        items: (num_items, d) floating.
-        popularity: (num_items,) number of users of each item.
-        weight: of the prior, at least 0.
-
-    Returns:
-        (num_users, d + 1) and (num_items, d + 1).
-
-    Raises:
-        ValueError: if the shapes do not fit or ``weight`` is negative or not finite.
-
-    Example:
-        >>> users, items = torch.tensor([[2.0]]), torch.tensor([[3.0], [1.0]])
-        >>> with_popularity_prior(users, items, torch.tensor([0, 9]), weight=0.1)
-        (tensor([[1., 1.]]), tensor([[1.0000, 0.0000],
-                [1.0000, 0.2303]]))
-    """
-    if users.ndim != 2 or users.shape[1:] != items.shape[1:] or popularity.shape != items.shape[:1]:
-        shapes = f"{tuple(users.shape)}, {tuple(items.shape)} and {tuple(popularity.shape)}"
-        raise ValueError(f"expected (num_users, d), (num_items, d) and (num_items,), got {shapes}")
-    weight = checked_number("weight", weight, 0)
-    # In float32 at least: a count above 65,504 is infinite in float16, its logarithm is not.
-    counts = popularity.to(torch.promote_types(items.dtype, torch.float32))
-    prior = counts.log1p().mul(weight).to(items.dtype)
-    return _unit_rows_and(users, 1.0), _unit_rows_and(items, prior)
-
-
-def _unit_rows_and(rows: Tensor, last: Tensor | float) -> Tensor:
-    """Return (N, d + 1): rows of length 1, and a last column."""
-    result = rows.new_empty(len(rows), rows.shape[1] + 1)
-    for first in range(0, len(rows), _ROWS):  # no second copy of a large table
-        result[first : first + _ROWS, :-1] = unit_rows(rows[first : first + _ROWS])
-    result[:, -1] = last
-    return result
-
-
-def _with_unknown(users: Tensor) -> Tensor:
-    """Return (B, d + 1): a last column that is 1 for users without an embedding, else 0."""
-    return _with_columns(users, ~users.any(1, keepdim=True))
-
-
-def _popularity_column(degrees: Tensor) -> Tensor:
-    return degrees.float().log1p().unsqueeze(1) / _POPULARITY_UNIT
-
-
-def _with_columns(rows: Tensor, columns: Tensor) -> Tensor:
-    return torch.cat([rows, columns.to(rows.dtype)], 1)
 
 
 def _messages(model: LightGCN, adjacency: Any) -> Tensor:
