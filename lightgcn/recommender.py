@@ -158,8 +158,7 @@ class Recommender:
         Raises:
             ValueError: for an unknown user or item, or a k below 1 or above the number of items.
         """
-        one = isinstance(user, str) or not isinstance(user, Iterable) or _is_scalar(user)
-        given: list[Any] = [user] if one else listed("users", user)
+        given, one = _one_or_more(user)
         k = self._checked_k(k)
         users = [self.user_index(each) for each in given]
         rows = torch.tensor(users, dtype=torch.int64, device=self.ranker.device)
@@ -486,8 +485,7 @@ class Recommender:
         Raises:
             ValueError: for an unknown user.
         """
-        one = isinstance(user, str) or not isinstance(user, Iterable) or _is_scalar(user)
-        given: list[Any] = [user] if one else listed("users", user)
+        given, one = _one_or_more(user)
         rows = self.ranker.users[[self.user_index(each) for each in given]]
         return rows[0] if one else rows
 
@@ -672,5 +670,8 @@ def _chunks(
             bar.update(len(chunk))
 
 
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, Tensor | np.ndarray) and value.ndim == 0
+def _one_or_more(user: Any) -> tuple[list[Any], bool]:
+    """Return users as a list, and whether one was given by itself."""
+    user = plain(user)
+    one = isinstance(user, str) or not isinstance(user, Iterable)
+    return ([user] if one else listed("users", user)), one
