@@ -39,6 +39,10 @@ Columns = Mapping[str, Sequence[str]]
 # Items by id or name, or a (num_items,) bool mask of `Recommender.item_mask`.
 Ids = Iterable[Id] | Tensor
 _DEFAULT_K = 10
+_UNTRAINED = (
+    "none of the given items has a user in the graph of the model, so their embeddings are "
+    "untrained"
+)
 # Users ranked at a time for a file, and rows of a file at a time.
 _USERS, _ROWS = 1 << 13, 1 << 20
 
@@ -122,12 +126,12 @@ class Recommender:
 
     def to(self, device: torch.device | str) -> Recommender:
         """Return the same recommender on another device."""
-        return Recommender(
-            self.ranker.to(device),
-            user_columns=self.user_columns,
-            item_columns=self.item_columns,
-            ambiguous=self.ambiguous,
-        )
+        return self._with(self.ranker.to(device))
+
+    def _with(self, ranker: Ranker, **columns: Columns) -> Recommender:
+        """Return a recommender of another ranker, with the same columns but for those given."""
+        kept = {"user_columns": self.user_columns, "item_columns": self.item_columns}
+        return Recommender(ranker, ambiguous=self.ambiguous, **(kept | columns))  # type: ignore[arg-type]
 
     def recommend(
         self,
@@ -154,8 +158,7 @@ class Recommender:
         Raises:
             ValueError: for an unknown user or item, or a k below 1 or above the number of items.
         """
-        one = isinstance(user, str) or not isinstance(user, Iterable) or _is_scalar(user)
-        given: list[Any] = [user] if one else listed("users", user)
+        given, one = _one_or_more(user)
         k = self._checked_k(k)
         users = [self.user_index(each) for each in given]
         rows = torch.tensor(users, dtype=torch.int64, device=self.ranker.device)
@@ -202,13 +205,9 @@ class Recommender:
                 raise ValueError("weights must be as many as the items, finite and positive")
             weights = [one for one, place in zip(given, places, strict=True) if place is not None]
         history = self._history([place for place in places if place is not None], weights)
-        ranker, linked = self.ranker.fold_in(history), self.ranker.linked
-        linked = self.seen.item_degrees > 0 if linked is None else linked
+        ranker, linked = self.ranker.fold_in(history), self._linked
         if not bool(linked[history.items.to(linked.device)].any()):
-            raise ValueError(
-                "none of the given items has a user in the graph of the model, so their embeddings "
-                "are untrained"
-            )
+            raise ValueError(_UNTRAINED)
         user = torch.zeros(1, dtype=torch.int64, device=ranker.device)
         best = ranker.top_k(k, user, only=self._candidates(only, exclude))
         return self._named(best.items[0], best.scores[0])
@@ -439,7 +438,7 @@ class Recommender:
                     "was made with, with items"
                 )
         ranker = add_items(self.ranker, links, new.ids)
-        return Recommender(ranker, user_columns=self.user_columns, item_columns=added)
+        return self._with(ranker, item_columns=added)
 
     def add_users(self, users: Mapping[Id, Any], *, columns: Columns | None = None) -> Recommender:
         """Return a recommender with new users as well, without training.
@@ -454,8 +453,8 @@ class Recommender:
 
         Raises:
             TypeError: if ``users`` is no dict.
-            ValueError: naming the user, if it is there already, or an item is unknown; if a column
-                does not fit; or if the model cannot fold in.
+            ValueError: naming the user, if it is there already, an item is unknown, or none of its
+                items has a user; if a column does not fit; or if the model cannot fold in.
 
         Example:
             >>> from lightgcn import Interactions, LightGCN, Recommender
@@ -470,8 +469,12 @@ class Recommender:
         added = joined_columns(
             "user", self.user_columns, checked_columns("user", columns, count), count
         )
+        linked = self._linked.cpu()
+        for row, name in enumerate(users):
+            if not bool(linked[new.links.items_of(row)].any()):
+                raise ValueError(f"new user {name!r}: {_UNTRAINED}")
         ranker = add_users(self.ranker, new.links, new.ids)
-        return Recommender(ranker, user_columns=added, item_columns=self.item_columns)
+        return self._with(ranker, user_columns=added)
 
     def query(self, user: Id | Iterable[Id]) -> Tensor:
         """Return the vectors of known users for an index of `export_index`: (w,) for one user,
@@ -483,8 +486,7 @@ class Recommender:
         Raises:
             ValueError: for an unknown user.
         """
-        one = isinstance(user, str) or not isinstance(user, Iterable) or _is_scalar(user)
-        given: list[Any] = [user] if one else listed("users", user)
+        given, one = _one_or_more(user)
         rows = self.ranker.users[[self.user_index(each) for each in given]]
         return rows[0] if one else rows
 
@@ -521,6 +523,12 @@ class Recommender:
         ids = list(range(count)) if self.seen.item_ids is None else self.seen.item_ids.tolist()
         write_index(self.ranker, path, ids)
         return warn_of_left_out("the index", self.ranker)
+
+    @property
+    def _linked(self) -> Tensor:
+        """(num_items,) bool: the items that send messages."""
+        linked = self.ranker.linked
+        return self.seen.item_degrees > 0 if linked is None else linked
 
     def _history(self, items: list[int], weights: Sequence[float] | None) -> Interactions:
         """Return one new user's items as a graph."""
@@ -663,5 +671,8 @@ def _chunks(
             bar.update(len(chunk))
 
 
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, Tensor | np.ndarray) and value.ndim == 0
+def _one_or_more(user: Any) -> tuple[list[Any], bool]:
+    """Return users as a list, and whether one was given by itself."""
+    user = plain(user)
+    one = isinstance(user, str) or not isinstance(user, Iterable)
+    return ([user] if one else listed("users", user)), one

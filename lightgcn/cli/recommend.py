@@ -142,7 +142,7 @@ def _answer(
         return f"similar to {_shown(recommender.item(index))}", tracks
     unknown: Any = "skip" if arguments.skip_unknown else "error"
     tracks = recommender.recommend_new(arguments.items, k, only=only, unknown=unknown)
-    return f"for a new user with {len(arguments.items)} items", tracks
+    return "for a new user with the given items", tracks
 
 
 def _explain(recommender: Recommender, arguments: argparse.Namespace) -> int:

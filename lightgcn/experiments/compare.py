@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +18,9 @@ from lightgcn.ranking.evaluation import DEFAULT_METRICS, evaluate
 from lightgcn.ranking.resampling import holm
 from lightgcn.ranking.result import Evaluation
 
-# Fields of a `RunConfig` that change neither the test edges nor what is masked.
-_MAY_DIFFER = ("data", "settings", "negatives", "words", "side_nodes", "versions")
+# Fields of a `RunConfig` that determine the test edges and what is masked, unless the data has its
+# own test set.
+_SPLIT = ("ratios", "leave_out", "dates", "stratify", "split_seed", "start")
 
 
 class RunComparison(NamedTuple):
@@ -64,7 +65,9 @@ def compare_runs(
         raise ValueError(f"a comparison needs at least two runs, got {len(paths)}")
     configs = [RunConfig.load(path) for path in paths]
     for path, config in zip(paths, configs, strict=True):
-        _check_same_split(paths[0], configs[0], path, config)
+        _check_same_data(paths[0], configs[0], path, config)
+        if dataset.test is None:
+            _check_same_split(paths[0], configs[0], path, config)
         if not (path / MODEL_FILE).is_file():
             raise FileNotFoundError(not_ended(path))
     evaluations: list[Evaluation] = []
@@ -84,16 +87,18 @@ def compare_runs(
     return RunComparison(evaluations, _corrected(differences))
 
 
-def _check_same_split(first: Path, one: RunConfig, path: Path, other: RunConfig) -> None:
-    """Raise a ValueError that names what differs between the data or the splits of two runs."""
+def _check_same_data(first: Path, one: RunConfig, path: Path, other: RunConfig) -> None:
     if one.fingerprint != other.fingerprint:
         raise ValueError(
             f"{path} is a run on different data than {first}: {other.data}, not {one.data}"
         )
-    names = [field.name for field in fields(RunConfig) if field.name not in _MAY_DIFFER]
+
+
+def _check_same_split(first: Path, one: RunConfig, path: Path, other: RunConfig) -> None:
+    """Raise a ValueError that names what differs between the splits of two runs."""
     differing = [
         f"{name} is {getattr(one, name)!r} and {getattr(other, name)!r}"
-        for name in names
+        for name in _SPLIT
         if getattr(one, name) != getattr(other, name)
     ]
     if differing:

@@ -156,7 +156,7 @@ def _train_mf(
         num_layers=0, item_knn=0, user_knn=0, spectral=0, time_decay=0.0
     )
     split = split_run(config, dataset)
-    config = replace(config, settings=settings, side_nodes=None)
+    config = replace(config, settings=settings, side_nodes=None, start=None)
     model = new_run_model(config, dataset, split, progress=progress).to(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the run itself gave them

@@ -73,7 +73,8 @@ class RunConfig:
         side_nodes: column of the items whose values become side nodes
             (`lightgcn.graph.side_nodes`), such as "artist_id"; None for none.
         start: folder of the run from whose model training starts; None for none. Edges that were
-            known in that run are not held out.
+            known in that run are not held out; if sets that came with the data have some, a
+            warning counts them.
     """
 
     data: str
@@ -270,6 +271,8 @@ def split_run(config: RunConfig, dataset: Dataset) -> Split:
         train_only=None if earlier is None else earlier.knows(dataset.interactions),
         seed=config.split_seed,
     )
+    if earlier is not None:
+        _warn_of_known(earlier, dataset)
     if earlier is not None and config.ratios != (1.0,) and not split.val.positives.num_edges:
         raise ValueError(
             f"--from {config.start}: no edge for validation: edges that were known in that run are "
@@ -279,6 +282,19 @@ def split_run(config: RunConfig, dataset: Dataset) -> Split:
     if dataset.val is None:
         return split
     return split._replace(val=_own_links(config, dataset.interactions, dataset.val, known))
+
+
+def _warn_of_known(earlier: EarlierRun, dataset: Dataset) -> None:
+    """Warn if a set that came with the data has edges from which the earlier model may have
+    learned."""
+    for part, held_out in dataset.held_out.items():
+        if count := int(earlier.knows(held_out).sum()):
+            warnings.warn(
+                f"{count:,} of {held_out.num_edges:,} {part} edges of the data were known in the "
+                f"run {earlier.folder}, from which training starts: metrics may be too high",
+                UserWarning,
+                stacklevel=3,
+            )
 
 
 def _own_links(

@@ -2,6 +2,7 @@
 
 from lightgcn.ranking.baselines import ItemScorer, ease, item_cosine, popularity
 from lightgcn.ranking.choice import RankingChoice, choose_ranking
+from lightgcn.ranking.columns import with_popularity_prior
 from lightgcn.ranking.comparison import Difference, compare
 from lightgcn.ranking.evaluation import (
     evaluate,
@@ -13,7 +14,7 @@ from lightgcn.ranking.graph_filters import cheby_cf, gf_cf
 from lightgcn.ranking.groups import Group
 from lightgcn.ranking.item_knn import ItemKNN, nearest_items
 from lightgcn.ranking.per_user import PerUser
-from lightgcn.ranking.ranker import Ranker, with_popularity_prior
+from lightgcn.ranking.ranker import Ranker
 from lightgcn.ranking.result import Evaluation
 from lightgcn.ranking.sparse_ease import ease_weights, sparse_ease
 from lightgcn.ranking.topk import TopK, top_k, top_k_scores

@@ -20,6 +20,7 @@ from torch import Tensor
 from lightgcn.graph.interactions import Interactions
 from lightgcn.nn.config import RankingConfig
 from lightgcn.nn.link_scores import unit_rows
+from lightgcn.ranking.received import power
 from lightgcn.ranking.residual import residual_of_links
 from lightgcn.ranking.time_decay import decayed, latest_sums
 
@@ -90,7 +91,7 @@ def explain_score(ranker: Ranker, user: int, item: int) -> ScoreParts:
     """
     config, chosen = ranker.config, torch.tensor([user], dtype=torch.int64, device=ranker.device)
     own = ranker.history.select_users(chosen)
-    latest = decayed(own, config.time_decay) if config.time_decay else own
+    weights, latest = _counted_weights(ranker, own, chosen)
     row, target = ranker.users[user].double(), ranker.items[item].double()
     width = ranker.num_columns
     whole = float(row[:width] @ target[:width])
@@ -98,7 +99,7 @@ def explain_score(ranker: Ranker, user: int, item: int) -> ScoreParts:
     if ranker.fold_in_table is None:
         other = {"embedding": whole}
     else:
-        by_item = _of_embedding(ranker, user, own, latest, target[:width])
+        by_item = _of_embedding(ranker, user, own.items, weights, latest, target[:width])
         other = {"own embedding": whole - sum(float(part.sum()) for part in by_item.values())}
     popularity = float(row[width] * target[width])
     if row[width]:
@@ -106,7 +107,7 @@ def explain_score(ranker: Ranker, user: int, item: int) -> ScoreParts:
     if ranker.spectral_scale is not None and ranker.spectral_variances is not None:
         table = ranker.items[:, width + 1 :]
         sent = table[own.items].double() * ranker.spectral_scale[own.items].double().unsqueeze(1)
-        sent = sent * _weights(latest).unsqueeze(1)
+        sent = sent * latest.unsqueeze(1)
         total = sent.sum(0)
         deviation = (total.square() @ ranker.spectral_variances.double()).sqrt().clamp(min=1e-12)
         by_item["spectral"] = sent @ target[width + 1 :] * config.spectral_weight / deviation
@@ -116,7 +117,7 @@ def explain_score(ranker: Ranker, user: int, item: int) -> ScoreParts:
 
 
 def _of_embedding(
-    ranker: Ranker, user: int, own: Interactions, latest: Interactions, target: Tensor
+    ranker: Ranker, user: int, items: Tensor, weights: Tensor, latest: Tensor, target: Tensor
 ) -> dict[str, Tensor]:
     """Return what messages of the user's items, and their order, add by way of the embeddings."""
     config, scales = ranker.config, ranker.user_scales
@@ -129,12 +130,11 @@ def _of_embedding(
             "embeddings; make it again by Ranker.from_model"
         )
     assert ranker.fold_in_table is not None
-    weights = _weights(own)
-    sent = weights * weights.sum() ** -ranker.user_exponent if len(weights) else weights
-    parts = {"embedding": ranker.fold_in_table[own.items].double() @ target * sent * scale}
+    sent = weights * power(weights.sum(), -ranker.user_exponent)
+    parts = {"embedding": ranker.fold_in_table[items].double() @ target * sent * scale}
     if config.time_decay:
-        directions = unit_rows(ranker.item_directions[own.items]).double()
-        parts["time_decay"] = directions @ target * _weights(latest) * of_latest
+        directions = unit_rows(ranker.item_directions[items]).double()
+        parts["time_decay"] = directions @ target * latest * of_latest
     return parts
 
 
@@ -151,6 +151,21 @@ def _of_neighbours(ranker: Ranker, user: int, item: int) -> dict[str, Tensor]:
         scale = gain / summands.sum() if float(gain) else 0.0
         parts[name] = (summands * scale).to(ranker.device)
     return parts
+
+
+def _counted_weights(ranker: Ranker, own: Interactions, user: Tensor) -> tuple[Tensor, Tensor]:
+    """Return by what each item of a user counts in its row, and with time decay: (n,) each; 0 for
+    items that were added after the row was computed."""
+    counted = torch.ones_like(own.items, dtype=torch.bool)
+    if ranker.counted is not None:
+        counted = ranker.counted[ranker.history.edge_positions(user)[1]]
+    known = own.select(counted)
+    graphs = known, decayed(known, ranker.config.time_decay) if ranker.config.time_decay else known
+    weights, latest = (
+        torch.zeros_like(counted, dtype=torch.float64).masked_scatter_(counted, _weights(graph))
+        for graph in graphs
+    )
+    return weights, latest
 
 
 def _weights(graph: Interactions) -> Tensor:

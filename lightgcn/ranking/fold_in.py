@@ -27,14 +27,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.graph.ids import Ids
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.ranking.closed_forms import DEGREE_EXPONENT
+from lightgcn.ranking.explanation import UserScales, user_scales
 from lightgcn.ranking.item_knn import ItemKNN, joined_rows, largest_others, row_blocks
 from lightgcn.ranking.ranker import Ranker
+from lightgcn.ranking.received import power, received, row_sums, weight_sums
 from lightgcn.ranking.time_decay import decayed
 from lightgcn.ranking.user_knn import UserKNN
 
@@ -84,7 +85,7 @@ def add_items(ranker: Ranker, links: Interactions, item_ids: Ids | None = None) 
     # The graph that messages flow along: without what was added before.
     graph = history.select(sends[history.users] & linked[history.items])
     by_item = _transposed(links)
-    rows = ranker.item_rows(_received(by_item, table, ranker.user_exponent), by_item.user_degrees)
+    rows = ranker.item_rows(received(by_item, table, ranker.user_exponent), by_item.user_degrees)
     parts = [rows, *_spectral_rows(ranker, graph, by_item)]
     new_rows = torch.cat([part.to(ranker.items.dtype) for part in parts], 1)
     grown = _grown(
@@ -105,7 +106,7 @@ def add_items(ranker: Ranker, links: Interactions, item_ids: Ids | None = None) 
         linked=_padded(linked, links.num_items),
         spectral_scale=_padded(ranker.spectral_scale, links.num_items),
         user_knn=near,
-        user_scales=None,
+        counted=_old_edges(ranker, grown),
     )
 
 
@@ -149,8 +150,34 @@ def add_users(ranker: Ranker, history: Interactions, user_ids: Ids | None = None
         linked=known.item_degrees > 0 if ranker.linked is None else ranker.linked,
         user_knn=near and _with_profiles(near, weighted, new_users=history),
         user_table=_padded(ranker.user_table, history.num_users),
-        user_scales=None,
+        user_scales=_grown_scales(ranker, history),
+        counted=_old_edges(ranker, grown),
     )
+
+
+def _old_edges(ranker: Ranker, grown: Interactions) -> Tensor | None:
+    """Return `Ranker.counted` of the grown history: edges of a present user and a new item do not
+    count, all those of a new user do."""
+    present = grown.users < len(ranker.users)
+    if ranker.counted is None and not bool((present & (grown.items >= len(ranker.items))).any()):
+        return None
+    counted = torch.ones(grown.num_edges, dtype=torch.bool, device=grown.device)
+    old = present & (grown.items < len(ranker.items))
+    counted[present] = False
+    # Edges are sorted by user, then item: those of the old graph are in the same order.
+    counted[old] = True if ranker.counted is None else ranker.counted
+    return counted
+
+
+def _grown_scales(ranker: Ranker, history: Interactions) -> UserScales | None:
+    """Return `Ranker.user_scales` with those of the users of ``history``."""
+    scales, config = ranker.user_scales, ranker.config
+    if scales is None or ranker.fold_in_table is None:
+        return None
+    users = received(history, ranker.fold_in_table, ranker.user_exponent)
+    weighted = decayed(history, config.time_decay) if config.time_decay else history
+    new = user_scales(users, ranker.item_directions, weighted, config)
+    return UserScales(*(torch.cat(parts) for parts in zip(scales, new, strict=True)))
 
 
 def _check_weights(name: str, links: Interactions, history: Interactions) -> None:
@@ -165,37 +192,6 @@ def _transposed(links: Interactions) -> Interactions:
     )
 
 
-def _degrees(graph: Interactions, nodes: Tensor, count: int) -> Tensor:
-    """Return (count,) float64 sums of weights by ``nodes``, (E,)."""
-    weights = graph.weights
-    each = torch.ones_like(nodes, dtype=torch.float64) if weights is None else weights.double()
-    return torch.zeros(count, dtype=torch.float64, device=nodes.device).index_add_(0, nodes, each)
-
-
-def _power(degrees: Tensor, exponent: float) -> Tensor:
-    return torch.where(degrees > 0, degrees.pow(exponent), 0.0)
-
-
-def _sums(rows: Interactions, table: Tensor) -> Tensor:
-    """Return (num_users, d): the sum of the rows of the items of each user of ``rows``."""
-    weights = None if rows.weights is None else rows.weights.to(table.dtype)
-    sums: Tensor = F.embedding_bag(
-        rows.items,
-        table,
-        rows.indptr,
-        mode="sum",
-        per_sample_weights=weights,
-        include_last_offset=True,
-    )
-    return sums
-
-
-def _received(by_item: Interactions, table: Tensor, exponent: float) -> Tensor:
-    """Return the final embeddings of new items, (M, d), of the dtype of ``table``."""
-    scale = _power(_degrees(by_item, by_item.users, by_item.num_users), -exponent)
-    return _sums(by_item, table) * scale.to(table.dtype).unsqueeze(1)
-
-
 def _spectral_rows(ranker: Ranker, graph: Interactions, by_item: Interactions) -> list[Tensor]:
     """Return the spectral columns of new items in a list, (M, r); an empty list if there are none.
 
@@ -206,12 +202,12 @@ def _spectral_rows(ranker: Ranker, graph: Interactions, by_item: Interactions) -
         return []
     columns = ranker.items[:, ranker.items.shape[1] - ranker.num_spectral :].double()
     # The items' degrees are in the scale, d^-2β.
-    degrees = _power(scale.double(), -1 / (2 * DEGREE_EXPONENT))
-    vectors = columns * (_power(degrees, -0.5 - DEGREE_EXPONENT)).unsqueeze(1)
-    by_user = _power(_degrees(graph, graph.users, graph.num_users), -0.5).unsqueeze(1)
-    images = _sums(graph, vectors) * by_user
-    own = _degrees(by_item, by_item.users, by_item.num_users)
-    sums = _sums(by_item, images * by_user) * _power(own, DEGREE_EXPONENT - 0.5).unsqueeze(1)
+    degrees = power(scale.double(), -1 / (2 * DEGREE_EXPONENT))
+    vectors = columns * (power(degrees, -0.5 - DEGREE_EXPONENT)).unsqueeze(1)
+    by_user = power(weight_sums(graph, graph.users, graph.num_users), -0.5).unsqueeze(1)
+    images = row_sums(graph, vectors) * by_user
+    own = weight_sums(by_item, by_item.users, by_item.num_users)
+    sums = row_sums(by_item, images * by_user) * power(own, DEGREE_EXPONENT - 0.5).unsqueeze(1)
     return [sums @ torch.linalg.pinv(images.T @ images, hermitian=True)]
 
 
@@ -252,9 +248,9 @@ def _grown_similarity(ranker: Ranker, graph: Interactions, links: Interactions) 
         similarity = similarity.copy()
         similarity.resize((old + new, old + new))
         return similarity
-    by_user = _power(_degrees(graph, graph.users, graph.num_users), -0.25).cpu().numpy()
+    by_user = power(weight_sums(graph, graph.users, graph.num_users), -0.25).cpu().numpy()
     present, added = (
-        _scaled(part, by_user, _power(_degrees(part, part.items, part.num_items), -0.5))
+        _scaled(part, by_user, power(weight_sums(part, part.items, part.num_items), -0.5))
         for part in (graph, links)
     )
     # To all items: the present, then the new ones.

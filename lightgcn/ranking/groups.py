@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import checked_count
+from lightgcn.core.checks import as_tensor, checked_count
 from lightgcn.ranking.per_user import PerUser
 
 
@@ -77,8 +78,8 @@ def _bands(numbers: Tensor, bands: int | Sequence[int]) -> list[Tensor]:
     Raises:
         ValueError: if ``bands`` is neither a positive integer nor ascending lower ends.
     """
-    if isinstance(bands, Sequence) and not isinstance(bands, str):
-        starts = [checked_count("bands", start) for start in bands]
+    if isinstance(bands, Sequence | np.ndarray | Tensor) and not isinstance(bands, str):
+        starts = [checked_count("bands", start) for start in as_tensor("bands", bands).tolist()]
         if not starts or starts != sorted(set(starts)):
             raise ValueError(
                 f"bands must be ascending lower ends such as [0, 5, 20], got {bands!r}"

@@ -15,7 +15,7 @@ from lightgcn.graph.interactions import Interactions
 
 class NewNodes(NamedTuple):
     """``links``: a row per new node, over the nodes of the other side; an order by place in its
-    list. ``ids``: of all nodes of the side, the new ones last."""
+    list, for a repeated one by its latest. ``ids``: of all nodes of the side, the new ones last."""
 
     links: Interactions
     ids: Ids
@@ -65,8 +65,11 @@ def new_nodes(
             weights.append(weight)
     pairs = torch.tensor([rows, places], dtype=torch.int64, device="cpu")
     count = graph.num_items if side == "user" else graph.num_users
+    # Of a repeated pair a graph keeps the smallest order: each gets that of its latest place.
+    latest = {pair: place for place, pair in enumerate(zip(rows, places, strict=True))}
+    order = [latest[pair] for pair in zip(rows, places, strict=True)]
     links = Interactions.from_edge_index(
-        pairs, len(given), count, weights=weights if weighted else None, order=range(len(rows))
+        pairs, len(given), count, weights=weights if weighted else None, order=order
     )
     return NewNodes(links, ids)
 

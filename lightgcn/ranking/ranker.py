@@ -12,14 +12,13 @@ Without a prior the popularity is for users without edges alone, of whom nothing
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn.core.checks import check_finite, checked_indices, checked_number, largest_entry
+from lightgcn.core.checks import check_finite, checked_indices, largest_entry
 from lightgcn.graph.adjacency import exponents, normalized_adjacency
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.graph.links import LinkSet
@@ -31,24 +30,25 @@ from lightgcn.nn.model_io import check_whole
 from lightgcn.nn.propagation import propagate
 from lightgcn.ranking.candidates import Items
 from lightgcn.ranking.closed_forms import ClosedForms, SpectralItems
+from lightgcn.ranking.columns import (
+    popularity_column,
+    unit_rows_and,
+    with_columns,
+    with_popularity_prior,
+    with_unknown,
+)
 from lightgcn.ranking.explanation import UserScales, user_scales
 from lightgcn.ranking.item_knn import ItemKNN
+from lightgcn.ranking.ranker_tensors import ranker_parts, ranker_tensors
+from lightgcn.ranking.received import received
 from lightgcn.ranking.residual import (
     Residual,
-    matrix_from_tensors,
-    matrix_to_tensors,
     residual_of_links,
     residual_sum,
 )
 from lightgcn.ranking.time_decay import decayed, towards_latest
 from lightgcn.ranking.topk import TopK, top_k
 from lightgcn.ranking.user_knn import UserKNN
-
-# Rows that are normalised at a time.
-_ROWS = 1 << 16
-# Without a prior, by what the column of popularity is divided: scores near zero say nothing of
-# a link, and the column does not lengthen the items, by which `top_k` bounds scores.
-_POPULARITY_UNIT = 1024.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +75,8 @@ class Ranker:
             users.
         user_table: (num_users, d), as ``fold_in_table``: each user's messages to a new item summed;
             None unless asked for. `lightgcn.ranking.fold_in.add_items` needs it.
+        counted: (E,) bool: the edges of ``history`` that ``users`` are computed from; None for all.
+            Those of items that were added later are not.
 
     Raises:
         ValueError: if the parts are of different nodes or devices, contradict ``config``, or give
@@ -105,6 +107,7 @@ class Ranker:
     user_knn: UserKNN | None = None
     user_scales: UserScales | None = None
     user_table: Tensor | None = None
+    counted: Tensor | None = None
 
     def __post_init__(self) -> None:
         counts = (self.history.num_users, self.history.num_items)
@@ -142,6 +145,10 @@ class Ranker:
         if scales is not None and any(part.shape != users.shape[:1] for part in scales):
             shapes = ", ".join(str(tuple(part.shape)) for part in scales)
             raise ValueError(f"user_scales must be of {len(users)} users, got shapes {shapes}")
+        counted, edges = self.counted, self.history.users
+        if counted is not None and (counted.shape != edges.shape or counted.dtype != torch.bool):
+            found = f"{tuple(counted.shape)} of {counted.dtype}"
+            raise ValueError(f"counted must be ({len(edges)},) of torch.bool, got {found}")
         devices = {str(part.device) for part in (users, items, self.history)}
         if len(devices) > 1:
             raise ValueError(
@@ -230,16 +237,16 @@ class Ranker:
         else:
             if config.popularity_prior is not None:
                 users, items = (unit_rows(x).to(x.dtype) for x in (users, items))
-            users = _with_unknown(users)
-            items = _with_columns(items, _popularity_column(message.item_degrees))
+            users = with_unknown(users)
+            items = with_columns(items, popularity_column(message.item_degrees))
         del adjacency
         forms = ClosedForms(message) if closed_forms is None else closed_forms
         scale, variances = None, None
         if config.spectral:
             spectral = forms.spectral(config.spectral).to(items.device)
             scale, variances = spectral.scale, spectral.variances
-            users = _with_columns(users, spectral.users(history) * config.spectral_weight)
-            items = _with_columns(items, spectral.table)
+            users = with_columns(users, spectral.users(history) * config.spectral_weight)
+            items = with_columns(items, spectral.table)
         knn, user_knn = None, None
         if config.item_knn:
             similarity = forms.similarity(config.item_similarity, config.item_knn)
@@ -312,6 +319,7 @@ class Ranker:
             spectral_variances=None if variances is None else variances.to(device),
             user_scales=scales and UserScales(*(part.to(device) for part in scales)),
             user_table=None if self.user_table is None else self.user_table.to(device),
+            counted=None if self.counted is None else self.counted.to(device),
         )
 
     def score_pairs(self, users: Tensor, items: Tensor) -> Tensor:
@@ -409,26 +417,12 @@ class Ranker:
         if history.num_items != len(self.items):
             raise ValueError(f"history is {history}, but the ranker has {len(self.items)} items")
         history, config = history.to(self.device), self.config
-        table, weights = self.fold_in_table, history.weights
-        users = F.embedding_bag(
-            history.items,
-            table,
-            history.indptr,
-            mode="sum",
-            per_sample_weights=None if weights is None else weights.to(table.dtype),
-            include_last_offset=True,
-        )
+        users = received(history, self.fold_in_table, self.user_exponent)
         weighted = history
         if config.time_decay:
             weighted = decayed(history, config.time_decay)
             weight = config.time_decay_weight
             users = towards_latest(users, self.item_directions, weighted, weight)
-        if config.popularity_prior is None and not config.time_decay:
-            degrees = history.user_degrees.double()
-            if weights is not None:
-                degrees = torch.zeros_like(degrees).index_add_(0, history.users, weights.double())
-            scale = torch.where(degrees > 0, degrees.pow(-self.user_exponent), 0.0)
-            users = users * scale.to(users.dtype).unsqueeze(1)
         users = self.with_popularity(users).to(self.items.dtype)
         users = self._with_spectral(users, weighted)
         knn, near = self.item_knn, self.user_knn
@@ -440,6 +434,7 @@ class Ranker:
             user_knn=near and replace(near, history=weighted, are_own=False),
             user_scales=None,
             user_table=None,
+            counted=None,
         )
 
     def with_popularity(self, users: Tensor) -> Tensor:
@@ -450,8 +445,8 @@ class Ranker:
         """
         prior = self.config.popularity_prior
         if prior:
-            return _unit_rows_and(users, 1.0)
-        return _with_unknown(users if prior is None else unit_rows(users))
+            return unit_rows_and(users, 1.0)
+        return with_unknown(users if prior is None else unit_rows(users))
 
     def item_rows(self, items: Tensor, degrees: Tensor) -> Tensor:
         """Return (M, d) embeddings of items with the column of popularity, (M, d + 1).
@@ -464,7 +459,7 @@ class Ranker:
         if prior:
             return with_popularity_prior(items, items, degrees, prior)[1]
         items = items if prior is None else unit_rows(items)
-        return _with_columns(items, _popularity_column(degrees))
+        return with_columns(items, popularity_column(degrees))
 
     def _with_spectral(self, users: Tensor, history: Interactions) -> Tensor:
         """Return (B, w) embeddings of users of ``history`` with the columns of the spectral ones
@@ -474,41 +469,11 @@ class Ranker:
             return users
         table = self.items[:, self.items.shape[1] - self.num_spectral :]
         spectral = SpectralItems(table, scale, variances).users(history)
-        return _with_columns(users, spectral * self.config.spectral_weight)
+        return with_columns(users, spectral * self.config.spectral_weight)
 
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the ranker as tensors and JSON values to store, without the ids of ``history``."""
-        tensors = {
-            "users": self.users,
-            "items": self.items,
-            "seen.users": self.history.users,
-            "seen.items": self.history.items,
-        }
-        optional = {
-            "fold_in": self.fold_in_table,
-            "seen.weights": self.history.weights,
-            "seen.order": self.history.order,
-            "fold_in.users": self.user_table,
-            "linked": self.linked,
-            "spectral.scale": self.spectral_scale,
-            "spectral.variances": self.spectral_variances,
-            "scales.embedding": self.user_scales and self.user_scales.embedding,
-            "scales.latest": self.user_scales and self.user_scales.latest,
-        }
-        tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
-        for name, matrix in (
-            ("item_knn", self.item_knn and self.item_knn.similarity),
-            ("user_knn", self.user_knn and self.user_knn.profiles),
-        ):
-            if matrix is not None:
-                parts = matrix_to_tensors(matrix)
-                tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
-        return tensors, {
-            "ranking": asdict(self.config),
-            "user_exponent": self.user_exponent,
-            "embedding_dim": self.num_columns,
-            "own_profiles": self.user_knn is not None and self.user_knn.are_own,
-        }
+        return ranker_tensors(self)
 
     @classmethod
     def from_tensors(
@@ -520,122 +485,10 @@ class Ranker:
             KeyError: if a tensor or a value is missing.
             ValueError: if they do not fit each other.
         """
-        config = RankingConfig(**metadata["ranking"])
-        users, items = tensors["users"], tensors["items"]
-        history = Interactions(
-            tensors["seen.users"],
-            tensors["seen.items"],
-            len(users),
-            len(items),
-            tensors.get("seen.weights"),
-            order=tensors.get("seen.order"),
-            **ids,
-        )
-        knn, user_knn = None, None
-        weighted = decayed(history, config.time_decay) if config.time_decay else history
-        if config.item_knn:
-            similarity = matrix_from_tensors(_prefixed(tensors, "item_knn"), len(items))
-            if similarity.shape[0] != len(items):
-                raise ValueError(f"the neighbours are those of {similarity.shape[0]} items")
-            knn = ItemKNN(weighted, similarity, config.item_knn_weight)
-        if config.user_knn:
-            profiles = matrix_from_tensors(_prefixed(tensors, "user_knn"), len(items))
-            count, weight, own = config.user_knn, config.user_knn_weight, metadata["own_profiles"]
-            user_knn = UserKNN.from_profiles(weighted, profiles, count, weight, are_own=own)
-        exponent = float(metadata["user_exponent"])
-        table, linked = tensors.get("fold_in"), tensors.get("linked")
-        scale, variances = (tensors.get(f"spectral.{name}") for name in ("scale", "variances"))
-        scales = None
-        if "scales.embedding" in tensors:
-            scales = UserScales(tensors["scales.embedding"], tensors["scales.latest"])
-        ranker = cls(
-            users,
-            items,
-            history,
-            config,
-            knn,
-            table,
-            exponent,
-            linked,
-            scale,
-            variances,
-            user_knn,
-            scales,
-            tensors.get("fold_in.users"),
-        )
-        if ranker.num_columns != metadata["embedding_dim"]:
-            raise ValueError(
-                f"embeddings of {metadata['embedding_dim']} columns, but tables for "
-                f"{ranker.num_columns}"
-            )
-        return ranker
+        return cls(**ranker_parts(tensors, metadata, **ids))
 
     def __repr__(self) -> str:
         return f"Ranker({self.history}, {self.config})"
-
-
-def with_popularity_prior(
-    users: Tensor, items: Tensor, popularity: Tensor, weight: float
-) -> tuple[Tensor, Tensor]:
-    """Return embeddings whose dot product is cos(user, item) + ``weight`` · log(1 + popularity).
-
-    In-batch negatives are sampled in proportion to popularity, so with a softmax loss s/τ becomes
-    log p(item | user) − log p(item): popularity is removed from the scores. The prior adds it back,
-    with a weight near τ (the sampling correction of Yi et al., RecSys 2019, applied once after
-    training instead of in every batch).
-
-    Args:
-        users: (num_users, d) floating; an all-zero row stays zero and is ranked by popularity.
-        items: (num_items, d) floating.
-        popularity: (num_items,) number of users of each item.
-        weight: of the prior, at least 0.
-
-    Returns:
-        (num_users, d + 1) and (num_items, d + 1).
-
-    Raises:
-        ValueError: if the shapes do not fit or ``weight`` is negative or not finite.
-
-    Example:
-        >>> users, items = torch.tensor([[2.0]]), torch.tensor([[3.0], [1.0]])
-        >>> with_popularity_prior(users, items, torch.tensor([0, 9]), weight=0.1)
-        (tensor([[1., 1.]]), tensor([[1.0000, 0.0000],
-                [1.0000, 0.2303]]))
-    """
-    if users.ndim != 2 or users.shape[1:] != items.shape[1:] or popularity.shape != items.shape[:1]:
-        shapes = f"{tuple(users.shape)}, {tuple(items.shape)} and {tuple(popularity.shape)}"
-        raise ValueError(f"expected (num_users, d), (num_items, d) and (num_items,), got {shapes}")
-    weight = checked_number("weight", weight, 0)
-    # In float32 at least: a count above 65,504 is infinite in float16, its logarithm is not.
-    counts = popularity.to(torch.promote_types(items.dtype, torch.float32))
-    prior = counts.log1p().mul(weight).to(items.dtype)
-    return _unit_rows_and(users, 1.0), _unit_rows_and(items, prior)
-
-
-def _unit_rows_and(rows: Tensor, last: Tensor | float) -> Tensor:
-    """Return (N, d + 1): rows of length 1, and a last column."""
-    result = rows.new_empty(len(rows), rows.shape[1] + 1)
-    for first in range(0, len(rows), _ROWS):  # no second copy of a large table
-        result[first : first + _ROWS, :-1] = unit_rows(rows[first : first + _ROWS])
-    result[:, -1] = last
-    return result
-
-
-def _prefixed(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {part: tensors[f"{name}.{part}"] for part in ("ends", "items", "values")}
-
-
-def _with_unknown(users: Tensor) -> Tensor:
-    """Return (B, d + 1): a last column that is 1 for users without an embedding, else 0."""
-    return _with_columns(users, ~users.any(1, keepdim=True))
-
-
-def _popularity_column(degrees: Tensor) -> Tensor:
-    return degrees.float().log1p().unsqueeze(1) / _POPULARITY_UNIT
-
-
-def _with_columns(rows: Tensor, columns: Tensor) -> Tensor:
-    return torch.cat([rows, columns.to(rows.dtype)], 1)
 
 
 def _messages(model: LightGCN, adjacency: Any) -> Tensor:

@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.core.checks import checked_number
@@ -22,6 +21,7 @@ from lightgcn.graph.edge_order import edge_ages
 from lightgcn.graph.interactions import Interactions
 from lightgcn.nn.link_scores import unit_rows
 from lightgcn.ranking.closed_forms import spectral_items
+from lightgcn.ranking.received import row_sums
 
 # Pairs of items to compare, the least length of their lists, the rank of their embeddings, and the
 # standard errors that their difference must exceed.
@@ -147,14 +147,4 @@ def towards_latest(users: Tensor, items: Tensor, history: Interactions, weight: 
 def latest_sums(items: Tensor, history: Interactions) -> Tensor:
     """Return v = Σᵢ (1 + aᵢ)⁻ᵖ i / ‖i‖ of each user of a `decayed` history, (num_users, d), float32
     or wider."""
-    assert history.weights is not None
-    directions = unit_rows(items)
-    sums: Tensor = F.embedding_bag(
-        history.items,
-        directions,
-        history.indptr,
-        mode="sum",
-        per_sample_weights=history.weights.to(directions.dtype),
-        include_last_offset=True,
-    )
-    return sums
+    return row_sums(history, unit_rows(items))

@@ -233,6 +233,18 @@ def test_runs_of_different_splits_or_data_are_not_compared(
     assert "different data" in said and str(with_test) in said
 
 
+def test_runs_of_any_seed_and_split_are_compared_on_the_test_set_of_the_data(
+    with_test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [tmp_path / name for name in ("a", "b")]
+    run_command("train", with_test, runs[0], *FAST, "--epochs", "1")
+    options = ("--seed", "5", "--ratios", "0.8", "0.2", "--stratify", "user")
+    run_command("train", with_test, runs[1], *FAST, "--epochs", "1", *options)
+    found = json.loads("\n".join(printed(capsys, "compare", *runs, "--json")))
+    assert found["num_users"] > 0
+    assert any(one["difference"] for one in found["runs"][0]["metrics"].values())
+
+
 def test_bad_comparisons_are_one_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -125,3 +125,28 @@ def test_bad_starts_are_one_line_and_leave_nothing_behind(
         said = refusal(capsys, "train", data, second, "--from", start, *options)
         assert all(text in said for text in named), said
         assert files_under(tmp_path) == before and not second.exists()
+
+
+def test_a_baseline_without_layers_is_trained_from_scratch(
+    weeks: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, new, run = weeks
+    run_command("train", new, tmp_path / "second", "--from", run, "--epochs", 1)
+    capsys.readouterr()
+    run_command("evaluate", tmp_path / "second", "--baselines", "mf", "--json")
+    assert set(json.loads(capsys.readouterr().out)) == {"lightgcn", "mf"}
+
+
+def test_test_edges_that_the_earlier_run_knew_are_counted(
+    weeks: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new, run = weeks
+    data = tmp_path / "data"
+    test = tmp_path / "test.csv"
+    known, unknown = old.read_text().splitlines()[300:304], ["u20,s33", "u21,s33"]
+    test.write_text("\n".join(["user,item", *known, *unknown]) + "\n")
+    lines = [line for line in new.read_text().splitlines() if line not in known]
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    run_command("prepare", tmp_path / "train.csv", data, "--test", test)
+    run_command("train", data, tmp_path / "second", "--from", run, "--epochs", 1)
+    assert "4 of 6 test edges" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightgcn.nn.link_scores import link_scores
-from lightgcn.ranking.ranker import with_popularity_prior
+from lightgcn.ranking.columns import with_popularity_prior
 
 
 def draw(rows: int, width: int, dtype: torch.dtype) -> Tensor:

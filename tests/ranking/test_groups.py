@@ -86,6 +86,12 @@ def test_groups_of_items_equal_a_loop(bands: Any) -> None:
         assert list(group.metrics.values()) == pytest.approx(np.mean(rows, axis=0).tolist())
 
 
+def test_bands_as_an_array_or_a_tensor_are_those_of_a_list() -> None:
+    result = evaluated(metrics=("recall",))
+    for ends in (np.array([0, 8]), torch.tensor([0, 8])):
+        assert result.by_history(ends) == result.by_history([0, 8])  # type: ignore[arg-type]
+
+
 def test_bands_by_quantiles_are_about_as_large() -> None:
     for groups in (evaluated().by_history(4), evaluated().by_popularity(4)):
         sizes = [group.num_users for group in groups]

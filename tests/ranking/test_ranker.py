@@ -31,8 +31,8 @@ from lightgcn.datasets import synthetic_interactions
 from lightgcn.graph.adjacency import normalized_adjacency
 from lightgcn.graph.side_nodes import SideNodes
 from lightgcn.ranking.closed_forms import ClosedForms
+from lightgcn.ranking.columns import with_popularity_prior
 from lightgcn.ranking.item_knn import ItemKNN
-from lightgcn.ranking.ranker import with_popularity_prior
 from lightgcn.ranking.time_decay import decayed
 from lightgcn.training.config import PRESETS
 
