@@ -37,7 +37,12 @@ from lightgcn.cli.options import (
 from lightgcn.core.lock import holds_files
 from lightgcn.datasets import Dataset, open_dataset
 from lightgcn.experiments.reproduction import METRICS, Reproduction, reproduce
-from lightgcn.experiments.run import RunConfig, default_ratios, stratify_like_test
+from lightgcn.experiments.run import (
+    RunConfig,
+    default_ratios,
+    earlier_edges,
+    stratify_like_test,
+)
 from lightgcn.experiments.train import train_run
 from lightgcn.training.checkpoint import CHECKPOINT_FILE
 from lightgcn.training.config import MAY_CHANGE, Preset, TrainConfig, preset
@@ -134,6 +139,7 @@ def new_run_config(
         given["words"] = language_model_of(arguments)
     if getattr(arguments, "start", None) is not None:
         given["start"] = str(Path(arguments.start).resolve())
+        given["start_fingerprint"] = earlier_edges(given["start"])
     if saved is not None:
         return replace(saved, data=data, settings=settings, **given)
     given.setdefault("split_seed", settings.train.seed)

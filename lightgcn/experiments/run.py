@@ -75,6 +75,8 @@ class RunConfig:
         start: folder of the run from whose model training starts; None for none. Edges that were
             known in that run are not held out; if sets that came with the data have some, a
             warning counts them.
+        start_fingerprint: of the edges that were known in that run, to detect that the folder holds
+            another run by now; None to check nothing.
     """
 
     data: str
@@ -89,6 +91,7 @@ class RunConfig:
     words: str | None = None
     side_nodes: str | None = None
     start: str | None = None
+    start_fingerprint: str | None = None
     versions: dict[str, str] = field(
         default_factory=lambda: {name: version(name) for name in ("torch", "numpy")}
     )
@@ -231,7 +234,18 @@ def earlier_run(config: RunConfig) -> EarlierRun | None:
             f"--from {config.start}: a run with side nodes ({config.side_nodes}) cannot start from "
             "an earlier one"
         )
-    return EarlierRun.read(config.start, MODEL_FILE, RECOMMENDER_FILE)
+    earlier = EarlierRun.read(config.start, MODEL_FILE, RECOMMENDER_FILE)
+    if config.start_fingerprint not in (None, earlier.graph.fingerprint()):
+        raise ValueError(
+            f"--from {config.start}: the run in that folder knows other edges than when this run "
+            "was made from it, so that its split cannot be made again"
+        )
+    return earlier
+
+
+def earlier_edges(folder: str) -> str:
+    """Return the fingerprint of the edges that are known in a run, for `RunConfig`."""
+    return EarlierRun.read(folder, MODEL_FILE, RECOMMENDER_FILE).graph.fingerprint()
 
 
 def run_side_nodes(config: RunConfig, dataset: Dataset) -> SideNodes | None:

@@ -150,3 +150,16 @@ def test_test_edges_that_the_earlier_run_knew_are_counted(
     run_command("prepare", tmp_path / "train.csv", data, "--test", test)
     run_command("train", data, tmp_path / "second", "--from", run, "--epochs", 1)
     assert "4 of 6 test edges" in capsys.readouterr().err
+
+
+def test_another_run_in_the_folder_is_noticed(
+    weeks: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, new, run = weeks
+    earlier, second = tmp_path / "earlier", tmp_path / "second"
+    shutil.copytree(run, earlier)
+    run_command("train", new, second, "--from", earlier)
+    run_command("evaluate", second)
+    shutil.rmtree(earlier)
+    run_command("train", plays(tmp_path / "other.csv", range(30, 90)), earlier, *SMALL)
+    assert str(earlier) in refusal(capsys, "evaluate", second)
