@@ -106,7 +106,10 @@ def train_run(
         if result.ended != "interrupted":
             whole = model.whole() if isinstance(model, ShardedLightGCN) else model
         if whole is not None:
-            result.choice = set_chosen_ranking(whole, split, config.settings, progress=progress)
+            try:
+                result.choice = set_chosen_ranking(whole, split, config.settings, progress=progress)
+            except ValueError as error:  # embeddings so large that scores are not finite
+                raise ValueError(f"{folder}: {error}") from error
             _write_trained(folder, whole, dataset, side_nodes, result, start_seconds)
     return result
 

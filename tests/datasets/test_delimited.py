@@ -337,3 +337,9 @@ def test_a_member_that_is_not_there_lists_those_that_are(tmp_path):
     put(tmp_path / "b.zip", "no archive")
     with pytest.raises(ValueError, match=r"b\.zip: not a readable \.zip archive"):
         open_dataset(tmp_path / "b.zip")
+
+
+def test_blanks_alone_are_an_empty_file(tmp_path):
+    for text in ("\n \n\n", "\x0b\n", " "):
+        with pytest.raises(ValueError, match=r"a\.tsv: the file is empty"):
+            read_table(put(tmp_path / "a.tsv", text))

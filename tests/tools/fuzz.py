@@ -18,6 +18,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import signal
 import struct
@@ -357,8 +358,13 @@ def targets(work: Path) -> list[Target]:
 def _table(weight: str) -> Read:
     def read(path: Path) -> Dataset:
         header = path.read_bytes()[:200]
+        packed = path.suffix == ".parquet"
         return read_table(
-            path, weight=weight if weight.encode() in header or path.suffix == ".parquet" else None
+            path,
+            user="user",
+            item="item",
+            weight=weight if weight.encode() in header or packed else None,
+            separator=None if packed else {".csv": ",", ".tsv": "\t"}[path.suffix],
         )
 
     return read
@@ -418,7 +424,7 @@ def mpd_summary(dataset: Dataset) -> Any:
 
 def naive_text(data: bytes) -> Any:
     pairs = set()
-    for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+    for line in re.split(rb"\r\n|\n|\r", data.removeprefix(b"\xef\xbb\xbf")):
         user, *items = [int(token) for token in line.split()] or [None]
         pairs |= {(user, item) for item in items}
     return sorted(pairs)

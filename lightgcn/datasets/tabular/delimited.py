@@ -55,9 +55,9 @@ class DelimitedText:
     ) -> None:
         self.path = path
         first = re.search(rb"[^\r\n]", data)
-        if first is None:
+        lines = [] if first is None else [n for n in _head(data, first.start()) if n.strip()]
+        if first is None or not lines:
             raise ValueError(f"{path}: the file is empty; a header and at least one row are needed")
-        lines = [line for line in _head(data, first.start()) if line.strip()]
         self.separator = _separator(path, separator, lines)
         self._one = _UNIT if self.separator in ("::", _BLANKS) else self.separator
         self._data = _with_one_character(path, data, self.separator)
