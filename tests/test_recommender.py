@@ -805,3 +805,20 @@ def test_lists_that_fail_leave_nothing_behind(
                 found.recommend_all(tmp_path / name, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["old.csv"]
     assert (tmp_path / "old.csv").read_text() == "kept"
+
+
+def test_autocast_leaves_the_answers_alone() -> None:
+    from lightgcn.datasets import synthetic_interactions
+
+    graph = synthetic_interactions(120, 80, 1500)
+    model = LightGCN(120, 80, embedding_dim=16, num_layers=2, seed=0)
+    config = RankingConfig(popularity_prior=0.2, spectral=8, user_knn=5, item_knn=5)
+
+    def answers() -> str:
+        made = Recommender(Ranker.from_model(model, graph, config=config))
+        explained = made.explain(0, 7)
+        return str([made.recommend([0, 1], 5), made.recommend_new([1, 2], 5), explained])
+
+    outside = answers()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert answers() == outside

@@ -62,7 +62,8 @@ class SpectralItems(NamedTuple):
             per_sample_weights=weights,
             include_last_offset=True,
         )
-        deviations = (users.square() @ self.variances).sqrt_().unsqueeze(1)
+        with torch.autocast(users.device.type, enabled=False):
+            deviations = (users.square() @ self.variances).sqrt_().unsqueeze(1)
         return users / deviations.clamp_(min=1e-12)
 
 
@@ -80,9 +81,10 @@ def spectral_items(graph: Interactions, rank: int, *, progress: bool = False) ->
     scale = torch.where(degrees > 0, degrees.pow(-2 * DEGREE_EXPONENT), 0.0)
     table = vectors * degrees.pow(DEGREE_EXPONENT).unsqueeze(1)
     mean = table.mean(0)
-    covariance = table.T @ table / max(1, len(table)) - torch.outer(mean, mean)
-    variances, directions = torch.linalg.eigh(covariance)
-    table = table @ directions
+    with torch.autocast(table.device.type, enabled=False):
+        covariance = table.T @ table / max(1, len(table)) - torch.outer(mean, mean)
+        variances, directions = torch.linalg.eigh(covariance)
+        table = table @ directions
     # A constant column changes no ranking.
     varied = variances > 1e-8 * table.square().mean(0)
     parts = (table * varied, scale, variances * varied)
