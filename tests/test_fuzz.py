@@ -15,7 +15,7 @@ FUZZ = Path(__file__).resolve().parent / "tools" / "fuzz.py"
 def test_every_reader_gives_a_result_or_an_error_that_names_the_file() -> None:
     pytest.importorskip("pyarrow")
     # A process of its own, which forks others and bounds what they may use.
-    command = [sys.executable, str(FUZZ), "--inputs", "400", "--seed", "1000000"]
+    command = [sys.executable, str(FUZZ), "--inputs", "250", "--seed", "1000000"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("400 inputs") == 17, done.stdout
+    assert done.stdout.count("250 inputs") == 17, done.stdout

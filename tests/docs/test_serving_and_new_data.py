@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from doc_pages import blocks_of, run_python, run_shell
+from doc_pages import blocks_of, run_commands, run_python
 
 
 @pytest.mark.slow
@@ -23,7 +23,7 @@ def test_commands_of_new_data(tmp_path: Path) -> None:
         lines = [f"u{user},s{(user * 7 + n * n) % 34}" for user in users for n in range(9)]
         (tmp_path / f"week{week}.csv").write_text("\n".join(["user,item", *lines]) + "\n")
     (commands,) = blocks_of("docs/new_data.md", "bash")
-    run_shell(commands, tmp_path)
+    run_commands(commands, tmp_path)
     assert (tmp_path / "runs" / "week2" / "test.json").is_file()
 
 
