@@ -323,12 +323,12 @@ class Interactions:
     @cached_property
     def user_degrees(self) -> Tensor:
         """(num_users,) int64 number of items of each user."""
-        return torch.bincount(self.users, minlength=self.num_users)
+        return _counts(self.users, self.num_users)
 
     @cached_property
     def item_degrees(self) -> Tensor:
         """(num_items,) int64 number of users of each item: its popularity."""
-        return torch.bincount(self.items, minlength=self.num_items)
+        return _counts(self.items, self.num_items)
 
     def items_of(self, user: int) -> Tensor:
         """Return the (n,) int64 items of one user, increasing.
@@ -440,6 +440,18 @@ class Interactions:
                 f"a mask of edges must have shape ({self.num_edges},), got {tuple(edges.shape)}"
             )
         return self._map_edges(lambda values: values[edges])
+
+    def divide(self, mask: Tensor, count: int) -> tuple[Interactions, Interactions]:
+        """Return the edges of a (E,) bool mask and the other ones; ``count`` is how many the mask
+        has, for which the host need not wait then."""
+        chosen, others = (
+            part.nonzero_static(size=size).flatten()
+            for part, size in ((mask, count), (~mask, self.num_edges - count))
+        )
+        return (
+            self._map_edges(lambda values: values[chosen]),
+            self._map_edges(lambda values: values[others]),
+        )
 
     def select_users(self, users: Tensor) -> Interactions:
         """Keep the edges of some users, (n,) integers, and all nodes.
@@ -561,6 +573,16 @@ def checked_interactions(name: str, value: object, of_links: str = "message") ->
     shape = getattr(value, "shape", None)
     size = "" if shape is None else f" of shape {tuple(shape)}"
     raise ValueError(f"{name} must be an Interactions, got {type(value).__name__}{size}; {hint}")
+
+
+def _counts(nodes: Tensor, count: int) -> Tensor:
+    """Return (count,) int64: how often each number occurs in (E,) integers below ``count``."""
+    if nodes.device.type == "cpu":
+        return torch.bincount(nodes, minlength=count)
+    # On a device, bincount reads the largest number first, and the host waits for it.
+    return torch.zeros(count, dtype=torch.int64, device=nodes.device).scatter_add_(
+        0, nodes, torch.ones_like(nodes)
+    )
 
 
 def _check_as_many(users: Tensor, items: Tensor) -> None:

@@ -358,7 +358,10 @@ class Recipe:
             order = torch.randperm(num_edges, generator=generator, dtype=torch.int64, device=device)
             supervised = torch.zeros(num_edges, dtype=torch.bool, device=device)
             supervised[order[: self.num_supervision]] = True
-            message, positives = self.pool.select(~supervised), self.pool.select(supervised)
+            if device.type == "cpu":  # by masks, which is faster there
+                message, positives = self.pool.select(~supervised), self.pool.select(supervised)
+            else:
+                positives, message = self.pool.divide(supervised, self.num_supervision)
             message = message if self.extend is None else self.extend(message)
         positives = positives if self.widen is None else self.widen(positives)
         every_pair = self.negative_pairs == "all"

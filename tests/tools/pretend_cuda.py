@@ -32,6 +32,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -51,7 +52,7 @@ _WAITING = {
 _FREE = {
     "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "alias",
     "_unsafe_view", "lift_fresh", "resize_", "set_", "_local_scalar_dense", "record_stream",
-    "sparse_csr_tensor", "_sparse_csr_tensor_unsafe", "_sparse_compressed_tensor_unsafe",
+    "sparse_csr_tensor", "sparse_compressed_tensor", "_sparse_csr_tensor_unsafe", "_sparse_compressed_tensor_unsafe",
     "_sparse_compressed_tensor_with_dims", "is_same_size", "_has_compatible_shallow_copy_type",
 }  # fmt: skip
 # Operators that take tensors of two devices: copies, and an index of the host.
@@ -230,10 +231,6 @@ class _Function(TorchFunctionMode):
                 self.cuda.set_label(part, CPU)
         if name == "__get__":
             return self._property(func, owner, args)
-        if name == "backward" and func is Tensor.backward:
-            with self:  # for the backward functions in Python
-                gradient = kwargs.pop("gradient", None) if len(args) < 2 else args[1]
-                return torch.autograd.backward(args[0], gradient, *args[2:], **kwargs)
         first = args[0] if args else None
         if name in ("to", "cpu", "cuda") and isinstance(first, Tensor):
             return self._moved(func, name, first, args[1:], kwargs)
@@ -320,5 +317,12 @@ def pretend_cuda() -> Iterator[PretendCuda]:
         stack.enter_context(mock.patch.object(torch, "Generator", _AnyGenerator))
         stack.enter_context(mock.patch.object(torch.cuda, "is_available", lambda: True))
         stack.enter_context(_Dispatch(cuda))
-        stack.enter_context(_Function(cuda))
+        function = stack.enter_context(_Function(cuda))
+        plain = BackwardCFunction.apply
+
+        def apply(node: Any, *grads: Any) -> Any:
+            with function:  # which autograd leaves out
+                return plain(node, *grads)
+
+        stack.enter_context(mock.patch.object(BackwardCFunction, "apply", apply))
         yield cuda
