@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import INT32_END, as_tensor
+from lightgcn.core.checks import INT32_END, as_tensor, check_same_device
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.pattern import Pattern
 
@@ -160,10 +160,7 @@ class Adjacency:
                 f"x must be ({self.num_nodes}, d) floating for {self}, got {tuple(x.shape)} of "
                 f"{x.dtype}"
             )
-        if x.device != self.device:
-            raise ValueError(
-                f"x is on {x.device}, the adjacency on {self.device}: move one of them with .to()"
-            )
+        check_same_device(x=x, adjacency=self)
 
     def product(self, x: Tensor) -> Tensor:
         """Return ``self @ x`` in a new tensor, without checks; not differentiable."""
@@ -436,6 +433,7 @@ def as_adjacency(
     num_users: int,
     num_items: int,
     normalization: Normalization | tuple[float, float] = "symmetric",
+    device: torch.device | None = None,
 ) -> Adjacency:
     """Return the adjacency of a graph in any form that a caller may hold it.
 
@@ -447,6 +445,7 @@ def as_adjacency(
         num_users: expected number of users.
         num_items: expected number of items.
         normalization: of interactions and of an ``edge_index``.
+        device: where to move any graph but an `Adjacency`; None for where it is.
 
     Raises:
         TypeError: for anything else; names what to pass instead.
@@ -459,9 +458,9 @@ def as_adjacency(
             )
         if isinstance(graph, Adjacency):
             return graph
-        return adjacency_of(graph, normalization)
+        return adjacency_of(graph, normalization, device=device)
     if isinstance(graph, Tensor) and graph.layout != torch.strided:
-        return Adjacency.from_sparse(graph, num_users, num_items)
+        return Adjacency.from_sparse(graph, num_users, num_items).to(device)
     if not isinstance(graph, Tensor | np.ndarray | list) and type(graph) is not tuple:
         raise TypeError(
             "expected Interactions, an Adjacency, a torch.sparse tensor or a (2, E) edge_index, "
@@ -473,7 +472,7 @@ def as_adjacency(
             f"got a dense {tuple(edge_index.shape)} adjacency; pass adjacency.to_sparse()"
         )
     built = Interactions.from_edge_index(edge_index, num_users, num_items)
-    return normalized_adjacency(built, normalization)
+    return normalized_adjacency(built, normalization).to(device)
 
 
 def _check_interactions(given: object) -> None:

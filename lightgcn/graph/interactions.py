@@ -20,11 +20,13 @@ from torch import Tensor
 from lightgcn.core.checks import (
     INT32_END,
     as_tensor,
+    check_same_device,
     checked_count,
     checked_edge_index,
     checked_indices,
     checked_weights,
 )
+from lightgcn.core.sorting import positions_of
 from lightgcn.graph.canonical import (
     CHUNK,
     canonical_edges,
@@ -100,6 +102,8 @@ class Interactions:
         _check_as_many(users, items)
         weights = checked_weights(self.weights, len(users))
         order = checked_order(self.order, len(users))
+        given = {"users": users, "items": items, "weights": weights, "order": order}
+        check_same_device(**{name: part for name, part in given.items() if part is not None})
         users, items, weights, order = canonical_edges(users, items, num_items, weights, order)
         values = {
             "users": users,
@@ -341,26 +345,37 @@ class Interactions:
             raise ValueError(f"user must be in [0, {self.num_users}), got {user}")
         return self.items[self.indptr[user] : self.indptr[user + 1]]
 
-    def edge_positions(self, users: Tensor) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def host_degrees(self) -> Tensor:
+        """``user_degrees`` on the CPU, which say how many edges some users have without a wait for
+        the device."""
+        return self.user_degrees.cpu()
+
+    def edge_positions(self, users: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
         """Return the edges of a list of users, (B,) int64 in range, repeats allowed.
+
+        Args:
+            users: (B,) int64.
+            total: how many edges they have together, if that is known.
 
         Returns:
             Two (n,) int64 tensors, one entry for each edge: the position of its user in the list,
             and the position of the edge in the graph.
         """
         degrees = self.user_degrees[users]
-        rows = torch.repeat_interleave(degrees)
+        rows = torch.repeat_interleave(degrees, output_size=total)
         first = self.indptr[users] - (degrees.cumsum(0) - degrees)
         return rows, first[rows] + torch.arange(len(rows), dtype=torch.int64, device=rows.device)
 
-    def edges_of(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the items of a list of users, (B,) int64 in range, repeats allowed.
+    def edges_of(self, users: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return the items of a list of users, (B,) int64 in range, repeats allowed; ``total`` as
+        for `edge_positions`.
 
         Returns:
             Two (n,) int64 tensors, one entry for each edge: the position of its user in the list,
             and its item.
         """
-        rows, edges = self.edge_positions(users)
+        rows, edges = self.edge_positions(users, total)
         return rows, self.items[edges]
 
     def contains(self, users: Tensor, items: Tensor) -> Tensor:
@@ -444,14 +459,10 @@ class Interactions:
     def divide(self, mask: Tensor, count: int) -> tuple[Interactions, Interactions]:
         """Return the edges of a (E,) bool mask and the other ones; ``count`` is how many the mask
         has, for which the host need not wait then."""
-        chosen, others = (
-            part.nonzero_static(size=size).flatten()
-            for part, size in ((mask, count), (~mask, self.num_edges - count))
+        kept, others = (
+            self._map_edges(lambda values, at=at: values[at]) for at in positions_of(mask, count)
         )
-        return (
-            self._map_edges(lambda values: values[chosen]),
-            self._map_edges(lambda values: values[others]),
-        )
+        return kept, others
 
     def select_users(self, users: Tensor) -> Interactions:
         """Keep the edges of some users, (n,) integers, and all nodes.
@@ -514,6 +525,7 @@ class Interactions:
             raise ValueError(f"cannot unite graphs over different nodes: {self} and {other}")
         if (self.weights is None) != (other.weights is None):
             raise ValueError("cannot unite a weighted with an unweighted graph")
+        check_same_device(graph=self, other=other)
         weights, order = (
             None if mine is None or theirs is None else torch.cat([mine, theirs])
             for mine, theirs in ((self.weights, other.weights), (self.order, other.order))

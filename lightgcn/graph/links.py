@@ -15,7 +15,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import checked_count, checked_edge_index, checked_indices, checked_number
+from lightgcn.core.checks import (
+    check_same_device,
+    checked_count,
+    checked_edge_index,
+    checked_indices,
+    checked_number,
+)
 from lightgcn.core.seeding import make_generator, seed_from
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.graph.negatives import (
@@ -72,6 +78,7 @@ class LinkSet:
                 f"message and positives are over different nodes: {message} and {positives}"
             )
         negatives = checked_edge_index(self.negatives, "negatives")
+        check_same_device(message=message, positives=positives, negatives=negatives)
         if self._recipe is None:  # drawn ones are in range
             check_negatives(1.0, self.negative_pairs)
             counts: tuple[tuple[int, str], ...] = (

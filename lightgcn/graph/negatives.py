@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import INT32_END, checked_count, checked_indices
+from lightgcn.core.checks import INT32_END, check_same_device, checked_count, checked_indices
 from lightgcn.core.seeding import generator_of
-from lightgcn.core.sorting import distinct_integers, sort_values
+from lightgcn.core.sorting import distinct_integers, positions_of, sort_values
 from lightgcn.graph.ids import node_name
 from lightgcn.graph.interactions import Interactions, checked_interactions
 
@@ -147,6 +147,7 @@ def sample_negative_items(
     exclude = checked_interactions("exclude", exclude)
     checked_count("num_negatives", num_negatives, 1)
     users = checked_indices("users", users, exclude.num_users, "num_users")
+    check_same_device(exclude=exclude, users=users)
     generator, device = generator_of(seed, exclude.device), exclude.device
     if not len(users):
         return users.new_empty((0, num_negatives))
@@ -321,5 +322,7 @@ def _distinct_integers(limit: int, num_samples: int, generator: torch.Generator)
     if surplus:
         kept = torch.ones(len(drawn), dtype=torch.bool, device=device)
         kept[_distinct_integers(len(drawn), surplus, generator)] = False
+        if device.type != "cpu":  # as many as are known, so that the host need not wait
+            kept = positions_of(kept, num_samples)[0]
         drawn = drawn[kept]
     return drawn

@@ -9,7 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightgcn.core.checks import check_floating, checked_count, checked_number
+from lightgcn.core.checks import (
+    check_floating,
+    check_same_device,
+    checked_count,
+    checked_number,
+)
 from lightgcn.nn.in_batch_softmax import InBatchSoftmax, Part, widened
 
 
@@ -34,6 +39,7 @@ def bce_loss(logits: Tensor, labels: Tensor) -> Tensor:
             f"logits and labels must have one shape, got {tuple(logits.shape)} and "
             f"{tuple(labels.shape)}"
         )
+    check_same_device(logits=logits, labels=labels)
     logits = widened(logits)
     return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
 
@@ -62,6 +68,7 @@ def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
             f"expected (B,) and (B,) or (B, n), got {tuple(positive.shape)} and "
             f"{tuple(negative.shape)}"
         )
+    check_same_device(positive=positive, negative=negative)
     if negative.ndim == 2:
         positive = positive.unsqueeze(1)
     return F.softplus(widened(negative) - widened(positive)).mean()
@@ -90,6 +97,7 @@ def softmax_loss(positive: Tensor, negative: Tensor, temperature: float = 1.0) -
         raise ValueError(
             f"expected (B,) and (B, n), got {tuple(positive.shape)} and {tuple(negative.shape)}"
         )
+    check_same_device(positive=positive, negative=negative)
     logits = widened(torch.cat([positive.unsqueeze(1), negative], dim=1)) / temperature
     return (logits.logsumexp(1) - logits[:, 0]).mean()
 
@@ -141,6 +149,7 @@ def in_batch_softmax_loss(
         raise ValueError(
             f"expected two (B, d) tensors, got {tuple(users.shape)} and {tuple(items.shape)}"
         )
+    check_same_device(users=users, items=items)
     settings = temperature, negative_weight, block_size, logits_dtype
     return in_batch_softmax_part(torch.cat([users, items]), len(users), 0, len(users), *settings)
 

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.core.buffer_pool import NO_REUSE, BufferPool
+from lightgcn.core.checks import check_same_device
 from lightgcn.graph.adjacency import Adjacency, batch_by_columns
 from lightgcn.graph.pattern import row_blocks
 
@@ -110,6 +111,7 @@ def propagate_rows(
         raise TypeError(f"nodes must be a (B,) int64 tensor, got {type(nodes).__name__}")
     if nodes.ndim != 1 or nodes.dtype != torch.int64:
         raise ValueError(f"nodes must be (B,) int64, got {tuple(nodes.shape)} of {nodes.dtype}")
+    check_same_device(x=x, nodes=nodes)
     if isinstance(weights, Tensor) or x.device.type != "cpu":
         # The gradient of the layer weights needs all rows; to add up rows by node, a device would
         # have to count the distinct nodes, and the host to wait for it in every step.

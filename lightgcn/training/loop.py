@@ -205,9 +205,11 @@ class TrainingLoop:
         """Return the adjacency of a training epoch, in its precision; validation uses float32."""
         known = links.message is self.split.val.message
         adjacency = self.val_adjacency if known else self._normalized(links.message)
-        # A device has no such tables, and keeps its matrix with the adjacency.
-        half = self.config.precision == "mixed" and adjacency.device.type == "cpu"
-        return replace(adjacency, half_tables=True) if half else adjacency
+        if adjacency.device.type != "cpu":
+            for side in (adjacency, adjacency.T):  # made now, not in the first step, and kept
+                side.matrix(self.model.embedding.dtype)
+            return adjacency
+        return replace(adjacency, half_tables=self.config.precision == "mixed")
 
     def _normalized(self, message: Interactions) -> Adjacency:
         normalization = self.model.normalization

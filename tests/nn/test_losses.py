@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightgcn import bce_loss, bpr_loss, in_batch_softmax_loss, l2_penalty, softmax_loss
-from lightgcn.nn import losses
+from lightgcn.nn import in_batch_softmax
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

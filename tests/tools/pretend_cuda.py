@@ -65,7 +65,8 @@ class Counts:
 
     launches: Counter[str] = field(default_factory=Counter)
     waits: Counter[tuple[str, str]] = field(default_factory=Counter)
-    lines: Counter[tuple[str, str]] = field(default_factory=Counter)
+    lines: Counter[tuple[str, str]] = field(default_factory=Counter)  # of launches
+    bytes_to_cpu: int = 0  # copied from the device
 
     @property
     def num_launches(self) -> int:
@@ -139,9 +140,10 @@ class PretendCuda:
             counts.launches[name] += 1
             counts.lines[name, _line()] += 1
 
-    def wait(self, name: str) -> None:
+    def wait(self, name: str, num_bytes: int = 0) -> None:
         for counts in self._open:
             counts.waits[name, _line()] += 1
+            counts.bytes_to_cpu += num_bytes
 
 
 def _line() -> str:
@@ -153,6 +155,10 @@ def _line() -> str:
             return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return "?"
+
+
+def _copy(x: Tensor, to_cpu: bool) -> tuple[str, int]:
+    return ("copy to the CPU", x.nbytes) if to_cpu else ("copy to the device", 0)
 
 
 def _tensors(given: Any) -> list[Tensor]:
@@ -210,7 +216,7 @@ class _Dispatch(TorchDispatchMode):
                 "Expected all tensors to be on the same device, but found at least two devices, "
                 f"cuda:0 and cpu! ({name}, {_line()})"
             )
-        self.cuda.wait("copy to the CPU" if into == CPU else "copy to the device")
+        self.cuda.wait(*_copy(args[0], into == CPU))
 
 
 class _Function(TorchFunctionMode):
@@ -240,7 +246,7 @@ class _Function(TorchFunctionMode):
                     "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy "
                     f"the tensor to host memory first. ({_line()})"
                 )
-            self.cuda.wait("tolist")
+            self.cuda.wait("tolist", first.nbytes)
         return self._called(func, name, first, args, kwargs)
 
     def _property(self, func: Any, owner: Any, args: Any) -> Any:
@@ -266,7 +272,7 @@ class _Function(TorchFunctionMode):
             kwargs["device"] = CPU
         if target is None or target.type == own.type:  # type: ignore[union-attr]
             return Tensor.to(x, *rest, **kwargs)
-        self.cuda.wait("copy to the CPU" if own == CUDA else "copy to the device")
+        self.cuda.wait(*_copy(x, own == CUDA))
         result = Tensor.to(x, *rest, **(kwargs | {"copy": True}))
         return self.cuda.set_label(result, CUDA if target.type == "cuda" else CPU)
 
