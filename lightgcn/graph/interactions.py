@@ -459,10 +459,10 @@ class Interactions:
     def divide(self, mask: Tensor, count: int) -> tuple[Interactions, Interactions]:
         """Return the edges of a (E,) bool mask and the other ones; ``count`` is how many the mask
         has, for which the host need not wait then."""
-        kept, others = (
-            self._map_edges(lambda values, at=at: values[at]) for at in positions_of(mask, count)
+        kept, others = positions_of(mask, count)
+        return self._map_edges(lambda values: values[kept]), self._map_edges(
+            lambda values: values[others]
         )
-        return kept, others
 
     def select_users(self, users: Tensor) -> Interactions:
         """Keep the edges of some users, (n,) integers, and all nodes.

@@ -148,7 +148,7 @@ def sample_negative_items(
     checked_count("num_negatives", num_negatives, 1)
     users = checked_indices("users", users, exclude.num_users, "num_users")
     check_same_device(exclude=exclude, users=users)
-    generator, device = generator_of(seed, exclude.device), exclude.device
+    generator = generator_of(seed, exclude.device)
     if not len(users):
         return users.new_empty((0, num_negatives))
     full = exclude.user_degrees == exclude.num_items

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -47,7 +48,6 @@ class Part:
                 slice(first + self.offset, last + self.offset),
                 slice(start, stop),
             )
-
 
     def fits_large_products(self, rows: Tensor) -> bool:
         """Whether ``rows`` are a whole batch on a device, of one dtype and blocks that fit."""
@@ -171,21 +171,18 @@ def _loss_and_gradient(rows: Tensor, part: Part) -> tuple[Tensor, Tensor]:
 
 def _in_large_products(rows: Tensor, part: Part) -> tuple[Tensor, Tensor]:
     """The same for a whole batch, with as many of its blocks as fit in each batched product."""
-    size, temperature, block = part.num_users, part.temperature, min(part.block_size, part.num_users)
+    size, temperature = part.num_users, part.temperature
+    block = min(part.block_size, size)
     unit, norm = _unit_rows(rows)
     pull = torch.empty_like(unit)
     shift = unit.new_full((1, 1, 1), -1 / temperature)
     ends = list(range(0, size // block * block, max(1, _DEVICE_LOGITS // block**2) * block))
     ends = sorted({*ends, size // block * block, size})
     spread = []
-    for first, last in zip(ends, ends[1:], strict=False):
-        width = min(block, last - first)
-
-        def both_sides(table: Tensor) -> list[Tensor]:
-            sides = table[first:last], table[size + first : size + last]
-            return [side.unflatten(0, (-1, width)) for side in sides]
-
-        left, right = both_sides(unit)
+    for first, last in pairwise(ends):
+        shape = (-1, min(block, last - first))
+        users, items = slice(first, last), slice(size + first, size + last)
+        left, right = unit[users].unflatten(0, shape), unit[items].unflatten(0, shape)
         logits = torch.baddbmm(shift, left, right.mT, alpha=1 / temperature)
         if not part.is_bounded(rows.dtype):
             highest = logits.amax(2, keepdim=True)
@@ -195,9 +192,9 @@ def _in_large_products(rows: Tensor, part: Part) -> tuple[Tensor, Tensor]:
         spread.append(sums.log().sum())
         if part.wanted:
             logits.mul_(part.weight / sums)
-            pull_left, pull_right = both_sides(pull)
-            torch.baddbmm(right, logits, right, beta=-1, out=pull_left)
-            torch.baddbmm(left, logits.mT, left, beta=-1, out=pull_right)
+            pulls = pull[users].unflatten(0, shape), pull[items].unflatten(0, shape)
+            torch.baddbmm(right, logits, right, beta=-1, out=pulls[0])
+            torch.baddbmm(left, logits.mT, left, beta=-1, out=pulls[1])
         del logits
     positive = torch.dot(unit[:size].reshape(-1), unit[size:].reshape(-1))
     # Σ (w · (log Σ e^(s/τ) + 1/τ) − s⁺/τ) / B

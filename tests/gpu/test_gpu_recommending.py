@@ -139,9 +139,9 @@ def test_evaluation(cuda: PretendCuda, config: RankingConfig) -> None:
     def results(model: LightGCN, graph: Interactions) -> Any:
         split = lightgcn.split_edges(graph, (0.7, 0.15, 0.15))
         evaluation = lightgcn.evaluate(model, split.test, ks=(3, 10), per_user=True)
-        bounds = evaluation.confidence_intervals() if hasattr(
-            evaluation, "confidence_intervals"
-        ) else {}
+        bounds = (
+            evaluation.confidence_intervals() if hasattr(evaluation, "confidence_intervals") else {}
+        )
         return [list(evaluation.metrics.values()), list(bounds.values())]
 
     assert_close(*both(results, config))

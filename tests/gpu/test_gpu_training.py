@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ import lightgcn
 from lightgcn import Interactions, LightGCN, Preset, Split, TrainConfig
 from lightgcn.datasets import synthetic_interactions
 from lightgcn.graph.side_nodes import SideNodes
+from lightgcn.ranking import choose_ranking
+
+OnBoth: TypeAlias = Callable[[Callable[[str], Any]], tuple[Any, Any]]
 
 GRAPH = synthetic_interactions(60, 45, 700, seed=1, num_tastes=3)
 # Products in bfloat16 are for CPUs.
@@ -25,9 +29,7 @@ WEIGHTED = Interactions(
 )  # fmt: skip
 
 
-def split_on(
-    device: str, settings: Preset, graph: Interactions = GRAPH, **options: Any
-) -> Split:
+def split_on(device: str, settings: Preset, graph: Interactions = GRAPH, **options: Any) -> Split:
     train = settings.train
     return lightgcn.split_edges(
         graph.to(device),
@@ -38,13 +40,15 @@ def split_on(
     )
 
 
-def assert_same_models(one: LightGCN, other: LightGCN, tolerance: float = 1e-4) -> None:
-    assert one.embedding.device.type == "cuda" and other.embedding.device.type == "cpu"
-    assert one.ranking == other.ranking
-    expected = other.state_dict()
-    for name, part in one.state_dict().items():
-        if name != "_extra_state":
-            torch.testing.assert_close(part.cpu(), expected[name], rtol=1e-3, atol=tolerance)
+def state_of(model: LightGCN) -> Any:
+    """Return the device and the ranking of a model, and its weights on the CPU."""
+    weights = {name: part.cpu() for name, part in model.named_parameters()}
+    return model.embedding.device.type, model.ranking, weights
+
+
+def assert_same_states(there: Any, here: Any) -> None:
+    assert (there[0], here[0]) == ("cuda", "cpu") and there[1] == here[1]
+    torch.testing.assert_close(there[2], here[2], rtol=1e-3, atol=1e-4)
 
 
 def assert_same_metrics(one: Any, other: Any) -> None:
@@ -53,16 +57,27 @@ def assert_same_metrics(one: Any, other: Any) -> None:
         assert value == pytest.approx(other.metrics[name], rel=1e-3, abs=1e-4), name
 
 
-@pytest.mark.parametrize("name", ["tutorial", "paper", "fast", "best"])
-def test_a_preset(cuda: PretendCuda, name: str) -> None:
-    settings = lightgcn.preset(name, **SMALL, batch_size=None if name == "tutorial" else 150)
-    found = {}
-    for device in ("cuda", "cpu"):
+PRESETS = [
+    *[(name, False) for name in lightgcn.training.config.PRESETS],
+    pytest.param("fast", True, marks=pytest.mark.slow),
+    pytest.param("best", True, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "choose"), PRESETS)
+def test_a_preset(on_both: OnBoth, name: str, choose: bool) -> None:
+    size = None if name == "tutorial" else 150
+    settings = lightgcn.preset(name, **SMALL, batch_size=size, choose_ranking=choose)
+
+    def run(device: str) -> Any:
         split = split_on(device, settings)
         model = lightgcn.train(split, settings)
-        found[device] = model, lightgcn.evaluate(model, split.test, per_user=True)
-    assert_same_models(found["cuda"][0], found["cpu"][0])
-    assert_same_metrics(found["cuda"][1], found["cpu"][1])
+        evaluation = lightgcn.evaluate(model, split.test, per_user=True)
+        return state_of(model), evaluation
+
+    found = on_both(run)
+    assert_same_states(found[0][0], found[1][0])
+    assert_same_metrics(found[0][1], found[1][1])
 
 
 SETTINGS = {
@@ -81,34 +96,40 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_settings(cuda: PretendCuda, name: str, weighted: bool) -> None:
+def test_settings(on_both: OnBoth, name: str, weighted: bool) -> None:
     settings = Preset().changed(**SMALL | SETTINGS[name])
-    models = []
-    for device in ("cuda", "cpu"):
+
+    def run(device: str) -> Any:
         split = split_on(device, settings, WEIGHTED if weighted else GRAPH)
-        models.append(settings.new_model(split.val.message).to(device))
-        lightgcn.fit(models[-1], split, settings)
-    assert_same_models(*models)
+        model = settings.new_model(split.val.message).to(device)
+        lightgcn.fit(model, split, settings)
+        return state_of(model)
+
+    assert_same_states(*on_both(run))
 
 
 def test_a_split_on_the_cpu_trains_on_the_device(cuda: PretendCuda) -> None:
     settings = lightgcn.preset("paper", **SMALL, batch_size=150)
     split = split_on("cpu", settings)
     model = lightgcn.train(split, settings, device="cuda")
-    assert_same_models(model, lightgcn.train(split, settings))
+    assert_same_states(state_of(model), state_of(lightgcn.train(split, settings)))
     assert_same_metrics(
         lightgcn.evaluate(model, split.test), lightgcn.evaluate(model, split.to("cuda").test)
     )
 
 
-def test_the_ranking_is_chosen(cuda: PretendCuda) -> None:
-    found = {}
-    for device in ("cuda", "cpu"):
-        settings = lightgcn.preset("fast", **SMALL, batch_size=150)
+@pytest.mark.slow
+@pytest.mark.parametrize("use_order", [False, True])
+def test_the_ranking_is_chosen(on_both: OnBoth, use_order: bool) -> None:
+    settings = lightgcn.preset("fast", **SMALL, batch_size=150)
+
+    def run(device: str) -> Any:
         split = split_on(device, settings, WEIGHTED, stratify="time")
         model = settings.new_model(split.val.message).to(device)
-        found[device] = lightgcn.ranking.choose_ranking(model, split.val, "recall@10")
-    assert found["cuda"].config == found["cpu"].config
+        return choose_ranking(model, split.val, "recall@10", use_order=use_order).config
+
+    there, here = on_both(run)
+    assert there == here
 
 
 def test_resuming(cuda: PretendCuda, tmp_path: Path) -> None:
@@ -132,17 +153,21 @@ def test_resuming(cuda: PretendCuda, tmp_path: Path) -> None:
     assert len(result.history) == 4 and again.embedding.device.type == "cpu"
 
 
-def test_side_nodes(cuda: PretendCuda) -> None:
+def test_side_nodes(on_both: OnBoth) -> None:
     settings = lightgcn.preset("fast", **SMALL, batch_size=150, choose_ranking=False)
-    found = []
-    for device in ("cuda", "cpu"):
+
+    def run(device: str) -> Any:
         side = SideNodes.of(torch.arange(45, device=device) % 9)
-        split = side.extend_split(split_on(device, settings))
+        own = split_on(device, settings)
+        split = side.extend_split(own)
         model = settings.new_model(split.val.message).to(device)
         lightgcn.fit(model, split, settings)
-        recommender = lightgcn.Recommender(model, split.test.message, side_nodes=None)
-        found.append((model, recommender.ranker.users.cpu()))
-    assert_same_models(found[0][0], found[1][0])
+        recommender = lightgcn.Recommender(model, own.test.message, side_nodes=side)
+        return state_of(model), [each.id for each in recommender.recommend(3, 5)]
+
+    there, here = on_both(run)
+    assert_same_states(there[0], here[0])
+    assert there[1] == here[1]
 
 
 def test_warm_start_and_files(cuda: PretendCuda, tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ def test_tensors_say_where_they_are(cuda: PretendCuda) -> None:
     assert made.to("cuda") is made and made.cpu().device == torch.device("cpu")
     assert torch.ones(3, dtype=torch.float32).device == torch.device("cpu")
     assert on(torch.eye(2)).to_sparse_csr().device == DEVICE
+    here = torch.ones(3, dtype=torch.float32)
+    assert torch.as_tensor(here, device="cuda").device == DEVICE
+    assert here.device == torch.device("cpu")
 
 
 def test_modules_move_and_train(cuda: PretendCuda) -> None:

@@ -166,7 +166,9 @@ def _tensors(given: Any) -> list[Tensor]:
 
 
 def _is_device(given: Any) -> bool:
-    return isinstance(given, torch.device) or (isinstance(given, str) and given[:3] in ("cpu", "cud"))
+    return isinstance(given, torch.device) or (
+        isinstance(given, str) and given[:3] in ("cpu", "cud")
+    )
 
 
 class _Dispatch(TorchDispatchMode):
@@ -176,9 +178,7 @@ class _Dispatch(TorchDispatchMode):
         super().__init__()
         self.cuda = cuda
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunction():
             return self._call(func, args, kwargs)
 
@@ -192,20 +192,16 @@ class _Dispatch(TorchDispatchMode):
             self._check_mixed(name, args, labels)
             device = labels[args[0]]
         on_device = CUDA in found
-        masked = name.startswith(("index", "_index_put")) and any(
-            part.dtype == torch.bool for part in _tensors(args[1])
-        ) if len(args) > 1 else False
-        if masked and "put" in name and args[2].numel() == 1:
-            masked = False  # filled by the mask
+        masked = name in _COPIES and any(part.dtype == torch.bool for part in _tensors(args[1:2]))
+        filled = "put" in name and args[2].numel() == 1  # by the mask
         sized = name == "repeat_interleave" and (kwargs or {}).get("output_size") is not None
-        if on_device and (masked or (name in _WAITING and not sized)):
+        if on_device and ((masked and not filled) or (name in _WAITING and not sized)):
             self.cuda.wait(name)
         if on_device and name not in _FREE and not func.is_view:
             self.cuda.launch(name)
         result = func(*args, **(kwargs or {}))
         for part in _tensors(result):
-            own = labels.get(part)
-            if device is not None and (own is None or own not in (CPU, CUDA)):
+            if device is not None and labels.get(part) is None:
                 self.cuda.set_label(part, device)
         return result
 
@@ -238,8 +234,8 @@ class _Function(TorchFunctionMode):
         if name == "__get__":
             return self._property(func, owner, args)
         first = args[0] if args else None
-        if name in ("to", "cpu", "cuda") and isinstance(first, Tensor):
-            return self._moved(func, name, first, args[1:], kwargs)
+        if name in ("to", "cpu", "cuda", "as_tensor") and isinstance(first, Tensor):
+            return self._moved(name, first, args[1:], kwargs)
         if self.on_cuda(first) and name in ("numpy", "__array__", "tolist"):
             if name != "tolist":
                 raise TypeError(
@@ -256,7 +252,7 @@ class _Function(TorchFunctionMode):
             return self.on_cuda(args[0]) == (owner is Tensor.is_cuda)
         return func(*args)
 
-    def _moved(self, func: Any, name: str, x: Tensor, rest: Any, kwargs: dict[str, Any]) -> Tensor:
+    def _moved(self, name: str, x: Tensor, rest: Any, kwargs: dict[str, Any]) -> Tensor:
         """``x.to(…)``: a copy with the other label, if the device changes."""
         own = self.cuda.label(x)
         target: Any = {"cpu": CPU, "cuda": CUDA}.get(name)
@@ -265,7 +261,7 @@ class _Function(TorchFunctionMode):
                 target = torch.device(part)
             elif isinstance(part, Tensor):
                 target = self.cuda.label(part)
-        if name != "to":
+        if name in ("cpu", "cuda"):
             rest, kwargs = (CPU,), {}
         rest = tuple(CPU if _is_device(part) else part for part in rest)
         if kwargs.get("device") is not None:
@@ -276,9 +272,7 @@ class _Function(TorchFunctionMode):
         result = Tensor.to(x, *rest, **(kwargs | {"copy": True}))
         return self.cuda.set_label(result, CUDA if target.type == "cuda" else CPU)
 
-    def _called(
-        self, func: Any, name: str, first: Any, args: Any, kwargs: dict[str, Any]
-    ) -> Any:
+    def _called(self, func: Any, name: str, first: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         device = kwargs.get("device")
         if name == "new_tensor" and self.on_cuda(first):
             device = CUDA
@@ -294,14 +288,10 @@ class _Function(TorchFunctionMode):
             return self._labelled(func(*args, **kwargs), None)
         if made_on == "cuda":
             kwargs["device"] = CPU
-            fresh = name in ("tensor", "as_tensor") and not self.on_cuda(first)
-            copied = fresh or name == "new_tensor"
-            if copied:
+            if name in ("tensor", "as_tensor", "new_tensor"):
                 self.cuda.wait("copy to the device")
             elif name not in _FREE and not self.on_cuda(first):  # otherwise counted below
                 self.cuda.launch(name)
-            if name == "as_tensor" and copied:
-                func = torch.tensor if not isinstance(first, Tensor) else func
         return self._labelled(func(*args, **kwargs), CUDA if made_on == "cuda" else CPU)
 
     def _labelled(self, result: Any, device: torch.device | None) -> Any:
