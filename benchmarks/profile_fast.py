@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import torch
 
-import lightgcn.nn.losses
+import lightgcn.nn.in_batch_softmax
 import lightgcn.nn.propagation
 import lightgcn.ranking.closed_forms
 import lightgcn.training.batches
@@ -88,7 +88,10 @@ def profile(split: Split, config: Preset) -> dict[str, float]:
         (lightgcn.training.batches, name, "loss")
         for name in ("bce_loss", "bpr_loss", "l2_penalty", "in_batch_softmax_part")
     ]
-    for module, name in ((lightgcn.nn.propagation, "propagation"), (lightgcn.nn.losses, "loss")):
+    for module, name in (
+        (lightgcn.nn.propagation, "propagation"),
+        (lightgcn.nn.in_batch_softmax, "loss"),
+    ):
         for function in vars(module).values():
             if isinstance(function, type) and issubclass(function, torch.autograd.Function):
                 places += [(function, "forward", name), (function, "backward", name)]

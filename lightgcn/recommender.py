@@ -161,10 +161,10 @@ class Recommender:
         given, one = _one_or_more(user)
         k = self._checked_k(k)
         users = [self.user_index(each) for each in given]
-        rows = torch.tensor(users, dtype=torch.int64, device=self.ranker.device)
+        rows = torch.tensor(users, dtype=torch.int64, device="cpu")
         best = self.ranker.top_k(
             k, rows, exclude_seen=exclude_seen, only=self._candidates(only, exclude)
-        )
+        ).cpu()
         found = [self._named(*row) for row in zip(best.items, best.scores, strict=True)]
         return found[0] if one else found
 
@@ -208,8 +208,8 @@ class Recommender:
         ranker, linked = self.ranker.fold_in(history), self._linked
         if not bool(linked[history.items.to(linked.device)].any()):
             raise ValueError(_UNTRAINED)
-        user = torch.zeros(1, dtype=torch.int64, device=ranker.device)
-        best = ranker.top_k(k, user, only=self._candidates(only, exclude))
+        user = torch.zeros(1, dtype=torch.int64, device="cpu")
+        best = ranker.top_k(k, user, only=self._candidates(only, exclude)).cpu()
         return self._named(best.items[0], best.scores[0])
 
     def similar_items(

@@ -58,6 +58,17 @@ def check_floating(ndim: int | None = None, **given: Any) -> None:
             raise ValueError(f"{name} must have {ndim} dimensions, got shape {tuple(value.shape)}")
 
 
+def check_same_device(**given: Any) -> None:
+    """Raise a ValueError that names two arguments on different devices, and the mend; each has a
+    ``device``."""
+    (first, one), *others = given.items()
+    for name, other in others:
+        if other.device != one.device:
+            raise ValueError(
+                f"{first} is on {one.device}, {name} on {other.device}: move one of them with .to()"
+            )
+
+
 def as_tensor(name: str, given: Any) -> Tensor:
     """Return a tensor as it is, and lists, NumPy arrays and columns of data frames as a CPU tensor.
 

@@ -26,7 +26,18 @@ def distinct_integers(values: Tensor) -> Tensor:
         return ordered
     first = torch.ones(len(ordered), dtype=torch.bool, device=ordered.device)
     torch.ne(ordered[1:], ordered[:-1], out=first[1:])
-    return ordered if bool(first.all()) else ordered[first]
+    # On a device the host would have to wait for the answer, and again for the count.
+    if values.device.type == "cpu" and bool(first.all()):
+        return ordered
+    return ordered[first]
+
+
+def positions_of(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return where an (n,) mask is true, ``count`` times, and where not: int64, increasing.
+
+    The host does not wait for a device to count them."""
+    order = mask.byte().sort(descending=True, stable=True).indices
+    return order[:count], order[count:]
 
 
 def largest_of_rows(matrix: Any, most: int) -> Any:

@@ -22,14 +22,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import INT32_END, as_tensor
+from lightgcn.core.checks import INT32_END, as_tensor, check_same_device
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.pattern import Pattern
 
 Normalization = Literal["mean", "symmetric"]
 # What a call that propagates takes (`as_adjacency`).
 Graph: TypeAlias = "Interactions | Adjacency | Tensor"
-Degrees = npt.NDArray[np.float64]
 _EXPONENTS = {"mean": (1.0, 0.0), "symmetric": (0.5, 0.5)}
 
 
@@ -133,7 +132,7 @@ class Adjacency:
     @cached_property
     def T(self) -> Adjacency:
         """The transpose; it shares all storage."""
-        return replace(
+        transpose = replace(
             self,
             pattern=self.transposed,
             transposed=self.pattern,
@@ -141,6 +140,9 @@ class Adjacency:
             column_scale=self.row_scale,
             normalization=self.normalization and self.normalization[::-1],
         )
+        if self.normalization == transpose.normalization and self.transposed is self.pattern:
+            transpose.__dict__["_matrices"] = self._matrices  # A is its own transpose
+        return transpose
 
     def __matmul__(self, x: Tensor) -> Tensor:
         """Multiply: (N, d) floating of any dtype gives (N, d) of that dtype; differentiable in
@@ -158,17 +160,28 @@ class Adjacency:
                 f"x must be ({self.num_nodes}, d) floating for {self}, got {tuple(x.shape)} of "
                 f"{x.dtype}"
             )
-        if x.device != self.device:
-            raise ValueError(
-                f"x is on {x.device}, the adjacency on {self.device}: move one of them with .to()"
-            )
+        check_same_device(x=x, adjacency=self)
 
     def product(self, x: Tensor) -> Tensor:
         """Return ``self @ x`` in a new tensor, without checks; not differentiable."""
+        if x.device.type != "cpu":
+            with torch.autocast(x.device.type, enabled=False):
+                return self.matrix(x.dtype) @ x
         if self.column_scale is not None:
             x = x * self.column_scale.to(x.dtype).unsqueeze(1)
         y = self.pattern.product(x.contiguous())
         return y if self.row_scale is None else y.mul_(self.row_scale.to(x.dtype).unsqueeze(1))
+
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        """Return A as a kept (N, N) ``torch.sparse_csr`` tensor: on a device a layer of propagation
+        is one product with it, where P and its scales would take several small kernels."""
+        if dtype not in self._matrices:
+            self._matrices[dtype] = self.to(dtype=dtype).to_sparse_csr()
+        return self._matrices[dtype]
+
+    @cached_property
+    def _matrices(self) -> dict[torch.dtype, Tensor]:
+        return {}
 
     def gathers_half(self, x: Tensor) -> bool:
         """Whether the product with ``x`` is made from a float16 copy of it."""
@@ -250,7 +263,7 @@ class Adjacency:
     def to_sparse_csr(self) -> Tensor:
         """Return A as an (N, N) ``torch.sparse_csr`` tensor of ``dtype``."""
         ends, columns = self.pattern.row_ends, self.pattern.columns
-        rows = torch.repeat_interleave(ends.diff().long())
+        rows = torch.repeat_interleave(ends.diff().long(), output_size=len(columns))
         values = torch.ones(len(columns), dtype=torch.float64, device=self.device)
         for factor, nodes in ((self.row_scale, rows), (self.column_scale, columns)):
             if factor is not None:
@@ -346,13 +359,13 @@ def normalized_adjacency(
     """
     _check_interactions(interactions)
     pair = exponents(normalization)
-    pattern, degrees = _symmetric_pattern(interactions)
+    on_cpu = interactions.device.type == "cpu"
+    pattern, degrees = (_symmetric_pattern if on_cpu else _pattern_on_device)(interactions)
     row, column = (_scale(degrees, exponent) for exponent in pair)
     counts = interactions.num_users, interactions.num_items
-    adjacency = Adjacency(
-        pattern, pattern, row, column, *counts, half_tables=half_tables, normalization=pair
-    )
-    return adjacency.to(interactions.device, dtype)
+    return Adjacency(
+        pattern, pattern, row, column, *counts, dtype, half_tables=half_tables, normalization=pair
+    ).to(dtype=dtype)
 
 
 def adjacency_of(
@@ -420,6 +433,7 @@ def as_adjacency(
     num_users: int,
     num_items: int,
     normalization: Normalization | tuple[float, float] = "symmetric",
+    device: torch.device | None = None,
 ) -> Adjacency:
     """Return the adjacency of a graph in any form that a caller may hold it.
 
@@ -431,6 +445,7 @@ def as_adjacency(
         num_users: expected number of users.
         num_items: expected number of items.
         normalization: of interactions and of an ``edge_index``.
+        device: where to move any graph but an `Adjacency`; None for where it is.
 
     Raises:
         TypeError: for anything else; names what to pass instead.
@@ -443,9 +458,9 @@ def as_adjacency(
             )
         if isinstance(graph, Adjacency):
             return graph
-        return adjacency_of(graph, normalization)
+        return adjacency_of(graph, normalization, device=device)
     if isinstance(graph, Tensor) and graph.layout != torch.strided:
-        return Adjacency.from_sparse(graph, num_users, num_items)
+        return Adjacency.from_sparse(graph, num_users, num_items).to(device)
     if not isinstance(graph, Tensor | np.ndarray | list) and type(graph) is not tuple:
         raise TypeError(
             "expected Interactions, an Adjacency, a torch.sparse tensor or a (2, E) edge_index, "
@@ -457,7 +472,7 @@ def as_adjacency(
             f"got a dense {tuple(edge_index.shape)} adjacency; pass adjacency.to_sparse()"
         )
     built = Interactions.from_edge_index(edge_index, num_users, num_items)
-    return normalized_adjacency(built, normalization)
+    return normalized_adjacency(built, normalization).to(device)
 
 
 def _check_interactions(given: object) -> None:
@@ -485,18 +500,20 @@ def _check_constant(name: str, values: Tensor) -> None:
         )
 
 
-def _scale(degrees: Degrees, exponent: float) -> Tensor | None:
+def _scale(degrees: Tensor, exponent: float) -> Tensor | None:
     """Return (N,) float64 degrees to the power of -exponent, 0 for an isolated node; None for
     exponent 0."""
     if not exponent:
         return None
-    scale = np.zeros_like(degrees)
-    np.power(degrees, -exponent, out=scale, where=degrees > 0)
+    if degrees.device.type != "cpu":
+        return torch.where(degrees > 0, degrees.pow(-exponent), 0.0)
+    scale = np.zeros(len(degrees))
+    np.power(degrees.numpy(), -exponent, out=scale, where=degrees.numpy() > 0)
     return torch.from_numpy(scale)
 
 
-def _symmetric_pattern(interactions: Interactions) -> tuple[Pattern, Degrees]:
-    """Return P, on the CPU, and its (weighted) degrees in float64."""
+def _symmetric_pattern(interactions: Interactions) -> tuple[Pattern, Tensor]:
+    """Return P and its (weighted) degrees in float64, of a graph on the CPU."""
     block = interactions.to_scipy()  # (U, I) by users
     back = block.T.tocsr()  # by items: a counting sort
     nnz = interactions.num_edges
@@ -513,4 +530,20 @@ def _symmetric_pattern(interactions: Interactions) -> tuple[Pattern, Degrees]:
         values = torch.from_numpy(np.concatenate([block.data, back.data]))
         sums = [matrix.astype(np.float64).sum(axis=1) for matrix in (block, back)]
         degrees = np.concatenate(sums)
-    return Pattern(torch.from_numpy(row_ends), torch.from_numpy(columns), values), degrees
+    pattern = Pattern(torch.from_numpy(row_ends), torch.from_numpy(columns), values)
+    return pattern, torch.from_numpy(degrees)
+
+
+def _pattern_on_device(interactions: Interactions) -> tuple[Pattern, Tensor]:
+    """The same on a device, which computes it without the host's waiting for anything."""
+    graph, nnz = interactions, interactions.num_edges
+    order = graph.items.argsort(stable=True)  # by items; edges are by users
+    ends = torch.cat([graph.indptr, nnz + graph.item_degrees.cumsum(0)])
+    columns = torch.cat([graph.items + graph.num_users, graph.users[order]])
+    values, degrees = None, ends.diff().double()
+    if graph.weights is not None:
+        values = graph.weights.to(torch.promote_types(graph.weights.dtype, torch.float32))
+        values = torch.cat([values, values[order]])
+        degrees = torch.segment_reduce(values.double(), "sum", offsets=ends, unsafe=True)
+    index_dtype = torch.int32 if max(2 * nnz, graph.num_nodes) < INT32_END else torch.int64
+    return Pattern(ends.to(index_dtype), columns.to(index_dtype), values), degrees

@@ -20,11 +20,13 @@ from torch import Tensor
 from lightgcn.core.checks import (
     INT32_END,
     as_tensor,
+    check_same_device,
     checked_count,
     checked_edge_index,
     checked_indices,
     checked_weights,
 )
+from lightgcn.core.sorting import positions_of
 from lightgcn.graph.canonical import (
     CHUNK,
     canonical_edges,
@@ -100,6 +102,8 @@ class Interactions:
         _check_as_many(users, items)
         weights = checked_weights(self.weights, len(users))
         order = checked_order(self.order, len(users))
+        given = {"users": users, "items": items, "weights": weights, "order": order}
+        check_same_device(**{name: part for name, part in given.items() if part is not None})
         users, items, weights, order = canonical_edges(users, items, num_items, weights, order)
         values = {
             "users": users,
@@ -323,12 +327,12 @@ class Interactions:
     @cached_property
     def user_degrees(self) -> Tensor:
         """(num_users,) int64 number of items of each user."""
-        return torch.bincount(self.users, minlength=self.num_users)
+        return _counts(self.users, self.num_users)
 
     @cached_property
     def item_degrees(self) -> Tensor:
         """(num_items,) int64 number of users of each item: its popularity."""
-        return torch.bincount(self.items, minlength=self.num_items)
+        return _counts(self.items, self.num_items)
 
     def items_of(self, user: int) -> Tensor:
         """Return the (n,) int64 items of one user, increasing.
@@ -341,26 +345,37 @@ class Interactions:
             raise ValueError(f"user must be in [0, {self.num_users}), got {user}")
         return self.items[self.indptr[user] : self.indptr[user + 1]]
 
-    def edge_positions(self, users: Tensor) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def host_degrees(self) -> Tensor:
+        """``user_degrees`` on the CPU, which say how many edges some users have without a wait for
+        the device."""
+        return self.user_degrees.cpu()
+
+    def edge_positions(self, users: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
         """Return the edges of a list of users, (B,) int64 in range, repeats allowed.
+
+        Args:
+            users: (B,) int64.
+            total: how many edges they have together, if that is known.
 
         Returns:
             Two (n,) int64 tensors, one entry for each edge: the position of its user in the list,
             and the position of the edge in the graph.
         """
         degrees = self.user_degrees[users]
-        rows = torch.repeat_interleave(degrees)
+        rows = torch.repeat_interleave(degrees, output_size=total)
         first = self.indptr[users] - (degrees.cumsum(0) - degrees)
         return rows, first[rows] + torch.arange(len(rows), dtype=torch.int64, device=rows.device)
 
-    def edges_of(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the items of a list of users, (B,) int64 in range, repeats allowed.
+    def edges_of(self, users: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return the items of a list of users, (B,) int64 in range, repeats allowed; ``total`` as
+        for `edge_positions`.
 
         Returns:
             Two (n,) int64 tensors, one entry for each edge: the position of its user in the list,
             and its item.
         """
-        rows, edges = self.edge_positions(users)
+        rows, edges = self.edge_positions(users, total)
         return rows, self.items[edges]
 
     def contains(self, users: Tensor, items: Tensor) -> Tensor:
@@ -441,6 +456,14 @@ class Interactions:
             )
         return self._map_edges(lambda values: values[edges])
 
+    def divide(self, mask: Tensor, count: int) -> tuple[Interactions, Interactions]:
+        """Return the edges of a (E,) bool mask and the other ones; ``count`` is how many the mask
+        has, for which the host need not wait then."""
+        kept, others = positions_of(mask, count)
+        return self._map_edges(lambda values: values[kept]), self._map_edges(
+            lambda values: values[others]
+        )
+
     def select_users(self, users: Tensor) -> Interactions:
         """Keep the edges of some users, (n,) integers, and all nodes.
 
@@ -502,6 +525,7 @@ class Interactions:
             raise ValueError(f"cannot unite graphs over different nodes: {self} and {other}")
         if (self.weights is None) != (other.weights is None):
             raise ValueError("cannot unite a weighted with an unweighted graph")
+        check_same_device(graph=self, other=other)
         weights, order = (
             None if mine is None or theirs is None else torch.cat([mine, theirs])
             for mine, theirs in ((self.weights, other.weights), (self.order, other.order))
@@ -561,6 +585,16 @@ def checked_interactions(name: str, value: object, of_links: str = "message") ->
     shape = getattr(value, "shape", None)
     size = "" if shape is None else f" of shape {tuple(shape)}"
     raise ValueError(f"{name} must be an Interactions, got {type(value).__name__}{size}; {hint}")
+
+
+def _counts(nodes: Tensor, count: int) -> Tensor:
+    """Return (count,) int64: how often each number occurs in (E,) integers below ``count``."""
+    if nodes.device.type == "cpu":
+        return torch.bincount(nodes, minlength=count)
+    # On a device, bincount reads the largest number first, and the host waits for it.
+    return torch.zeros(count, dtype=torch.int64, device=nodes.device).scatter_add_(
+        0, nodes, torch.ones_like(nodes)
+    )
 
 
 def _check_as_many(users: Tensor, items: Tensor) -> None:

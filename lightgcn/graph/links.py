@@ -15,7 +15,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import checked_count, checked_edge_index, checked_indices, checked_number
+from lightgcn.core.checks import (
+    check_same_device,
+    checked_count,
+    checked_edge_index,
+    checked_indices,
+    checked_number,
+)
 from lightgcn.core.seeding import make_generator, seed_from
 from lightgcn.graph.interactions import Interactions, checked_interactions
 from lightgcn.graph.negatives import (
@@ -72,6 +78,7 @@ class LinkSet:
                 f"message and positives are over different nodes: {message} and {positives}"
             )
         negatives = checked_edge_index(self.negatives, "negatives")
+        check_same_device(message=message, positives=positives, negatives=negatives)
         if self._recipe is None:  # drawn ones are in range
             check_negatives(1.0, self.negative_pairs)
             counts: tuple[tuple[int, str], ...] = (
@@ -358,7 +365,10 @@ class Recipe:
             order = torch.randperm(num_edges, generator=generator, dtype=torch.int64, device=device)
             supervised = torch.zeros(num_edges, dtype=torch.bool, device=device)
             supervised[order[: self.num_supervision]] = True
-            message, positives = self.pool.select(~supervised), self.pool.select(supervised)
+            if device.type == "cpu":  # by masks, which is faster there
+                message, positives = self.pool.select(~supervised), self.pool.select(supervised)
+            else:
+                positives, message = self.pool.divide(supervised, self.num_supervision)
             message = message if self.extend is None else self.extend(message)
         positives = positives if self.widen is None else self.widen(positives)
         every_pair = self.negative_pairs == "all"

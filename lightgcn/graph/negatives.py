@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lightgcn.core.checks import INT32_END, checked_count, checked_indices
+from lightgcn.core.checks import INT32_END, check_same_device, checked_count, checked_indices
 from lightgcn.core.seeding import generator_of
-from lightgcn.core.sorting import distinct_integers, sort_values
+from lightgcn.core.sorting import distinct_integers, positions_of, sort_values
 from lightgcn.graph.ids import node_name
 from lightgcn.graph.interactions import Interactions, checked_interactions
 
@@ -147,7 +147,8 @@ def sample_negative_items(
     exclude = checked_interactions("exclude", exclude)
     checked_count("num_negatives", num_negatives, 1)
     users = checked_indices("users", users, exclude.num_users, "num_users")
-    generator, device = generator_of(seed, exclude.device), exclude.device
+    check_same_device(exclude=exclude, users=users)
+    generator = generator_of(seed, exclude.device)
     if not len(users):
         return users.new_empty((0, num_negatives))
     full = exclude.user_degrees == exclude.num_items
@@ -157,6 +158,15 @@ def sample_negative_items(
             f"user {node_name(exclude.user_ids, first)} has an edge to each of the "
             f"{exclude.num_items} items: no negative is left to draw"
         )
+    return draw_negative_items(exclude, users, generator, num_negatives)
+
+
+def draw_negative_items(
+    exclude: Interactions, users: Tensor, generator: torch.Generator, num_negatives: int
+) -> Tensor:
+    """Return the draws of `sample_negative_items` without its checks, which wait for a device: each
+    user is in range and lacks an item."""
+    device = exclude.device
     # 53 random bits spread over the items: the bias, num_items / 2**53, is below what any sample
     # could show.
     shape = (len(users), num_negatives)
@@ -165,9 +175,18 @@ def sample_negative_items(
     users = users if num_negatives == 1 else users.repeat_interleave(num_negatives)
     # A draw among all items that is a non-edge is a fair draw among the non-edges; the few others
     # are drawn by rank.
-    edges = exclude.contains(users, items).nonzero().flatten()
+    known = exclude.contains(users, items)
+    if device.type != "cpu":
+        # How many they are, the host would have to wait for: a number for each, and the first ones
+        # for the edges.
+        count = len(users)
+        draws = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
+        draws = draws[(known.cumsum(0) - 1).clamp_(min=0)]
+        return torch.where(known, _non_edge_by_rank(exclude, users, draws), items).view(shape)
+    edges = known.nonzero().flatten()
     if len(edges):
-        items[edges] = _non_edge_by_rank(exclude, users[edges], generator)
+        draws = torch.rand(len(edges), generator=generator, device=device, dtype=torch.float64)
+        items[edges] = _non_edge_by_rank(exclude, users[edges], draws)
     return items.view(shape)
 
 
@@ -183,9 +202,9 @@ def saturated_users(interactions: Interactions) -> Tensor:
     return (interactions.user_degrees == interactions.num_items).nonzero().flatten()
 
 
-def _non_edge_by_rank(exclude: Interactions, users: Tensor, generator: torch.Generator) -> Tensor:
+def _non_edge_by_rank(exclude: Interactions, users: Tensor, draws: Tensor) -> Tensor:
+    """Return the items of (B,) users at draws from [0, 1), a share of the items that they lack."""
     room = (exclude.num_items - exclude.user_degrees)[users]
-    draws = torch.rand(len(users), generator=generator, device=exclude.device, dtype=torch.float64)
     first_key = users * exclude.num_items
     ranks = draws.mul_(room).long().add_(first_key).sub_(exclude.indptr[users])
     return _non_key_at(exclude.keys, ranks).sub_(first_key)
@@ -303,5 +322,7 @@ def _distinct_integers(limit: int, num_samples: int, generator: torch.Generator)
     if surplus:
         kept = torch.ones(len(drawn), dtype=torch.bool, device=device)
         kept[_distinct_integers(len(drawn), surplus, generator)] = False
+        if device.type != "cpu":  # as many as are known, so that the host need not wait
+            kept = positions_of(kept, num_samples)[0]
         drawn = drawn[kept]
     return drawn

@@ -58,7 +58,7 @@ def products(x: Tensor, y: Tensor, left: Tensor, right: Tensor) -> Tensor:
         (F.embedding(some, x).to(dtype) * F.embedding(others, y).to(dtype)).sum(1)
         for some, others in zip(left.split(step), right.split(step), strict=True)
     ]
-    return torch.cat(parts)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def unit_rows(rows: Tensor) -> Tensor:

@@ -152,6 +152,7 @@ class LightGCN(nn.Module):
                 self.num_users,
                 self.num_items,
                 "symmetric" if own is None or own == "custom" else own,
+                self.embedding.device,
             )
         found = normalization_name(adjacency.normalization)
         if own is None:
@@ -209,11 +210,12 @@ class LightGCN(nn.Module):
             ValueError: if the graph is over other nodes, ``edges`` is not (2, B) or not integer, or
                 an index in it is out of range (on a GPU: a device-side assertion).
         """
-        pairs = _pairs_of(edges, self.embedding.device)
+        pairs = _pairs_of(edges)
         limits = (self.num_users, self.num_items)
         if node_pairs:
             limits = (self.num_users + self.num_items,) * 2
         _check_range(pairs, limits)
+        pairs = pairs.to(self.embedding.device)
         z = self.propagate(graph)
         offset = 0 if node_pairs else self.num_users
         return link_scores(z, pairs[0], pairs[1] + offset)
@@ -281,7 +283,7 @@ class LightGCN(nn.Module):
         return ", ".join(parts if uniform else [*parts, f"alpha={alpha!r}"])
 
 
-def _pairs_of(edges: Any, device: torch.device) -> Tensor:
+def _pairs_of(edges: Any) -> Tensor:
     """Return (2, B) int64 from a `LinkSet`, `Interactions` or an array of pairs."""
     given = edges
     with outside_transforms():  # these are kept with the graph
@@ -289,8 +291,7 @@ def _pairs_of(edges: Any, device: torch.device) -> Tensor:
             given = edges.edges
         elif isinstance(edges, Interactions):
             given = edges.edge_index
-    pairs = checked_edge_index(given, "edges")
-    return pairs if isinstance(edges, Tensor) else pairs.to(device)
+    return checked_edge_index(given, "edges")
 
 
 def _check_range(pairs: Tensor, limits: tuple[int, int]) -> None:

@@ -7,6 +7,8 @@ pattern and one pass over its result:
     t ← D⁻⁽ᵃ⁺ᵇ⁾ (P t) + αₖ D⁻ᵇ x        for k = K-1 … 1, from t = α_K D⁻ᵇ x
     z = D⁻ᵃ (P t) + α₀ x
 
+On a device, a layer is one product with A as a CSR matrix: z = Σₖ αₖ Aᵏ x by t ← A t + αₖ x.
+
 If the adjacency has half-precision tables, t is kept in float16, times a power of two that puts the
 largest sum of a row just below the largest float16; the kernel adds up in float32."""
 
@@ -21,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightgcn.core.buffer_pool import NO_REUSE, BufferPool
+from lightgcn.core.checks import check_same_device
 from lightgcn.graph.adjacency import Adjacency, batch_by_columns
 from lightgcn.graph.pattern import row_blocks
 
@@ -108,6 +111,7 @@ def propagate_rows(
         raise TypeError(f"nodes must be a (B,) int64 tensor, got {type(nodes).__name__}")
     if nodes.ndim != 1 or nodes.dtype != torch.int64:
         raise ValueError(f"nodes must be (B,) int64, got {tuple(nodes.shape)} of {nodes.dtype}")
+    check_same_device(x=x, nodes=nodes)
     if isinstance(weights, Tensor) or x.device.type != "cpu":
         # The gradient of the layer weights needs all rows; to add up rows by node, a device would
         # have to count the distinct nodes, and the host to wait for it in every step.
@@ -119,7 +123,7 @@ def propagate_rows(
 def _plain_rows(
     adjacency: Adjacency, x: Tensor, alpha: Alpha, nodes: Tensor, with_start: bool
 ) -> tuple[Tensor, Tensor]:
-    start = F.embedding(nodes if with_start else nodes[:0], x)
+    start = F.embedding(nodes, x) if with_start else x.new_empty(0, x.shape[1])
     return F.embedding(nodes, propagate(adjacency, x, alpha)), start
 
 
@@ -318,6 +322,8 @@ def _polynomial(
     shape = (adjacency.num_nodes, x.shape[1])
     if not any(alpha[1:]) or not x.numel():
         return x * alpha[0] if at is None else x.new_zeros(shape)
+    if x.device.type != "cpu" and at is None:
+        return _by_matrix(adjacency.matrix(x.dtype), x, alpha)
     result = None
     for columns, layers in _column_slabs(adjacency, x, alpha, buffers, at):
         product = adjacency.pattern.product(layers.table, buffers)
@@ -339,6 +345,18 @@ def _polynomial(
         # Free before the next slab begins.
         del layers, product, part
     assert result is not None
+    return result
+
+
+def _by_matrix(matrix: Tensor, x: Tensor, alpha: Sequence[float]) -> Tensor:
+    """Horner's rule with one kernel a layer: t ← A t + αₖ x, from t = α_K A x + α_(K-1) x."""
+    highest = max(k for k, weight in enumerate(alpha) if weight)
+    *weights, last = alpha[: highest + 1]
+    x = x.contiguous()
+    with torch.autocast(x.device.type, enabled=False):
+        result = torch.addmm(x, matrix, x, beta=weights[-1], alpha=last)
+        for weight in reversed(weights[:-1]):
+            result = torch.addmm(x, matrix, result, beta=weight)
     return result
 
 

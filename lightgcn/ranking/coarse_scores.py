@@ -9,11 +9,25 @@ NOT_FINITE = "the embeddings are not finite, or so large that scores are not"
 
 
 class CoarseScores:
-    """Products of users with all items in one dtype, and a bound on their error."""
+    """Products of users with all items in one dtype, and a bound on their error.
 
-    def __init__(self, items: Tensor, dtype: torch.dtype, largest: float) -> None:
+    Args:
+        items: (num_items, d).
+        dtype: of the products.
+        largest: `largest_norm` of the items.
+
+    Attributes:
+        finite: on a device, whether all scores so far are finite, which the caller reads; on a CPU
+            None, and `write` raises the error.
+    """
+
+    finite: Tensor | None = None
+
+    def __init__(self, items: Tensor, dtype: torch.dtype, largest: float | Tensor) -> None:
         self.dtype, self._items, self._largest = dtype, items.to(dtype), largest
-        self._item_error = 0.0 if dtype.itemsize > 2 else largest_norm(items, self._items)
+        self._item_error: float | Tensor = 0.0
+        if dtype.itemsize <= 2:
+            self._item_error = largest_norm(items, self._items)
         wide = torch.finfo(torch.promote_types(dtype, torch.float32))  # in which products are added
         # Sums of d products, and of these with gains, round by at most d/2 + 2 eps, here and in
         # exact scores.
@@ -36,13 +50,19 @@ class CoarseScores:
         # An infinite score would be taken for a seen item's. bfloat16's largest number is a little
         # below float32's, and lists must not depend on it.
         limit = torch.bfloat16 if out.dtype == torch.float32 else out.dtype
-        if not bool((norms * length + bound < torch.finfo(limit).max).all()):
+        finite = (norms * length + bound < torch.finfo(limit).max).all()
+        if users.device.type != "cpu":
+            self.finite = finite if self.finite is None else self.finite & finite
+        elif not bool(finite):
             raise ValueError(NOT_FINITE)
         return bound
 
 
-def largest_norm(rows: Tensor, rounded: Tensor | None = None) -> float:
-    """Return the largest norm of a row, or of its rounding error."""
+def largest_norm(rows: Tensor, rounded: Tensor | None = None) -> float | Tensor:
+    """Return the largest norm of a row, or of its rounding error: on a device as a float64 tensor,
+    for which the host does not wait, and which may not be finite."""
+    if rows.device.type != "cpu":
+        return _norms(rows if rounded is None else rows.double() - rounded.double()).max()
     largest, wide = 0.0, torch.promote_types(rows.dtype, torch.float32)
     for first in range(0, len(rows), 1 << 16):
         part = rows[first : first + (1 << 16)].to(wide)

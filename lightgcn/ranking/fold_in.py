@@ -146,7 +146,7 @@ def add_users(ranker: Ranker, history: Interactions, user_ids: Ids | None = None
         ranker,
         users=torch.cat([ranker.users, folded.users]),
         history=grown,
-        item_knn=knn and replace(knn, history=weighted),
+        item_knn=knn and knn.for_users(weighted),
         linked=known.item_degrees > 0 if ranker.linked is None else ranker.linked,
         user_knn=near and _with_profiles(near, weighted, new_users=history),
         user_table=_padded(ranker.user_table, history.num_users),

@@ -12,7 +12,8 @@ and no gain where r is negative, as it can be with the weights of `ease_weights`
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch import Tensor
 from lightgcn.core.checks import INT32_END, checked_count, checked_number
 from lightgcn.core.progress import progress_bar
 from lightgcn.graph.interactions import Interactions, checked_interactions
-from lightgcn.ranking.residual import Gains, matrix_gains
+from lightgcn.ranking.residual import Gains, added_up, matrix_gains, matrix_to_tensors
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32 | np.int64]
@@ -80,11 +81,20 @@ class ItemKNN:
         """
         return cls(train, nearest_items(train, neighbours), weight)
 
+    def for_users(self, history: Interactions) -> ItemKNN:
+        """Return the same similarities for the users of another graph."""
+        other = replace(self, history=history)
+        if "_neighbours" in self.__dict__ and history.device == self.history.device:
+            other.__dict__["_neighbours"] = self._neighbours
+        return other
+
     def of_users(self, users: Tensor) -> Gains:
         """Return the gains of (B,) users: (n,) rows of ``users``, sorted, (n,) items, (n,)
         float32."""
         from scipy.sparse import vstack
 
+        if users.device.type != "cpu" and self.history.device == users.device:
+            return self._gains_on_device(users)
         histories = history_rows(self.history, users)
         # A row is not sorted by item, because that takes as long as the product.
         found = [
@@ -93,6 +103,33 @@ class ItemKNN:
         ]
         sums = found[0] if len(found) == 1 else vstack(found, format="csr")
         return largest_gain(self.weight, sums, users.device)
+
+    def _gains_on_device(self, users: Tensor) -> Gains:
+        """The same without SciPy: the products of all pairs of an item of a user and a neighbour
+        of it, sorted by user and neighbour, and added up in that order."""
+        history, (ends, near, similarity) = self.history, self._neighbours
+        rows, edges = history.edge_positions(users)
+        own = history.items[edges]
+        # Each of the user's items once for each of its neighbours.
+        counts = ends[own + 1] - ends[own]
+        pairs = torch.repeat_interleave(counts)
+        place = torch.arange(len(pairs), dtype=torch.int64, device=users.device)
+        place += (ends[own] - (counts.cumsum(0) - counts))[pairs]
+        products = similarity[place]
+        if history.weights is not None:
+            products = products * history.weights[edges].float()[pairs]
+        rows, items, sums = added_up(rows[pairs], near[place], products, history.num_items)
+        largest = sums.new_zeros(len(users)).scatter_reduce_(0, rows, sums, "amax")
+        scale = torch.where(largest > 0, self.weight / largest, 0.0)
+        return rows, items, sums.clamp_(min=0).mul_(scale[rows])
+
+    @cached_property
+    def _neighbours(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``similarity`` on the device of the history: (num_items + 1,) ends of its rows, (n,)
+        neighbours, (n,) float32."""
+        parts = matrix_to_tensors(self.similarity).values()
+        ends, near, values = (part.to(self.history.device) for part in parts)
+        return ends, near, values.float()
 
     def summands(self, user: Tensor, item: int) -> Floats:
         """Return what each item in the history of one user (1,) adds to r(user, item), (n,)."""

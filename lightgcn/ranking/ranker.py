@@ -430,7 +430,7 @@ class Ranker:
             self,
             users=users,
             history=history,
-            item_knn=knn and replace(knn, history=weighted),
+            item_knn=knn and knn.for_users(weighted),
             user_knn=near and replace(near, history=weighted, are_own=False),
             user_scales=None,
             user_table=None,

@@ -41,6 +41,10 @@ class ResidualSum:
 
     def of_users(self, users: Tensor) -> Gains:
         shape = len(users), self.history.num_items
+        if users.device.type != "cpu":
+            parts = [part.of_users(users) for part in self.parts]
+            rows, items, values = (torch.cat(both) for both in zip(*parts, strict=True))
+            return added_up(rows, items, values, shape[1])
         total = sum(gains_matrix(part.of_users(users), shape) for part in self.parts)
         return matrix_gains(total.tocsr(), users.device)
 
@@ -54,6 +58,8 @@ def residual_sum(*parts: Residual | None) -> Residual | None:
 def residual_of_links(residual: Residual, users: Tensor, items: Tensor) -> Tensor:
     """Return the terms of (B,) pairs of a user and an item, (B,) float32."""
     distinct, place = users.unique(return_inverse=True)
+    if users.device.type != "cpu":
+        return _of_links_on_device(residual, distinct, place, items)
     order = place.argsort(stable=True)
     place, wanted = place[order].cpu().numpy(), items[order].cpu().numpy()
     gains = np.zeros(len(place), np.float32)
@@ -67,6 +73,32 @@ def residual_of_links(residual: Residual, users: Tensor, items: Tensor) -> Tenso
     result = torch.empty(len(gains), dtype=torch.float32, device=users.device)
     result[order] = torch.from_numpy(gains).to(users.device)
     return result
+
+
+def _of_links_on_device(
+    residual: Residual, distinct: Tensor, place: Tensor, items: Tensor
+) -> Tensor:
+    """The same without SciPy, for pairs of the user at ``place`` in ``distinct``."""
+    count = residual.history.num_items
+    result = torch.zeros(len(items), dtype=torch.float32, device=items.device)
+    for first in range(0, len(distinct), _USERS):
+        rows, near, values = residual.of_users(distinct[first : first + _USERS])
+        if not len(values):
+            continue
+        keys, order = (rows * count + near).sort()
+        wanted = (place - first) * count + items
+        at = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+        result = torch.where(keys[at] == wanted, values[order[at]], result)
+    return result
+
+
+def added_up(rows: Tensor, items: Tensor, values: Tensor, num_items: int) -> Gains:
+    """Return the sums of (n,) values by row and item, sorted; added up in the order given."""
+    keys, order = (rows * num_items + items).sort(stable=True)
+    keys, counts = torch.unique_consecutive(keys, return_counts=True)
+    sums = torch.segment_reduce(values[order], "sum", lengths=counts, unsafe=True)
+    rows = torch.div(keys, num_items, rounding_mode="floor")
+    return rows, keys - rows * num_items, sums
 
 
 def gains_matrix(gains: Gains, shape: tuple[int, int]) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor
 from lightgcn.core.checks import (
     as_tensor,
     check_floating,
+    check_same_device,
     checked_count,
     checked_indices,
     checked_integers,
@@ -53,6 +54,14 @@ class TopK(NamedTuple):
 
     items: Tensor
     scores: Tensor
+
+    def cpu(self) -> TopK:
+        """Return the lists on the CPU, for which the host waits once."""
+        if self.items.device.type == "cpu":
+            return self
+        # Indices below 2**53 are exact in float64.
+        items, scores = torch.stack([self.items.double(), self.scores.double()]).cpu()
+        return TopK(items.long(), scores.to(self.scores.dtype))
 
 
 def top_k(
@@ -103,6 +112,7 @@ def top_k(
     if left.shape[1:] != right.shape[1:]:
         shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
         raise ValueError(f"expected (num_users, d) and (num_items, d) embeddings, got {shapes}")
+    check_same_device(user_embeddings=left, item_embeddings=right)
     seen = None if seen is None else checked_interactions("seen", seen)
     if seen is not None and (seen.num_users, seen.num_items) != (len(left), len(right)):
         raise ValueError(
@@ -110,9 +120,9 @@ def top_k(
         )
     check_residual(residual, len(left), len(right))
     if users is None:
-        users = torch.arange(len(left), dtype=torch.int64, device=left.device)
+        users = torch.arange(len(left), dtype=torch.int64, device="cpu")
     else:
-        users = checked_indices("users", users, len(left), "num_users").to(left.device)
+        users = checked_indices("users", users, len(left), "num_users")
     columns = Columns.of(candidate_mask(len(right), only, exclude), right.device)
     return _top_k(left, right, k, users, seen, residual, columns, chunk_size)
 
@@ -129,6 +139,8 @@ def _top_k(
 ) -> TopK:
     """Rank the items of some columns; the arguments are checked."""
     right = right if columns.kept is None else right[columns.kept]
+    # How many edges a chunk's users have is read on the CPU, once for all chunks.
+    on_host, users = users.cpu(), users.to(right.device)
     wide = torch.promote_types(right.dtype, torch.float32)
     result = TopK(
         users.new_full((len(users), k), -1), right.new_full((len(users), k), -torch.inf, dtype=wide)
@@ -156,7 +168,8 @@ def _top_k(
             gains.view(-1)[places] = values
             scores.view(-1).index_add_(0, places, values.to(scores.dtype))
         if seen is not None:
-            _mask_(scores, seen, chunk, columns)
+            total = int(seen.host_degrees[on_host[first : first + size]].sum())
+            _mask_(scores, seen, chunk, columns, total)
         if columns.masked is not None:
             scores.index_fill_(1, columns.masked, -torch.inf)
 
@@ -164,7 +177,7 @@ def _top_k(
             found = products(left, right, chunk[rows], items)
             return found if gains is None else found + gains[rows, items].to(found.dtype)
 
-        best, num_again = _rank(scores[:, : len(right)], count, exact, error)
+        best, num_again = _rank(scores[:, : len(right)], count, exact, error, coarse.finite)
         result.items[first : first + size, :count] = columns.items(best.items)
         result.scores[first : first + size, :count] = best.scores
         if gains is not None:
@@ -255,7 +268,11 @@ def check_scores(scores: object) -> None:
 
 
 def _rank(
-    scores: Tensor, k: int, exact: Callable[[Tensor, Tensor], Tensor], error: Tensor | None
+    scores: Tensor,
+    k: int,
+    exact: Callable[[Tensor, Tensor], Tensor],
+    error: Tensor | None,
+    finite: Tensor | None = None,
 ) -> tuple[TopK, int]:
     """Rank rows by their exact scores; return the best and how many rows were ranked again.
 
@@ -265,13 +282,16 @@ def _rank(
         exact: returns the exact scores of (n,) rows and (n,) items.
         error: (B, 1) float64 bounds on how far ``scores`` are from exact ones, beside their own
             rounding; None if they are exact.
+        finite: whether scores are finite, read here with what else the host must know of a chunk;
+            None if they are.
     """
     items = highest(scores, min(k + k // 2 + 6, scores.shape[1])).sort(dim=1).values
     coarse = scores.gather(1, items)
     rows = torch.arange(len(items), dtype=torch.int64, device=items.device).unsqueeze(1)
     found = exact(rows.expand_as(items).flatten(), items.flatten()).view_as(items)
-    if bool(found.isnan().any()):
-        raise ValueError(f"scores contain NaN: {NOT_FINITE}")
+    wrong = found.isnan().any()
+    if finite is not None:
+        wrong |= ~finite
     found = found.masked_fill(coarse == -torch.inf, -torch.inf)
     values, order = found.sort(dim=1, descending=True, stable=True)
     best = TopK(items.gather(1, order[:, :k]), values[:, :k].contiguous())
@@ -285,8 +305,12 @@ def _rank(
         return coarse + torch.finfo(scores.dtype).eps * coarse.abs() + error[rows] >= last
 
     least = coarse.amin(1, keepdim=True)
-    again = (may_reach(least, rows.flatten()) & (least > -torch.inf)).flatten().nonzero()
-    for row in again if items.shape[1] < scores.shape[1] else again[:0]:
+    near = (may_reach(least, rows.flatten()) & (least > -torch.inf)).flatten()
+    marks = torch.cat([wrong.view(1), near]).cpu()
+    if bool(marks[0]):
+        raise ValueError(f"scores contain NaN: {NOT_FINITE}")
+    again = marks[1:].nonzero() if items.shape[1] < scores.shape[1] else rows[:0]
+    for row in again.to(items.device) if len(again) else again:
         if error is None:  # only items equal to the last of the list can be different ones
             tied = best.scores[row] == best.scores[row, -1:]
             equal = (scores[row] == best.scores[row, -1:])[0].nonzero().flatten()
@@ -324,10 +348,14 @@ def _chunk_size(given: int | None, room: int, items: Sequence[int] | Tensor) -> 
 
 
 def _mask_(
-    scores: Tensor, seen: Interactions, users: Tensor, columns: Columns = _ALL_ITEMS
+    scores: Tensor,
+    seen: Interactions,
+    users: Tensor,
+    columns: Columns = _ALL_ITEMS,
+    total: int | None = None,
 ) -> Tensor:
     """Overwrite the scores of each row's user's items with -inf."""
-    rows, items = (part.to(scores.device) for part in seen.edges_of(users.to(seen.device)))
+    rows, items = (part.to(scores.device) for part in seen.edges_of(users.to(seen.device), total))
     items, rows = columns.find(items, rows)
     places = rows * scores.shape[1] + items
     scores.view(-1).index_fill_(0, places, -torch.inf)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from lightgcn.core.processor import fast_bfloat16
 from lightgcn.graph.adjacency import Adjacency
 from lightgcn.graph.interactions import Interactions
 from lightgcn.graph.links import LinkSet, Split
-from lightgcn.graph.negatives import sample_negative_items, sample_user_positives, shuffled_batches
+from lightgcn.graph.negatives import draw_negative_items, sample_user_positives, shuffled_batches
 from lightgcn.nn.config import RankingConfig, check_scores_all_pairs
 from lightgcn.nn.link_scores import link_scores
 from lightgcn.nn.losses import bce_loss, bpr_loss, in_batch_softmax_part, l2_penalty
@@ -69,17 +70,18 @@ def batch_loss(
     elif config.loss == "bpr":
         left, right, negatives = final.split([len(part) for part in parts])
         negatives = negatives.view(len(left), -1, left.shape[1])
-        scores = torch.cat(
-            [(left * right).sum(1, keepdim=True), (left.unsqueeze(1) * negatives).sum(2)], dim=1
-        )
-        scores = processes.all_reduce(scores)
-        loss = bpr_loss(scores[:, 0], scores[:, 1:])
+        positive = (left * right).sum(1)
+        negative = (left.unsqueeze(1) * negatives).sum(2)
+        if processes.size > 1:  # one message for both
+            scores = torch.cat([positive.unsqueeze(1), negative], dim=1)
+            scores = processes.all_reduce(scores)
+            positive, negative = scores[:, 0], scores[:, 1:]
+        loss = bpr_loss(positive, negative)
     else:
         loss = _softmax_loss(final, model.embedding_dim, config, processes)
     if config.l2:
-        loss = loss + config.l2 * processes.all_reduce(
-            l2_penalty(start, batch_size=len(batch.left))
-        )
+        penalty = processes.all_reduce(l2_penalty(start, batch_size=len(batch.left)))
+        loss = torch.add(loss, penalty, alpha=config.l2)
     return loss
 
 
@@ -152,29 +154,45 @@ def epoch_batches(
         for chosen in shuffled_batches(len(left), config.batch_size, generator):
             yield Batch(left[chosen], right[chosen], links.labels[chosen])
         return
-    users, items = links.positives.users, links.positives.items
+    users, nodes = links.positives.users, links.positives.items
     size = config.batch_size or len(users)
     if config.positives == "users":
         drawn = sample_user_positives(links.positives, len(users), generator)
-        users, items = users[drawn], items[drawn]
+        users, nodes = users[drawn], nodes[drawn]
         order = torch.arange(len(users), dtype=torch.int64, device=users.device)
         batches = iter(order.split(size))
     else:
         batches = shuffled_batches(len(users), size, generator)
+    pick = _Picker(users, nodes, num_users)
+    if users.device.type != "cpu":
+        # One gather an epoch: a device would wait for the host to start small ones in each step.
+        pick = _Picker(*pick(torch.cat(list(batches))), 0)
+        batches = (slice(first, first + size) for first in range(0, len(users), size))
     known = links.exclude if config.loss == "bpr" else None
     if known is None:
         for chosen in batches:
-            yield Batch(users[chosen], num_users + items[chosen])
+            yield Batch(*pick(chosen))
         return
     # Negatives are drawn for many batches at a time, as far as memory stays small.
     group_size = max(1, _NEGATIVES_AT_A_TIME // (config.num_negatives * size))
-    while group := list(islice(batches, group_size)):
-        order = torch.cat(group)
-        negatives = num_users + sample_negative_items(
-            known, users[order], generator, config.num_negatives
+    while group := [pick(chosen) for chosen in islice(batches, group_size)]:
+        negatives = num_users + draw_negative_items(
+            known, torch.cat([left for left, _ in group]), generator, config.num_negatives
         )
-        for chosen, drawn_nodes in zip(group, negatives.split(size), strict=True):
-            yield Batch(users[chosen], num_users + items[chosen], negatives=drawn_nodes)
+        for pair, drawn_nodes in zip(group, negatives.split(size), strict=True):
+            yield Batch(*pair, negatives=drawn_nodes)
+
+
+class _Picker(NamedTuple):
+    """(E,) left nodes, and right ones less an offset; calling it picks some pairs."""
+
+    left: Tensor
+    right: Tensor
+    offset: int
+
+    def __call__(self, chosen: Tensor | slice) -> tuple[Tensor, Tensor]:
+        right = self.right[chosen]
+        return self.left[chosen], right + self.offset if self.offset else right
 
 
 def learnable_links(links: LinkSet, config: TrainConfig) -> LinkSet:

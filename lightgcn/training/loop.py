@@ -59,6 +59,9 @@ class TrainingLoop:
         self.files = RunFiles(folder, model, self.optimizer, config, split)
         device = model.embedding.device
         self.progress = Progress(torch.zeros((), dtype=torch.float64, device=device))
+        # The gradient of the loss, made once; a backward pass would make it in each step.
+        wide = torch.promote_types(model.embedding.dtype, torch.float32)
+        self.one = torch.ones((), dtype=wide, device=device)
         self.val_adjacency = self._normalized(split.val.message)
         self.largest_at_start = self._largest_entry()
         self.warned = False
@@ -115,12 +118,12 @@ class TrainingLoop:
                 began = time.monotonic()
             self.optimizer.zero_grad(set_to_none=True)
             loss = batch_loss(self.model, adjacency, batch, self.config, self.processes)
-            loss.backward()
+            torch.autograd.backward(loss, self.one)
             if isinstance(self.model.alpha, Tensor) and self.model.alpha.grad is not None:
                 # Each process has the part of its columns.
                 self.processes.all_reduce_(self.model.alpha.grad)
             self.optimizer.step()
-            now.loss_sum += loss.detach().double() * len(batch.left)
+            now.loss_sum.add_(loss.detach(), alpha=len(batch.left))
             now.step += 1
             bar.update()
         # Free the gradient, as large as the table, and the buffers before validation.
@@ -190,14 +193,22 @@ class TrainingLoop:
         # Ranking losses draw their own negatives: if all train edges carry messages nothing is left
         # to resample.
         fixed = self.config.loss != "bce" and not train.is_disjoint
-        if not fixed and train.can_resample:
-            train = train.resample(self.progress.epoch)
-        return learnable_links(train, self.config)
+        if fixed or not train.can_resample:
+            return self._fixed_links
+        return learnable_links(train.resample(self.progress.epoch), self.config)
+
+    @cached_property
+    def _fixed_links(self) -> LinkSet:
+        return learnable_links(self.split.train, self.config)
 
     def _adjacency(self, links: LinkSet) -> Adjacency:
         """Return the adjacency of a training epoch, in its precision; validation uses float32."""
         known = links.message is self.split.val.message
         adjacency = self.val_adjacency if known else self._normalized(links.message)
+        if adjacency.device.type != "cpu":
+            for side in (adjacency, adjacency.T):  # made now, not in the first step, and kept
+                side.matrix(self.model.embedding.dtype)
+            return adjacency
         return replace(adjacency, half_tables=self.config.precision == "mixed")
 
     def _normalized(self, message: Interactions) -> Adjacency:

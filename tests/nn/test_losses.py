@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightgcn import bce_loss, bpr_loss, in_batch_softmax_loss, l2_penalty, softmax_loss
-from lightgcn.nn import losses
+from lightgcn.nn import in_batch_softmax
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -212,7 +212,7 @@ def test_in_batch_softmax_does_not_depend_on_how_many_rows_are_live(
     users, items = draw(23, 4).requires_grad_(), draw(23, 4, seed=1).requires_grad_()
     results: list[tuple[Tensor, ...]] = []
     for rows in (1 << 22, 50, 1):
-        monkeypatch.setattr(losses, "_CHUNK_LOGITS", rows)
+        monkeypatch.setattr(in_batch_softmax, "_CHUNK_LOGITS", rows)
         loss = in_batch_softmax_loss(users, items, block_size=10)
         results.append((loss, *torch.autograd.grad(loss, (users, items))))
     for other in results[1:]:

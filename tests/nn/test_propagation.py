@@ -346,7 +346,7 @@ def test_cuda_equals_cpu(dtype, tolerance):
         x = features(adjacency.num_nodes, 8, dtype)
         results = []
         for device in ("cpu", "cuda"):
-            leaf = x.to(device).requires_grad_()
+            leaf = x.clone().to(device).requires_grad_()
             alpha = torch.tensor(ALPHA, dtype=dtype, device=device, requires_grad=True)
             result = propagate(adjacency.to(device), leaf, alpha)
             with torch.autocast(device):
