@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.competitors import seconds_of_script
 from benchmarks.graphs import Data
 from benchmarks.memory import peak_extra_bytes
 from benchmarks.timing import Peers, Way, compare
@@ -40,18 +38,7 @@ np.save(sys.argv[3], ids[:: len(ids) // 256])
 
 
 def implicit_top_k(file: Path, result: Path) -> Way:
-    def run() -> float:
-        done = subprocess.run(
-            [sys.executable, "-c", IMPLICIT, str(file), str(torch.get_num_threads()), str(result)],
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            check=True,
-        )
-        return float(done.stdout.split()[-1])
-
-    return run
+    return lambda: seconds_of_script(IMPLICIT, file, torch.get_num_threads(), result)
 
 
 def assert_best(

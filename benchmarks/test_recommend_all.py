@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.competitors import seconds_of_script
 from benchmarks.graphs import Data
 from benchmarks.timing import Peers, Way, compare
 from lightgcn import Interactions, LightGCN, Ranker, RankingConfig, Recommender
@@ -45,21 +43,7 @@ np.save(sys.argv[3], ids)
 
 
 def implicit_lists(file: Path, result: Path) -> Way:
-    def run() -> float:
-        done = subprocess.run(
-            [
-                *(sys.executable, "-c", IMPLICIT),
-                *(str(file), str(torch.get_num_threads()), str(result), str(BATCH)),
-            ],
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            check=True,
-        )
-        return float(done.stdout.split()[-1])
-
-    return run
+    return lambda: seconds_of_script(IMPLICIT, file, torch.get_num_threads(), result, BATCH)
 
 
 def scores_of(recommender: Recommender, items: np.ndarray[Any, Any]) -> torch.Tensor:

@@ -182,7 +182,7 @@ def embeddings_to_parquet(recommender: Recommender, folder: str | Path) -> list[
     and its embedding.
 
     Embeddings are lists of float32. The dot product of a user's and an item's is the score, without
-    what item kNN and user kNN add. Needs the extra ``lightgcn[parquet]``.
+    what item kNN and user kNN add.
 
     Args:
         recommender: the recommender with the embeddings.
@@ -213,7 +213,7 @@ def embeddings_to_parquet(recommender: Recommender, folder: str | Path) -> list[
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise ValueError('Parquet needs pyarrow: pip install "lightgcn[parquet]"') from error
+        raise ValueError("Parquet needs pyarrow: pip install pyarrow") from error
     folder = Path(folder)
     written = []
     seen = recommender.seen

@@ -68,6 +68,10 @@ class Dataset:
         sets = {"test": self.test, "val": self.val}
         return {part: graph for part, graph in sets.items() if graph is not None}
 
+    def known_before_test(self) -> Interactions:
+        """Return the interactions with those of the validation set that came with the data."""
+        return self.interactions if self.val is None else self.interactions.union(self.val)
+
     def known_edges(self) -> Interactions:
         """Return the interactions with those of the sets that came with the data."""
         known = self.interactions
@@ -135,9 +139,9 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """Return a SHA-256 hex digest of the interactions and the sets that came with them."""
-        if self.test is None and self.val is None:
+        if not self.held_out:
             return self.interactions.fingerprint()
-        parts = [self.interactions, *(part for part in (self.test, self.val) if part is not None)]
+        parts = [self.interactions, *self.held_out.values()]
         text = " ".join(part.fingerprint() for part in parts)
         if self.val is not None:
             text += " val"

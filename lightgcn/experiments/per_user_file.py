@@ -26,16 +26,14 @@ def check_per_user_file(name: str, file: str | Path) -> None:
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:
-            raise ValueError(
-                f'{name}: Parquet needs pyarrow: pip install "lightgcn[parquet]"'
-            ) from error
+            raise ValueError(f"{name}: Parquet needs pyarrow: pip install pyarrow") from error
 
 
 def write_per_user(file: str | Path, evaluation: Evaluation, user_ids: Any = None) -> None:
     """Write a row per user with its id, its numbers of train and test items, and each metric.
 
     Args:
-        file: path that ends in ``.csv`` or ``.parquet`` (which needs pyarrow).
+        file: path that ends in ``.csv`` or ``.parquet``.
         evaluation: with values per user.
         user_ids: (num_users,) ids; None for those of the graph, or indices if it has none.
 

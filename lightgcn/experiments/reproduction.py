@@ -285,10 +285,7 @@ def _test_metrics(
 ) -> tuple[dict[str, float], float, float]:
     """Return the test metrics, the seconds to make the parts of a score, and those to rank."""
     assert dataset.test is not None
-    message = (
-        dataset.interactions if dataset.val is None else dataset.interactions.union(dataset.val)
-    )
-    test = link_set(message, dataset.test, negatives=0).to(device)
+    test = link_set(dataset.known_before_test(), dataset.test, negatives=0).to(device)
     model, began = load_model(model_file).to(device), time.monotonic()
     ranker = Ranker.from_model(model, test.message, fold_in=False)
     fitted = time.monotonic()

@@ -339,10 +339,7 @@ def held_out_links(config: RunConfig, dataset: Dataset) -> LinkSet:
                 f"({config.split_text(dataset)}) makes none"
             )
         return split.test
-    message = dataset.interactions
-    if dataset.val is not None:
-        message = message.union(dataset.val)
-    return _own_links(config, message, dataset.test, dataset.known_edges())
+    return _own_links(config, dataset.known_before_test(), dataset.test, dataset.known_edges())
 
 
 def _check_needs_no_order(config: RunConfig) -> None:

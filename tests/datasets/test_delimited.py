@@ -1,4 +1,4 @@
-"""Text tables: what is in the file goes in, or is named; nothing is lost without a word."""
+"""Text tables: every row is read, or an error or a count names it."""
 
 import csv
 import io

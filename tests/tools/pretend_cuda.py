@@ -78,7 +78,7 @@ class Counts:
 
 
 class PretendGenerator(_Generator):
-    """A CPU generator that says it is on cuda:0."""
+    """A CPU generator whose ``device`` is cuda:0."""
 
     device = CUDA  # type: ignore[assignment]
 

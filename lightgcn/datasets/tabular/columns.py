@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightgcn.datasets.tabular.table import LISTED, Table, chunks, encoded
+from lightgcn.datasets.tabular.table import LISTED, Table, chunks, encoded, is_number_text
 
 Numbers = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -307,14 +307,6 @@ def checked_weights(name: str, rows: Rows) -> npt.NDArray[np.float32]:
 
     rows.reject(~(np.isfinite(weights) & (weights > 0)), describe)
     return weights
-
-
-def is_number_text(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def drop_low_ratings(name: str, least: float, rows: Rows) -> None:

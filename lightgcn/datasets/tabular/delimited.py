@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lightgcn.datasets.files import bare_suffix, with_progress
-from lightgcn.datasets.tabular.table import Table
+from lightgcn.datasets.tabular.table import Table, is_number_text
 
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".inter": "\t"}
 # Of several characters, or of any number: replaced by one that text does not hold.
@@ -28,7 +28,7 @@ _CANDIDATES = ("::", "\t", ",", ";", "|", _BLANKS)
 # Fields with these separators may be in quotes that hold line breaks; with others a quote that
 # does not close in its line is a character like any other.
 _WITH_QUOTES = (",", ";")
-# The first row and those after it by which a header is told from a row.
+# Rows that are compared with the first line to recognise a header.
 _LOOKED_AT = 20
 _ROWS = 1 << 17
 _BLOCK = 1 << 24
@@ -88,7 +88,7 @@ class DelimitedText:
         """Return the columns of these names as strings, or as dictionaries of strings (``ids``)."""
         places = [self.header.index(name) for name in names]
         body = memoryview(self._data)[self._start :]
-        quotes = b'"' in self._data[self._start :]
+        quotes = self._data.find(b'"', self._start) >= 0
         closed = not quotes or _quotes_are_closed(body, self._one)
         literal = not closed and self.separator not in _WITH_QUOTES
         if closed or literal:
@@ -133,7 +133,7 @@ class DelimitedText:
     @cached_property
     def _escape(self) -> str | None:
         """A backslash, if quotes close only with \\" for a quote in a field."""
-        if b'\\"' not in self._data[self._start :]:
+        if self._data.find(b'\\"', self._start) < 0:
             return None
         try:
             for _ in self._rows(False, None):
@@ -285,16 +285,8 @@ def _with_one_character(path: Path, data: bytes, separator: str) -> bytes:
     return data.strip(unit)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _check_header(path: Path, fields: list[str]) -> None:
-    if all(_is_number(name) for name in fields):
+    if all(is_number_text(name) for name in fields):
         usual = ["user", "item", "rating", "time"][: len(fields)]
         usual += ["_"] * (len(fields) - len(usual))
         raise ValueError(
@@ -310,8 +302,9 @@ def _check_names(path: Path, names: list[str], fields: list[str], rest: list[lis
             f"{len(fields)} fields: {', '.join(map(repr, fields[:6]))}"
         )
     rows = [row for row in rest if len(row) == len(fields)]
-    numeric = [at for at in range(len(fields)) if rows and all(_is_number(row[at]) for row in rows)]
-    if numeric and not any(_is_number(fields[at]) for at in numeric):
+    columns = zip(*rows, strict=True)
+    numeric = [at for at, column in enumerate(columns) if all(map(is_number_text, column))]
+    if numeric and not any(is_number_text(fields[at]) for at in numeric):
         raise ValueError(
             f"{path}: the first line ({', '.join(fields[:6])}) looks like a header, but columns "
             "were named as for a file without one; leave them out, or remove that line"

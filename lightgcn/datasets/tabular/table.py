@@ -103,3 +103,12 @@ def encoded(column: Any) -> Any:
 def chunks(column: Any) -> list[Any]:
     """Return the arrays of a column; one, if it is not in chunks."""
     return list(column.chunks) if hasattr(column, "chunks") else [column]
+
+
+def is_number_text(value: Any) -> bool:
+    """Return whether a value of a text table is a number."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightgcn.datasets.tabular.columns import Mask, Rows, by_value, is_number_text, numbers
+from lightgcn.datasets.tabular.columns import Mask, Rows, by_value, numbers
+from lightgcn.datasets.tabular.table import is_number_text
 
 
 def checked_times(name: str, rows: Rows) -> npt.NDArray[Any]:
